@@ -18,7 +18,7 @@ import torch
 
 from jobs.checkpoints import manifest
 from jobs.contract.files import make_folder, sha256, write_json
-from jobs.contract.metrics_log import MetricsLog, SaveLine, StepLine
+from jobs.contract.metrics_log import MetricsLog, PeriodLine, SaveLine, StepLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
     MAIN_CORPUS,
@@ -38,6 +38,7 @@ from jobs.engine import device as devices
 from jobs.engine import layers, model, trainer
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
+from jobs.runtime.profile_record import ProfileRequest, write_request
 
 STAGE = TRAINING_STAGES[0]
 EOD = "<EOD>"
@@ -46,7 +47,7 @@ DOCUMENTS = 400
 SEED = 1234
 
 SMALL = ModelSpec(
-    layers=2,
+    layers=4,
     hidden_size=128,
     ffn_hidden_size=352,
     attention_heads=4,
@@ -64,7 +65,10 @@ SMALL = ModelSpec(
     qk_norm=False,
     post_norm=False,
 )
-"""The model of the trainings that are compared; heads and widths suit fused kernels."""
+"""The model of the trainings that are compared: heads and widths suit fused kernels, and its layers
+two pipeline stages in two pieces each.
+"""
+MICRO_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Training:
     """By step."""
     saves: list[tuple[int, float]]
     """Bytes and seconds of each."""
+    periods: list[PeriodLine]
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a checkpoint."""
@@ -103,34 +108,35 @@ class Bench:
     def world_size(self) -> int:
         return self.context.world_size
 
-    def layout(self, tensor: int) -> ParallelSpec:
-        """Return a layout of all ranks without a pipeline."""
+    def layout(self, tensor: int, pipeline: int, virtual: int) -> ParallelSpec:
+        """Return a layout of all ranks."""
         return ParallelSpec(
             tensor=tensor,
-            pipeline=1,
-            data=self.world_size // tensor,
+            pipeline=pipeline,
+            data=self.world_size // (tensor * pipeline),
             sequence_parallel=tensor > 1,
             distributed_optimizer=True,
             recompute="none",
+            virtual=virtual,
         )
 
-    def small(self, tensor: int) -> PretrainSpec:
+    def small(self, tensor: int = 1, pipeline: int = 1, virtual: int = 1) -> PretrainSpec:
         """Return a small training, of the same samples in every layout."""
         steps = self.spec.steps
         return PretrainSpec(
             model=SMALL,
-            parallel=self.layout(tensor),
+            parallel=self.layout(tensor, pipeline, virtual),
             device=self.spec.training.device,
             precision=self.spec.training.precision,
             weights=manifest.RANDOM,
             **self.inputs(SMALL),
-            micro_batch_size=1,
-            global_batch_size=self.world_size * -(-8 // self.world_size),
+            micro_batch_size=MICRO_BATCH,
+            global_batch_size=self.world_size * 2 * MICRO_BATCH,
             train_steps=steps,
             optimizer=OptimizerSpec(
                 learning_rate=1e-3,
                 min_learning_rate=1e-4,
-                warmup_steps=4,
+                warmup_steps=min(4, steps // 2),  # fewer than the decay has
                 decay_steps=steps,
                 adam_beta1=0.9,
                 adam_beta2=0.95,
@@ -210,7 +216,7 @@ class Bench:
         """Return the small training without tensor parallelism, trained once, with checkpoints of
         step 0, of half of its steps, and of all.
         """
-        return self.once("reference", self.small(1))
+        return self.once("reference", self.small())
 
     def once(
         self, name: str, spec: PretrainSpec, start: Path | None = None, kind: str = layers.BEST
@@ -222,7 +228,12 @@ class Bench:
         return self.train(name, spec, start, kind)
 
     def train(
-        self, name: str, spec: PretrainSpec, start: Path | None = None, kind: str = layers.BEST
+        self,
+        name: str,
+        spec: PretrainSpec,
+        start: Path | None = None,
+        kind: str = layers.BEST,
+        profile: ProfileRequest | None = None,
     ) -> Training:
         """Train to the end, as all ranks; from a checkpoint of another training if given.
 
@@ -230,6 +241,7 @@ class Bench:
             name: of the folder, new for each training.
             start: copied into it.
             kind: of the layers, as ``layers.chosen`` takes it.
+            profile: of the training's steps.
         """
         run = RunDir(self.folder / name)
 
@@ -238,6 +250,8 @@ class Bench:
             make_folder(run.path("checkpoints"))
             if start is not None:
                 shutil.copytree(start, run.path("checkpoints") / start.name)
+            if profile is not None:
+                write_request(run, profile)
 
         devices.decide_once(prepare)
         self.context.heart.beat(Phase.STARTUP, 0)
@@ -261,4 +275,5 @@ class Bench:
             norms={line.step: line.grad_norm for line in steps},
             seconds={line.step: line.seconds for line in steps},
             saves=[(line.bytes, line.written) for line in lines if isinstance(line, SaveLine)],
+            periods=[line for line in lines if isinstance(line, PeriodLine)],
         )

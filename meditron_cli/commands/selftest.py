@@ -20,11 +20,12 @@ from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.runs import store
 from meditron_cli.selftest import claims, settings
+from meditron_cli.selftest.judges import REFUTED
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from meditron_cli.config.load import Loaded
-    from meditron_cli.selftest.claims import Judgement
+    from meditron_cli.selftest.judges import Judgement
 
 COLUMNS = ("claim", "measured", "expected", "verdict")
 
@@ -105,7 +106,7 @@ def command(
     if kept := keep_speeds(loaded, record, services):
         console.note(kept)
     show(profile.name, record, rows, as_json)
-    refuted = [row.claim for row in rows if row.verdict == claims.REFUTED]
+    refuted = [row.claim for row in rows if row.verdict == REFUTED]
     if keep or refuted or problem:
         console.note(f"the selftest's run is kept in {root}")
     else:

@@ -9,7 +9,7 @@ from jobs.contract.units import plural
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import memory, stages, step_times
 from meditron_cli.plan.hardware import machine_of, missing_figures
-from meditron_cli.selftest.claims import Planned
+from meditron_cli.selftest.judges import Planned
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Cluster

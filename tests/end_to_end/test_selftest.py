@@ -23,22 +23,30 @@ def selftest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_selftest_on_cpu_ranks_confirms_what_needs_no_gpu(tmp_path: Path) -> None:
-    done = selftest(tmp_path, "--json", "--set", "selftest.steps=8")
+    done = selftest(tmp_path, "--json", "--set", "selftest.steps=4")
 
     assert done.returncode == 0, done.stderr
     claims = {row["claim"]: row for row in json.loads(done.stdout)["claims"]}
     assert {name for name, row in claims.items() if row["verdict"] == "confirmed"} == {
         "all-reduce sums are exact",
         "tensor 2 trains as tensor 1",
+        "pipeline 2 trains as pipeline 1",
+        "an interleaved pipeline trains as pipeline 1",
         "tensor 2 continues a checkpoint of tensor 1",
         "tensor 1 continues a checkpoint of tensor 2",
         "a resumed training is bit-equal",
+        "a deterministic training is bit-equal when repeated",
+        "asynchronous saves have the bits of synchronous ones",
+        "overlapped communication trains as other",
+        "profiled steps train as others",
     }
     assert {row["verdict"] for row in claims.values()} == {"confirmed", "not run"}
     assert all(row["reason"] for row in claims.values() if row["verdict"] == "not run")
     assert claims["two layers at full width take the planned memory"]["measured"].endswith("GiB")
     assert claims["two layers at full width take the planned time"]["measured"].endswith(" s")
-    assert "over 8 steps" in claims["tensor 2 trains as tensor 1"]["measured"]
+    assert "over 4 steps" in claims["tensor 2 trains as tensor 1"]["measured"]
+    traces = claims["traces hold kernels and the groups of collectives"]["measured"]
+    assert traces == "2 steps, 0 kernels, 0 name their group"
     assert list((tmp_path / "runs").iterdir()) == []
     speeds = json.loads((tmp_path / "cache/meditron/clusters/local.json").read_text())["speeds"]
     assert speeds["product_tflops"] > 0
@@ -56,6 +64,8 @@ def test_a_trial_that_ends_its_ranks_is_refuted_and_those_behind_it_run(tmp_path
     assert refuted == {
         "two layers at full width take the planned memory",
         "two layers at full width take the planned time",
+        "reading samples runs beside computation",
+        "communication is timed by events",
     }
     assert "NonFiniteLoss" in claims[min(refuted)]["reason"]
     assert claims["a resumed training is bit-equal"]["verdict"] == "confirmed"

@@ -72,3 +72,33 @@ def test_a_deterministic_training_is_bit_equal_and_no_operation_is_refused(make_
 
     assert first.losses() == second.losses()
     assert set(first.losses()) == {1, 2, 3, 4}
+
+
+FOR_A_BLOCK = """
+import json, os
+import torch
+from jobs.engine.switches import determinism
+os.environ["NCCL_ALGO"] = "Tree"
+def state():
+    return [
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        os.environ.get("NCCL_ALGO"),
+        os.environ.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO"),
+    ]
+states = [state()]
+with determinism.switched_on():
+    states.append(state())
+print(json.dumps([*states, state()]))
+"""
+
+
+def test_switches_for_a_block_are_as_before_behind_it(tmp_path, fork_server):
+    printed = fork_server.run(FOR_A_BLOCK, tmp_path)
+
+    before, inside, behind = json.loads(printed.splitlines()[-1])
+    assert inside == [True, True, False, False, "Ring", "0"]
+    assert behind == before
+    assert before[-2:] == ["Tree", None]

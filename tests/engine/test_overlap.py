@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.engine.switches.overlap import Overlap, overlap
+from jobs.engine.switches.overlap import Overlap, overlap, without_copies
 
 from .conftest import MODEL, parallel_spec
 
@@ -30,6 +30,16 @@ def test_communication_overlaps_where_there_is_any_and_megatron_core_can(
     expected = Overlap(gradients, parameters, stages)
 
     assert overlap(parallel_spec(**sizes)) == expected
+
+
+def test_a_block_without_overlap_of_copies_leaves_that_of_stages() -> None:
+    parallel = parallel_spec(pipeline=2, virtual=2, data=2)
+
+    with without_copies():
+        inside = overlap(parallel)
+
+    assert inside == Overlap(False, False, True)
+    assert overlap(parallel) == Overlap(True, True, True)
 
 
 PREPARE = """

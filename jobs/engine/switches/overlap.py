@@ -1,10 +1,15 @@
-"""Decide what communication overlaps with computation. Pure."""
+"""Decide what communication overlaps with computation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from jobs.contract.stage_specs import ParallelSpec
+
+_is_on: ContextVar[bool] = ContextVar("is_on", default=True)
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,22 @@ def overlap(parallel: ParallelSpec) -> Overlap:
     needs more than two stages, since messages between the same two would be in no order
     (``_batched_p2p_ops``).
     """
-    copies = parallel.data > 1
+    copies = parallel.data > 1 and _is_on.get()
     return Overlap(
         gradients=copies,
         parameters=copies and parallel.distributed_optimizer,
         stages=parallel.virtual > 1,
     )
+
+
+@contextmanager
+def without_copies() -> Iterator[None]:
+    """Overlap no communication between data-parallel copies in the block, with which a selftest
+    compares. Messages between stages stay as they are: without overlap, the interleaved schedule
+    needs more than two stages.
+    """
+    token = _is_on.set(False)
+    try:
+        yield
+    finally:
+        _is_on.reset(token)

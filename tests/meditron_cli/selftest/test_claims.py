@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from meditron_cli.commands.selftest import load_selftest
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.stages import parallel_spec
 from meditron_cli.runs import prepare
-from meditron_cli.selftest import claims, settings
+from meditron_cli.selftest import claims, judges, settings
 
 
 def record(name: str, precision: str = "fp32", **result: Any) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def record(name: str, precision: str = "fp32", **result: Any) -> dict[str, Any]:
     return {"precision": precision, "device": "cpu", "trials": {name: result}}
 
 
-PLANNED = claims.Planned(
+PLANNED = judges.Planned(
     memory_bytes=40 * GIB,
     step_seconds=2.0,
     no_time="",
@@ -33,7 +35,16 @@ PLANNED = claims.Planned(
 )
 
 
-def verdicts(content: dict[str, Any], planned: claims.Planned = PLANNED) -> dict[str, Any]:
+def names_of(trial: str) -> tuple[str, ...]:
+    """Return the claims of a trial."""
+    return claims.CLAIMS[trial][1]
+
+
+TIMES = {"seconds": 16.0, "data": 0.5, "communication": 1.0}
+"""Of the steps of the trial ``shape``."""
+
+
+def verdicts(content: dict[str, Any], planned: judges.Planned = PLANNED) -> dict[str, Any]:
     return {row.claim: row for row in claims.judge(content, planned, "")}
 
 
@@ -77,7 +88,7 @@ def test_a_trial_that_was_not_reached_is_not_run_because_of_the_problem() -> Non
 
     assert {(row.verdict, row.reason) for row in rows} == {("not run", "the job was cancelled")}
     assert [row.claim for row in rows] == [
-        name for names in claims.CLAIMS.values() for name in names
+        name for _, names in claims.CLAIMS.values() for name in names
     ]
 
 
@@ -92,26 +103,45 @@ def test_a_trial_that_was_not_reached_is_not_run_because_of_the_problem() -> Non
 def test_memory_and_time_must_be_near_the_plan(
     memory: float, seconds: float | None, expected: tuple[str, str]
 ) -> None:
-    shape = record("shape", state="done", memory_bytes=memory * GIB, step_seconds=seconds)
+    shape = record("shape", state="done", memory_bytes=memory * GIB, step_seconds=seconds, **TIMES)
     content = {**shape, "device": "cuda"}
 
     rows = verdicts(content)
 
-    assert tuple(rows[claim].verdict for claim in claims.CLAIMS["shape"]) == expected
+    assert tuple(rows[claim].verdict for claim in names_of("shape")[:2]) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "communication", "expected"),
+    [
+        (0.5, 1.0, ("confirmed", "confirmed")),
+        (2.0, 0.0, ("refuted", "refuted")),
+        (0.0, 17.0, ("confirmed", "refuted")),
+    ],
+)
+def test_waits_for_samples_and_for_communication_are_a_part_of_the_steps(
+    data: float, communication: float, expected: tuple[str, str]
+) -> None:
+    times = {"seconds": 16.0, "data": data, "communication": communication}
+    shape = record("shape", state="done", memory_bytes=GIB, step_seconds=2.0, **times)
+
+    rows = verdicts({**shape, "device": "cuda"})
+
+    assert tuple(rows[claim].verdict for claim in names_of("shape")[2:]) == expected
 
 
 def test_the_memory_of_a_cpu_process_is_measured_without_a_verdict() -> None:
-    content = record("shape", state="done", memory_bytes=50 * GIB, step_seconds=1.0)
+    content = record("shape", state="done", memory_bytes=50 * GIB, step_seconds=1.0, **TIMES)
 
     row = verdicts(content)["two layers at full width take the planned memory"]
 
     assert (row.measured, row.verdict) == ("50.00 GiB", "not run")
-    assert row.reason == claims.RESIDENT
+    assert row.reason == judges.RESIDENT
 
 
 def test_a_step_that_no_plan_computes_is_measured_without_a_verdict() -> None:
     planned = replace(PLANNED, step_seconds=None, no_time="the profile lacks a peak")
-    content = record("shape", state="done", memory_bytes=40 * GIB, step_seconds=1.25)
+    content = record("shape", state="done", memory_bytes=40 * GIB, step_seconds=1.25, **TIMES)
 
     row = verdicts(content, planned)["two layers at full width take the planned time"]
 
@@ -132,7 +162,7 @@ MEASURED: dict[str, Any] = {
 def test_speeds_are_refuted_only_where_they_are_below_the_plan() -> None:
     content = {**record("speeds", "bf16", **MEASURED), "device": "cuda"}
 
-    assert [verdicts(content)[claim].verdict for claim in claims.CLAIMS["speeds"]] == [
+    assert [verdicts(content)[claim].verdict for claim in names_of("speeds")] == [
         "confirmed",
         "confirmed",
         "refuted",
@@ -167,6 +197,99 @@ def test_a_resumed_training_has_every_bit(differing: list[int], equal: bool, ver
     )
 
     assert verdicts(content)["a resumed training is bit-equal"].verdict == verdict
+
+
+PARITY: dict[str, Any] = {"steps": 20, "loss": 1e-7, "norm": 1e-6}
+
+
+def on_gpus(name: str, **result: Any) -> list[tuple[str, str]]:
+    """Return verdict and reason of each claim of a trial on two GPUs."""
+    content = {**record(name, state="done", **result), "device": "cuda", "ranks": 2}
+    rows = verdicts(content)
+    return [(rows[claim].verdict, rows[claim].reason) for claim in names_of(name)]
+
+
+def test_both_schedules_of_a_pipeline_are_judged_alone() -> None:
+    far = {**PARITY, "norm": 1e-3}
+
+    assert on_gpus("pipeline", layouts=[PARITY, far]) == [("confirmed", ""), ("refuted", "")]
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(0.01, "confirmed"), (0.0, "refuted")])
+def test_packed_sequences_must_differ_from_attention_across_documents(
+    effect: float, verdict: str
+) -> None:
+    assert [row[0] for row in on_gpus("documents", **PARITY, effect=effect)] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ((1.0, 1.2), ("confirmed", "")),
+        ((1.3, 1.2), ("refuted", "")),
+        ((None, None), ("not run", "the shape has one copy")),
+    ],
+)
+def test_overlap_must_shorten_a_step(
+    seconds: tuple[float | None, float | None], expected: tuple[str, str]
+) -> None:
+    times = dict(zip(("seconds_with", "seconds_without"), seconds, strict=True))
+
+    assert on_gpus("overlap", **PARITY, **times) == [("confirmed", ""), expected]
+
+
+@pytest.mark.parametrize(
+    ("locked", "speed", "verdict"),
+    [(True, 50.0, "confirmed"), (True, 9.0, "refuted"), (False, 50.0, "refuted")],
+)
+def test_copies_of_saves_must_be_locked_and_faster(
+    locked: bool, speed: float, verdict: str
+) -> None:
+    result = {"is_pinned": locked, "pinned_gb_s": speed, "plain_gb_s": 10.0}
+
+    assert on_gpus("copies", **result) == [(verdict, "")]
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({}, ["confirmed"] * 3),
+        ({"grouped": 0}, ["confirmed", "refuted", "confirmed"]),
+        ({"memory_bytes": 0}, ["confirmed", "confirmed", "refuted"]),
+        ({"error": "no room"}, ["confirmed", "refuted", "refuted"]),
+    ],
+)
+def test_a_profile_must_hold_steps_kernels_groups_and_memory(
+    result: dict[str, Any], expected: list[str]
+) -> None:
+    whole = {"traced_steps": 2, "kernels": 90, "grouped": 4, "memory_bytes": 8, "error": ""}
+
+    assert [row[0] for row in on_gpus("profile", **PARITY, **whole | result)] == expected
+
+
+def test_a_report_of_nsys_that_is_missing_is_refuted_with_its_message() -> None:
+    assert on_gpus("nsys", report_bytes=0, message="no permission") == [
+        ("refuted", "no permission")
+    ]
+    assert on_gpus("nsys", report_bytes=9, message="") == [("confirmed", "")]
+
+
+@pytest.mark.parametrize(
+    ("packages", "expected"),
+    [
+        (("2.11.0", "2.8.3"), ("confirmed", "")),
+        (("2.11.0", ""), ("not run", "flash-attn is not installed")),
+        (("2.11.0: ImportError: no symbol", ""), ("refuted", "")),
+    ],
+)
+def test_packages_of_kernels_that_do_not_load_are_refuted(
+    packages: tuple[str, str], expected: tuple[str, str]
+) -> None:
+    named = dict(zip(("transformer-engine", "flash-attn"), packages, strict=True))
+
+    rows = on_gpus("environment", gpus=1, expandable=2, compiled=0, packages=named)
+
+    assert rows == [("refuted", ""), ("confirmed", ""), ("refuted", ""), expected]
 
 
 # ---- settings
@@ -207,3 +330,40 @@ def test_more_nodes_than_the_partition_has_are_refused() -> None:
         load_selftest("test-slurm", None, 5, ())
 
     assert refused.value.message == "a selftest on 5 nodes does not fit partition low, which has 4"
+
+
+# ---- documentation
+
+
+PAGES = Path(__file__).parents[3] / "docs"
+
+
+def test_each_trial_is_explained_and_named_where_a_claim_is_unproven() -> None:
+    _, trials, claims_ = re.split(
+        r"\| trial \||## Unproven claims", (PAGES / "gpu.md").read_text(), maxsplit=2
+    )
+
+    for name in claims.CLAIMS:
+        assert f"\n| `{name}` |" in trials
+        assert f"`{name}`" in claims_
+
+
+def test_each_page_links_what_it_calls_unproven_to_what_decides_it() -> None:
+    unlinked = [
+        f"{page.name}: {line}"
+        for page in sorted(PAGES.glob("*.md"))
+        for line in page.read_text().splitlines()
+        if "unproven" in line.lower() and page.name != "gpu.md"
+        if "[unproven](gpu.md#unproven-claims)" not in line
+    ]
+
+    assert unlinked == []
+
+
+def test_each_row_of_unproven_claims_names_a_trial_or_says_that_none_decides_it() -> None:
+    rows = (PAGES / "gpu.md").read_text().partition("## Unproven claims")[2].splitlines()[4:]
+
+    for row in rows:
+        decision = row.split("|")[2]
+        named = set(re.findall(r"`([a-z-]+)`", decision)) & claims.CLAIMS.keys()
+        assert named or "no trial" in decision, row

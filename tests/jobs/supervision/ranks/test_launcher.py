@@ -17,7 +17,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.specs import SiteSpec, TaskSpec
-from jobs.contract.stage_specs import CurateSpec, PretrainSpec
+from jobs.contract.stage_specs import CurateSpec, PretrainSpec, SelftestSpec
 from jobs.slurm.client import Client
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
@@ -294,3 +294,19 @@ def test_ranks_of_a_deterministic_training_get_the_variables_of_its_libraries(
     assert {name: variables.get(name) for name in expected} == (
         expected if deterministic else dict.fromkeys(expected)
     )
+
+
+def test_ranks_of_a_selftest_get_what_cublas_reads_before_a_training_is_deterministic(
+    bench: Workbench,
+) -> None:
+    training = bench.training()
+    assert isinstance(training.spec, PretrainSpec)
+    task = dataclasses.replace(
+        training, stage="selftest", spec=SelftestSpec(training.spec, 4, "selftest")
+    )
+    attempt = AttemptRef(bench.run, "selftest", 0, 1, 0.0)
+
+    variables = launcher.rank_environment(attempt, task, {"NCCL_ALGO": "Tree"}, 1234)
+
+    assert variables["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "NCCL_ALGO" not in variables, "its other trainings choose their own"
