@@ -32,6 +32,7 @@ from jobs.checkpoints import parts
 from jobs.checkpoints.parts import Part, Parts
 from jobs.engine import device as devices
 from jobs.engine.failures import root
+from jobs.engine.saving import page_lock
 
 with devices.quiet():
     from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -77,10 +78,9 @@ class HostMemory:
             return
         wanted = max(largest, min(total, self._limit()))
         if wanted > self.bytes:
-            self._lock_pages(False)
             self._content = np.empty(0, np.uint8)  # frees the old one first
             self._content = np.empty(wanted, np.uint8)
-            self._lock_pages(True)
+            self._lock_pages()
 
     def place(self, offset: int, like: torch.Tensor) -> torch.Tensor:
         """Return a tensor without values that lies at an offset and has a storage of its own:
@@ -91,16 +91,10 @@ class HostMemory:
         flat = torch.frombuffer(self._content, dtype=like.dtype, count=like.numel(), offset=offset)
         return flat.view(like.shape)
 
-    def _lock_pages(self, wanted: bool) -> None:
-        if not self.bytes or hasattr(torch.cuda, "stood_in_for"):
-            return
-        cuda: Any = torch.cuda
-        runtime, address = cuda.cudart(), self._content.ctypes.data
-        if wanted:
-            error = runtime.cudaHostRegister(address, self.bytes, 0)
-        else:
-            error = runtime.cudaHostUnregister(address)
-        cuda.check_error(int(error))
+    def _lock_pages(self) -> None:
+        if not hasattr(torch.cuda, "stood_in_for"):
+            cuda: Any = torch.cuda
+            cuda.check_error(page_lock.lock(self._content, cuda.cudart()))
 
 
 class Entry(NamedTuple):
