@@ -23,7 +23,9 @@ def selftest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_selftest_on_cpu_ranks_confirms_what_needs_no_gpu(tmp_path: Path) -> None:
-    done = selftest(tmp_path, "--json", "--set", "selftest.steps=4")
+    steps = ("--set", "selftest.steps=4", "--set", "pretrain.train_steps=4")
+
+    done = selftest(tmp_path, "--json", *steps)
 
     assert done.returncode == 0, done.stderr
     claims = {row["claim"]: row for row in json.loads(done.stdout)["claims"]}
