@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
-    "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine"},
+    "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},
     "jobs.stages": NODE
     | {
         "jobs.checkpoints",
