@@ -66,6 +66,8 @@ class Reporter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._period = []
+        trained = [line for line in counted_steps(self.lines()).trained if line.step <= step]
+        self._remember(trained[-1] if trained else None)
         self._file = open_lines(self.context.run.metrics(self.context.task.stage))
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
@@ -101,7 +103,7 @@ class Reporter:
         self._write(line)
         self._period.append(line)
         self._step_seconds.append(seconds)
-        self._last = {"loss": loss, "tokens_per_s": speed}
+        self._remember(line)
         if time.time() - self._reported >= REPORT_SECONDS or step == self.spec.train_steps:
             self._plot(step, {"loss/train": loss, "perplexity/train": perplexity(loss)})
             self._plot(step, {"learning rate": rate, "gradient norm": norm})
@@ -193,6 +195,12 @@ class Reporter:
         """
         self._checkpoint_seconds += seconds
         self._write(KeptLine(step, seconds, written, size, time.time(), self.context.attempt))
+
+    def _remember(self, newest: StepLine | None) -> None:
+        """Show the loss and speed of the newest step from now on, whichever attempt trained it."""
+        self._last = (
+            {} if newest is None else {"loss": newest.loss, "tokens_per_s": newest.tokens_per_s}
+        )
 
     def _write(self, line: MetricLine) -> None:
         if self._file is not None:

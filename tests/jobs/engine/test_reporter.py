@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.contract import progress_record
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine.reporter import Reporter
 from jobs.runtime.context import context_from
@@ -25,3 +26,19 @@ def test_rank_0_parses_each_metric_line_once(bench: Workbench) -> None:
     assert highest == 4
     assert lines == [step(4), save(4), validation(4), step(5)]
     assert (reporter.has_validation(4), reporter.has_validation(5)) == (True, False)
+
+
+def test_an_attempt_shows_the_loss_of_the_step_that_it_continues_from(bench: Workbench) -> None:
+    """An attempt that finds nothing to train left a run without a loss in ``status``."""
+    spec = bench.training().spec
+    assert isinstance(spec, PretrainSpec)
+    append(bench.run, step(4, loss=2.5), step(5, loss=1.5), step(6, loss=0.5))
+    reporter = Reporter(context_from(bench.run.root, "pretrain", 0, {}), spec)
+
+    reporter.open(5)
+    reporter.progress(5, "step")
+    reporter.close()
+
+    progress = progress_record.read(bench.run, "pretrain", 0)
+    assert progress is not None
+    assert progress.loss == 1.5
