@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jobs.contract.metrics_log import (
+    KeptLine,
     MetricLine,
     MetricsLog,
     SaveLine,
+    SkipLine,
     SnapshotLine,
     StepLine,
 )
@@ -104,16 +106,16 @@ def points(lines: Sequence[MetricLine], position: int) -> Iterator[Point]:
 
 
 def count(lines: Sequence[MetricLine]) -> list[bool]:
-    """Return whether each line counts: no later line trains its step, or one before it, again. A
-    save was made, whatever became of its checkpoint.
+    """Return whether each line counts: no later line trains or skips its step, or one before it,
+    again. A save was made, whatever became of its checkpoint.
     """
     counted = [True] * len(lines)
     lowest = math.inf
     for number in reversed(range(len(lines))):
         line = lines[number]
-        if not isinstance(line, SnapshotLine | SaveLine):
+        if not isinstance(line, SnapshotLine | SaveLine | KeptLine):
             counted[number] = line.step < lowest
-        if isinstance(line, StepLine):
+        if isinstance(line, StepLine | SkipLine):
             lowest = min(lowest, line.step)
     return counted
 

@@ -17,7 +17,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.tracking.replay import CHUNK, Point, Replay, metrics, points
 
 from ... import metric_lines
-from ...metric_lines import period, save, snapshot, step, validation
+from ...metric_lines import period, save, skip, snapshot, step, validation
 
 
 @dataclass
@@ -69,6 +69,15 @@ def test_steps_that_were_lost_with_an_attempt_are_not_sent(run: RunDir) -> None:
     replay(run, tracker)
 
     assert steps(tracker) == [(1, 1), (1, 1), (2, 2)]
+
+
+def test_a_step_that_was_trained_and_then_skipped_is_not_sent(run: RunDir) -> None:
+    metric_lines.append(run, step(1), step(2), step(3), skip(2, 2), skip(3, 2), step(4, 2))
+    tracker = FakeTracker()
+
+    replay(run, tracker)
+
+    assert steps(tracker) == [(1, 1), (2, 2), (3, 2), (4, 2)]
 
 
 def test_a_step_that_was_sent_before_it_was_lost_is_followed_by_its_repetition(
