@@ -428,7 +428,8 @@ def startup_line(facts: dict[str, Any]) -> str:
         "measured": f"computed from the checkpoint at {speed:.1f} GB/s, measured in this run",
         "estimated": f"computed from the checkpoint at a guessed {speed:.1f} GB/s",
     }[facts["startup_limit_source"]]
-    return f"start-up     {facts['startup_limit_seconds']} s until the first step, {why}"
+    limit = facts["startup_limit_seconds"]
+    return f"start-up     at most {limit} s until the first step, else it is a hang; {why}"
 
 
 def count(value: float) -> str:

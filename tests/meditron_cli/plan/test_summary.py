@@ -191,13 +191,14 @@ def test_the_start_up_limit_is_shown_with_its_source() -> None:
     given = training("rcp", "70b", "supervision.startup_limit_seconds=1800")
 
     assert summary.startup_line(estimated) == (
-        "start-up     2649 s until the first step, computed from the checkpoint at a guessed "
-        "2.0 GB/s"
+        "start-up     at most 2649 s until the first step, else it is a hang; computed from the "
+        "checkpoint at a guessed 2.0 GB/s"
     )
     assert summary.startup_line(estimated) in summary.training_lines(estimated)
     assert summary.startup_line(measured).endswith("at 2.0 GB/s, measured in this run")
     assert summary.startup_line(given) == (
-        "start-up     1800 s until the first step, set by supervision.startup_limit_seconds"
+        "start-up     at most 1800 s until the first step, else it is a hang; set by "
+        "supervision.startup_limit_seconds"
     )
 
 
