@@ -35,8 +35,9 @@ def command(
 ) -> None:
     """Explain KEY: its meaning, its value, and the file and line it comes from.
 
-    KEY is dotted, such as pretrain.learning_rate; a section, such as pretrain, shows its keys. Keys
-    of the profile begin with cluster, such as cluster.gpu_partition.nodes.
+    KEY is dotted, such as pretrain.learning_rate; a section, such as pretrain, shows its keys, and
+    a list, such as pretrain.phases, those of its items (pretrain.phases.from_tokens). Keys of the
+    profile begin with cluster, such as cluster.gpu_partition.nodes.
     """
     from meditron_cli import console
     from meditron_cli.config.explain import ExplainQuery, explain
@@ -44,8 +45,12 @@ def command(
     explanations = explain(key, ExplainQuery(cluster, size, config, overrides))
     if as_json:
         console.json_out({"keys": [vars(explanation) for explanation in explanations]})
-    elif len(explanations) == 1 and explanations[0].key == key:
+    elif explanations[0].key == key:
         console.data(one_key(explanations[0]))
+        if items := explanations[1:]:
+            rows = [(item.key, shown(item), item.doc) for item in items]
+            console.data("\nof each item:")
+            console.table(("KEY", "DEFAULT", "MEANING"), rows)
     else:
         rows = [(item.key, shown(item), item.place or item.origin) for item in explanations]
         console.table(("KEY", "VALUE", "FROM"), rows)

@@ -201,12 +201,16 @@ def keys_at(model: type[Section], where: KeyPath) -> list[str]:
     return list(section.model_fields) if section else []
 
 
-def dotted_keys(model: type[Section], prefix: str = "") -> list[str]:
-    """Return every dotted key, sections before their keys; items of lists have none."""
+def dotted_keys(model: type[Section], prefix: str = "", *, items: bool = False) -> list[str]:
+    """Return every dotted key, sections before their keys.
+
+    Args:
+        items: also the keys of lists' items, such as ``pretrain.phases.from_tokens``.
+    """
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         section = section_in(field.annotation)
-        if section and item_type(field.annotation) is None:
-            keys += dotted_keys(section, f"{prefix}{name}.")
+        if section and (items or item_type(field.annotation) is None):
+            keys += dotted_keys(section, f"{prefix}{name}.", items=items)
     return keys

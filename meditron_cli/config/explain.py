@@ -62,7 +62,8 @@ class ExplainQuery:
 
 
 def explain(key: str, query: ExplainQuery) -> list[Explanation]:
-    """Explain a key; a section is explained key by key.
+    """Explain a key; a section is explained key by key, and a list of sections by its own key and
+    those of its items, which have defaults alone.
 
     Raises:
         ConfigError: no such key, or the files have errors.
@@ -96,7 +97,7 @@ def unknown_key(model: type[Section], name: str, query: ExplainQuery) -> ConfigE
     prefix = PROFILE if is_profile else ""
     if reason := refused.reason_of_key(name.split(".")):
         return ConfigError(f"{name}: {reason}", HINT_EXPERIMENT)
-    near = [prefix + key for key in nearest(name, dotted_keys(model))]
+    near = [prefix + key for key in nearest(name, dotted_keys(model, items=True))]
     message = f"no configuration key is called {prefix + name!r}"
     if name in dotted_keys(Experiment if is_profile else Cluster):
         other = name if is_profile else PROFILE + name
@@ -109,15 +110,21 @@ def unknown_key(model: type[Section], name: str, query: ExplainQuery) -> ConfigE
 
 
 def keys_below(model: type[Section], key: str) -> list[str]:
-    """Return the key itself, or the keys of a section of that name; none where there is no such
-    key.
+    """Return the key itself with those of its list's items, or the keys of a section of that name;
+    none where there is no such key.
     """
     known = dotted_keys(model)
-    if key not in known:
-        return []
+    if key in known:
+        sections = leaves_below(known, key)
+        return sections or [key, *leaves_below(dotted_keys(model, items=True), key)]
+    of_items = dotted_keys(model, items=True)
+    return leaves_below(of_items, key) or [key] if key in of_items else []
+
+
+def leaves_below(known: Sequence[str], key: str) -> list[str]:
+    """Return the keys below a key that are not sections."""
     inside = [name for name in known if name.startswith(f"{key}.")]
-    leaves = [name for name in inside if not any(other.startswith(f"{name}.") for other in inside)]
-    return leaves or [key]
+    return [name for name in inside if not any(other.startswith(f"{name}.") for other in inside)]
 
 
 def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Node) -> Explanation:

@@ -181,9 +181,9 @@ def test_explain_of_data_names_each_layout_in_a_line(
 ) -> None:
     lines = meditron("explain", key).stdout.splitlines()
 
-    assert len(lines) == len(layouts) + 3
     for line, layout in zip(lines[2:], layouts, strict=False):
         assert line.startswith(f"- {layout}")
+    assert lines[2 + len(layouts)] == "from: default"
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,28 @@ def test_explain_of_a_section_shows_its_keys(folder: Path) -> None:
         ["parallel.tensor", "4"],
         ["parallel.pipeline", "1"],
         ["parallel.virtual", "1"],
+    ]
+
+
+def test_explain_of_a_list_explains_the_keys_of_its_items(folder: Path) -> None:
+    lines = meditron("explain", "pretrain.phases").stdout.splitlines()
+    head = lines.index("of each item:")
+    shown = {line.split()[0]: line.split()[1] for line in lines[head + 2 :]}
+
+    assert lines[0] == "pretrain.phases = []"
+    assert shown["pretrain.phases.from_tokens"] == "-"
+    assert shown["pretrain.phases.tail.shape"] == '"linear"'
+    assert any(line.endswith("Learning rate at train_steps.") for line in lines[head:])
+
+
+def test_explain_knows_a_key_and_a_section_of_a_list_s_items(folder: Path) -> None:
+    key = meditron("explain", "pretrain.phases.tail.shape")
+    section = meditron("explain", "pretrain.phases.tail", "--json")
+
+    assert key.stdout.splitlines()[0] == 'pretrain.phases.tail.shape = "linear"'
+    assert [item["key"] for item in json.loads(section.stdout)["keys"]] == [
+        "pretrain.phases.tail.learning_rate",
+        "pretrain.phases.tail.shape",
     ]
 
 
@@ -263,6 +285,7 @@ def test_explain_refuses_what_is_not_there(folder: Path, words: list[str], messa
             "explain pretrain.learning_rate --size 7b --config my.yaml",
         ),
         ("cluster.slurm.requeu --cluster rcp", "explain cluster.slurm.requeue --cluster rcp"),
+        ("pretrain.phases.from_token", "explain pretrain.phases.from_tokens"),
         ("foo.bar", "schema experiment"),
         ("cluster.foo --cluster rcp", "schema cluster"),
         ("cluster.foo", "schema cluster"),
