@@ -422,11 +422,7 @@ class Pretrain(Section):
                 f"{self.global_batch_size} is not a multiple of micro_batch_size, "
                 f"{self.micro_batch_size}",
             )
-        yield from (
-            ("skip_steps", f"{step} is above train_steps, {self.train_steps}")
-            for step in self.skip_steps[-1:]
-            if int(step) > self.train_steps
-        )
+        yield from self._skip_conflicts()
         for index, step in enumerate(self.keep_steps):
             if step > self.train_steps:
                 yield f"keep_steps.{index}", f"{step} is above train_steps, {self.train_steps}"
@@ -436,6 +432,8 @@ class Pretrain(Section):
                     f"{step} is not above the step before it, {self.keep_steps[index - 1]}",
                 )
         yield from self._corpus_conflicts()
+        yield from self._twice_conflicts()
+        yield from self._phase_conflicts()
         yield from self._weight_conflicts()
         if self.signal_lead_seconds and self.signal_lead_seconds >= self.time_minutes * 60:
             yield (
@@ -444,20 +442,49 @@ class Pretrain(Section):
                 f"{self.signal_lead_seconds}",
             )
 
+    def _skip_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that skipped steps are in the training and leave some to train."""
+        for step in self.skip_steps[-1:]:
+            if int(step) > self.train_steps:
+                yield "skip_steps", f"{step} is above train_steps, {self.train_steps}"
+        if len(self.skip_steps) == self.train_steps:
+            yield "skip_steps", f"all {self.train_steps} steps are skipped, and none trains"
+
     def _corpus_conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that corpora have different names, and that phases are in order."""
+        """Check that corpora have different names."""
         names = [MAIN_CORPUS]
         for index, corpus in enumerate(self.corpora):
             if corpus.name in names:
                 why = "the run's own corpus has" if corpus.name == MAIN_CORPUS else "another has"
                 yield f"corpora.{index}.name", f"{why} the name {corpus.name!r}"
             names.append(corpus.name)
+
+    def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that phases are in order, and that tails fall."""
         for index, phase in enumerate(self.phases):
             if index and phase.from_tokens <= self.phases[index - 1].from_tokens:
                 yield (
                     f"phases.{index}.from_tokens",
                     f"{phase.from_tokens} is not above that of the phase before it",
                 )
+            if phase.tail and phase.tail.learning_rate > self.learning_rate:
+                yield (
+                    f"phases.{index}.tail.learning_rate",
+                    f"{phase.tail.learning_rate:g} is above pretrain.learning_rate, the peak, "
+                    f"{self.learning_rate:g}",
+                )
+
+    def _twice_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that no documents are read by two names."""
+        used: set[Path] = set()
+        lists = {"data": self.data} | {
+            f"corpora.{index}.data": corpus.data for index, corpus in enumerate(self.corpora)
+        }
+        for key, paths in lists.items():
+            for index, path in enumerate(paths):
+                if path in used:
+                    yield f"{key}.{index}", f"{path} is named twice; its epochs would add up unseen"
+                used.add(path)
 
     def _weight_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that weights name corpora to train on."""

@@ -549,6 +549,14 @@ def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -
             "pretrain.corpora[0].data: names no run and no indexed dataset",
         ),
         (
+            "data: [x, y, x]",
+            "x is named twice; its epochs would add up unseen",
+        ),
+        (
+            "data: [x], corpora: [{name: a, data: [x]}]",
+            "x is named twice; its epochs would add up unseen",
+        ),
+        (
             "corpora: [{name: a, validation_data: [x]}], mixture: {weights: {a: 1}}",
             "pretrain.mixture.weights.a: this corpus has no data to train on",
         ),
@@ -564,6 +572,14 @@ def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -
             "phases: [{from_tokens: 5, tail: {learning_rate: 0}}, {from_tokens: 5, tail: "
             "{learning_rate: 0}}]",
             "pretrain.phases[1].from_tokens: 5 is not above that of the phase before it",
+        ),
+        (
+            "phases: [{from_tokens: 5, tail: {learning_rate: 0.5}}]",
+            "pretrain.phases[0].tail.learning_rate: 0.5 is above pretrain.learning_rate, the peak",
+        ),
+        (
+            "skip_steps: [1-100]",
+            "pretrain.skip_steps: all 100 steps are skipped, and none trains",
         ),
         (
             "phases: [{from_tokens: 25600, mixture: {}}]",
