@@ -243,6 +243,16 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
         yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
 
 
+def absence(path: Path) -> str:
+    """Return the sentence about an input that does not exist."""
+    if path == RunDir(path.parent).record and path.parent.is_dir():
+        return f"{path.parent}: not the directory of a run, it has no {path.name}"
+    for suffix in (".bin", ".idx"):
+        if path.stem.endswith(suffix) and path.suffix in (".bin", ".idx"):
+            return f"{path}: no such file or folder; name the dataset without {suffix}"
+    return f"{path}: no such file or folder"
+
+
 def missing_inputs(
     experiment: Experiment, root: yaml_tree.Node, config: MapNode | None
 ) -> Iterator[Missing]:
@@ -256,7 +266,7 @@ def missing_inputs(
         yield unnamed(config, TOKENIZER_STAGES, where, "no tokenizer.json is named", advice)
     for stages, where, path in inputs(experiment):
         if not path.exists():
-            yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
+            yield Missing(stages, sentence(root, where, absence(path)))
 
 
 def missing_weights(

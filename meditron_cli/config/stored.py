@@ -20,6 +20,7 @@ from meditron_cli.config.load import (
     WEIGHTS_STAGES,
     Loaded,
     Missing,
+    absence,
     data_files,
     data_problem,
     inputs,
@@ -78,7 +79,7 @@ def loaded(request: Mapping[str, Any], run: str, overrides: Sequence[str] = ()) 
     if overrides:
         experiment = changed(experiment, overrides, run)
     missing = tuple(
-        Missing(stages, f"run {run}: {key_text(where)}: {path}: no such file or folder")
+        Missing(stages, f"run {run}: {key_text(where)}: {absence(path)}")
         for stages, where, path in inputs(experiment)
         if not path.exists()
     )

@@ -185,6 +185,25 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
     ]
 
 
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ("corpus", "{folder}/corpus: not the directory of a run, it has no run.json"),
+        ("d.bin", "{folder}/d.bin.bin: no such file or folder; name the dataset without .bin"),
+    ],
+)
+def test_tokens_that_are_named_otherwise_have_the_remedy(
+    folder: Path, named: str, problem: str
+) -> None:
+    (folder / "corpus").mkdir()
+    (folder / "d.bin").write_bytes(b"")
+
+    missing = load("local", "tiny", None, [f"pretrain.data=[{named}]"]).missing
+
+    (found, *_) = [item.sentence for item in missing if item.stages == ("pretrain",)]
+    assert found.endswith(problem.format(folder=folder))
+
+
 def test_a_secrets_file_that_others_may_read_is_named(folder: Path) -> None:
     (folder / "mine.yaml").write_text(PROFILE + "environment: {secrets_file: s}\n")
     (folder / "s").write_text("A=b\n")
