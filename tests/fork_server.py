@@ -12,6 +12,7 @@ the supervisor starts, but never shows in what order a fresh interpreter imports
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -208,6 +209,8 @@ def serve() -> None:
     """Fork a process for each connection, until standard input ends."""
     load()
     assert len(os.listdir("/proc/self/task")) == 1, "a fork of several threads would hang"
+    gc.collect()
+    gc.freeze()  # or each rank's collections visit, and so copy, everything imported here
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those of the connections
     listener = socket.socket(socket.AF_UNIX)
     address = f"meditron-fork-server-{os.getpid()}"

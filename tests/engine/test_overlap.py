@@ -10,6 +10,7 @@ import pytest
 
 from jobs.engine.switches.overlap import Overlap, overlap, without_copies
 
+from ..fork_server import ForkServer
 from .conftest import MODEL, parallel_spec
 
 
@@ -44,11 +45,9 @@ def test_a_block_without_overlap_of_copies_leaves_that_of_stages() -> None:
 
 PREPARE = """
 import json, os, sys
-from pathlib import Path
-from jobs.contract.rundir import RunDir
-from jobs.contract.specs import load_task
+from jobs.contract import specs
 from jobs.engine import device
-spec = load_task(RunDir(Path(sys.argv[2])), "pretrain", 0).spec
+spec = specs.task_from_json(json.load(sys.stdin)).spec
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 place = device.start("cpu", rank, world, rank)
 from jobs.engine import model, optim
@@ -95,13 +94,11 @@ device.end()
     ids=str,
 )
 def test_megatron_core_is_told_what_overlaps_and_which_layers_a_piece_has(
-    make_run: Any, sizes: dict[str, Any], expected: dict[str, Any]
+    make_run: Any, fork_server: ForkServer, sizes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     run = make_run(parallel=parallel_spec(**sizes), model=dataclasses.replace(MODEL, layers=4))
-    program = run.root / "prepare.py"
-    program.write_text(PREPARE)
+    task = run.files.spec("pretrain", 0).read_text()
 
-    ranks = run.start(str(program))
+    first, _ = fork_server.run_ranks(PREPARE, run.root, 2, stdin=task)
 
-    assert ranks.wait() == [0, 0], ranks.output()
-    assert json.loads(ranks.logs[0].read_text().splitlines()[-1]) == expected
+    assert json.loads(first.splitlines()[-1]) == expected
