@@ -169,8 +169,10 @@ class Run:
         )
         write_json(self.files.spec("pretrain", 0), specs.to_json(task))
 
-    def start(self, *program: str, **environment: str) -> Ranks:
-        """Start every rank: forked, or in an interpreter of its own with a program or a GPU."""
+    def start(self, *program: str, code: str = "", **environment: str) -> Ranks:
+        """Start every rank: forked, running ``code`` where it is given, or in an interpreter of its
+        own with a program or a GPU.
+        """
         if self.spec.device == "cuda":  # the fork server has put the CPU in its place
             program = program or INTERPRETED
         self.attempt += 1
@@ -193,7 +195,10 @@ class Run:
         for rank, log in enumerate(logs):
             env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             if not program:
-                processes.append(self.server.start(words, env=env, cwd=self.root, stdout=log))
+                rank_process = self.server.start(
+                    words, env=env, cwd=self.root, stdout=log, code=code
+                )
+                processes.append(rank_process)
                 continue
             with log.open("w") as output:
                 processes.append(
@@ -211,9 +216,9 @@ class Run:
         self.started.append(ranks)
         return ranks
 
-    def finish(self, *program: str, **environment: str) -> None:
+    def finish(self, *program: str, code: str = "", **environment: str) -> None:
         """Run to the target."""
-        ranks = self.start(*program, **environment)
+        ranks = self.start(*program, code=code, **environment)
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.output()
 
     def lines(self) -> list[MetricLine]:

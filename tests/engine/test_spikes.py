@@ -60,14 +60,9 @@ def make_marked(make_run, tokens):
     def make(name: str = "run", **options) -> Run:
         run = make_run(name, **{**WATCHED, **options})
         copy_tokens(tokens / "marked", run.files, "tokens/train/00000")
-        run.root.joinpath("spiking.py").write_text(SPIKING)
         return run
 
     return make
-
-
-def spiking(run: Run) -> str:
-    return str(run.root / "spiking.py")
 
 
 def spikes(run: Run) -> list[SpikeLine]:
@@ -91,7 +86,7 @@ def test_a_skipped_spike_changes_nothing_else(make_marked, layout, sizes):
     parallel = layout(**sizes)
     run = make_marked("spiking", spike_policy="skip", parallel=parallel)
 
-    run.finish(spiking(run))
+    run.finish(code=SPIKING)
 
     (line,) = spikes(run)
     assert (line.action, line.first, line.saved) == (SKIPPED, line.step, None)
@@ -117,7 +112,7 @@ def test_a_rewound_spike_skips_the_batches_up_to_it(make_marked, layout, sizes):
     kept = {"keep_steps": tuple(range(1, 40)), "keep_weights_only": True}
     run = make_marked(spike_policy="rewind", spike_rewind_steps=3, parallel=parallel, **kept)
 
-    run.finish(spiking(run))
+    run.finish(code=SPIKING)
 
     (line,) = spikes(run)
     assert line.action == REWOUND
@@ -140,7 +135,7 @@ def test_a_rewound_spike_skips_the_batches_up_to_it(make_marked, layout, sizes):
 def test_a_training_that_rewinds_to_step_0_begins_anew(make_marked):
     run = make_marked(spike_policy="rewind", spike_rewind_steps=2, save_interval=100)
 
-    run.finish(spiking(run))
+    run.finish(code=SPIKING)
 
     (line,) = spikes(run)
     assert (line.saved, line.first) == (0, line.step - 1)
@@ -153,7 +148,7 @@ def test_a_training_that_rewinds_to_step_0_begins_anew(make_marked):
 def test_a_spike_that_is_warned_of_is_trained(make_marked):
     run, plain = make_marked("spiking"), make_marked("plain")
 
-    run.finish(spiking(run))
+    run.finish(code=SPIKING)
     plain.finish()
 
     (line,) = spikes(run)
@@ -167,14 +162,14 @@ def test_a_spike_that_is_warned_of_is_trained(make_marked):
 @FULL
 def test_a_restarted_training_decides_as_one_without_a_restart(make_marked):
     whole = make_marked("whole", spike_policy="skip")
-    whole.finish(spiking(whole))
+    whole.finish(code=SPIKING)
     (expected,) = spikes(whole)
     parted = make_marked("parted", spike_policy="skip")
 
-    ranks = parted.start(spiking(parted), STOPS_IN_PASS="7")  # of two per step
+    ranks = parted.start(code=SPIKING, STOPS_IN_PASS="7")  # of two per step
     codes = ranks.wait()
     stopped = max(parted.losses())
-    parted.finish(spiking(parted))
+    parted.finish(code=SPIKING)
 
     assert (codes, stopped) == ([130], 4), ranks.output()
     assert expected.step > stopped
@@ -208,10 +203,8 @@ if __name__ == "__main__":
 def test_a_loss_that_is_no_number_once_is_computed_again(make_run, undisturbed):
     run = make_run(**LONG)
     (run.root / "also").write_text("")
-    program = run.root / "poison.py"
-    program.write_text(NAN)
 
-    run.finish(str(program))
+    run.finish(code=NAN)
 
     assert run.losses() == undisturbed
     (line,) = spikes(run)
@@ -229,10 +222,8 @@ def test_a_loss_that_stays_no_number_stops_training_and_the_next_attempt_trains(
 ):
     run = make_run(**LONG)
     (run.root / "also").write_text("15")
-    program = run.root / "poison.py"
-    program.write_text(NAN)
 
-    ranks = run.start(str(program))
+    ranks = run.start(code=NAN)
 
     assert ranks.wait() == [1], ranks.output()
     record = run.rank_exit()
