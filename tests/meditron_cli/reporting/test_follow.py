@@ -46,8 +46,9 @@ def test_a_log_gets_a_line_for_each_change_and_each_tenth(
 
 
 def test_bars_count_steps_of_training_and_tasks_of_the_rest(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # not those of the terminal that the tests run in
     with ProgressBars() as board:
         board.show(training(10))
         board.show(training(30))
