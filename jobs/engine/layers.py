@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +65,16 @@ class RMSNorm(torch.nn.RMSNorm):
         weight.sequence_parallel = config.sequence_parallel
 
 
+class Documents(PackedSeqParams):  # type: ignore[misc]
+    """The documents of one packed row, for all layers of a micro-batch."""
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Return the tokens of each, which a GPU is asked for once."""
+        lengths: list[int] = self.cu_seqlens_q.diff().tolist()
+        return lengths
+
+
 class Attention(DotProductAttention):  # type: ignore[misc]
     """Causal attention through torch's ``scaled_dot_product_attention``, which stores no scores and
     computes none above the diagonal.
@@ -75,7 +86,7 @@ class Attention(DotProductAttention):  # type: ignore[misc]
         key: torch.Tensor,
         value: torch.Tensor,
         *unused: Any,
-        packed_seq_params: PackedSeqParams | None = None,
+        packed_seq_params: Documents | None = None,
         **more: Any,
     ) -> torch.Tensor:
         """Return what each position reads from those up to it, within its document if
@@ -92,10 +103,8 @@ class Attention(DotProductAttention):  # type: ignore[misc]
         del unused, more
         if packed_seq_params is None:
             return self._attend(query, key, value)
-        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        documents = zip(
-            *(torch.split(part.unsqueeze(1), lengths) for part in (query, key, value)), strict=True
-        )
+        rows = (part.unsqueeze(1) for part in (query, key, value))
+        documents = zip(*(torch.split(row, packed_seq_params.lengths) for row in rows), strict=True)
         return torch.cat([self._attend(*document).squeeze(1) for document in documents])
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -124,7 +133,7 @@ class SelfAttention(MegatronSelfAttention):  # type: ignore[misc]
         self,
         *inputs: Any,
         rotary_pos_emb: torch.Tensor | None = None,
-        packed_seq_params: PackedSeqParams | None = None,
+        packed_seq_params: Documents | None = None,
         **more: Any,
     ) -> Any:
         """Return megatron.core's result of the same inputs."""

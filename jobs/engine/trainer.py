@@ -26,6 +26,7 @@ from jobs.engine import (
     checkpoint,
     dataset,
     garbage,
+    layers,
     measures,
     model,
     optim,
@@ -42,7 +43,6 @@ from jobs.runtime.heartbeat import Phase
 
 with devices.quiet():
     from megatron.core import parallel_state
-    from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
 POLL_SECONDS = 1.0
@@ -408,12 +408,12 @@ class Trainer:
         )
         return output, partial(self._loss, batch["scored"])
 
-    def _documents(self, boundaries: torch.Tensor | None) -> PackedSeqParams | None:
+    def _documents(self, boundaries: torch.Tensor | None) -> layers.Documents | None:
         """Return where documents begin, for attention within them."""
         if boundaries is None:
             return None
         longest = self.spec.model.seq_length
-        return PackedSeqParams(
+        return layers.Documents(
             qkv_format="thd",
             cu_seqlens_q=boundaries,
             cu_seqlens_kv=boundaries,

@@ -18,8 +18,7 @@ import torch
 from jobs.contract.stage_specs import ModelSpec
 from jobs.engine import device
 place = device.start("cpu", 0, 1, 0)
-from jobs.engine import layerwise, model
-from megatron.core.packed_seq_params import PackedSeqParams
+from jobs.engine import layers, layerwise, model
 
 given = json.load(sys.stdin)
 spec = ModelSpec(**given["model"])
@@ -37,7 +36,7 @@ generator = torch.Generator().manual_seed(0)
 tokens = torch.randint(spec.vocab_size, (1, spec.seq_length), generator=generator)
 boundaries = torch.tensor(given["boundaries"], dtype=torch.int32)
 length = spec.seq_length
-packed = PackedSeqParams("thd", boundaries, boundaries, None, None, length, length)
+packed = layers.Documents("thd", boundaries, boundaries, None, None, length, length)
 with torch.no_grad():
     attention.linear_qkv.weight.normal_(generator=generator)
     network(tokens, None, None, packed_seq_params=packed if given["packed"] else None)
