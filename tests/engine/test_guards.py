@@ -8,7 +8,14 @@ import math
 import pytest
 
 from jobs.contract.metrics_log import REWOUND, WARNED
-from jobs.engine.stability.guards import Guard, Step, recent_steps, rewinds
+from jobs.contract.stage_specs import CorpusWeight, PhaseSpec, PretrainSpec, TailSpec
+from jobs.engine.stability.guards import (
+    Guard,
+    Step,
+    recent_steps,
+    rewinds,
+    steps_before_mixture,
+)
 
 from .. import metric_lines
 from .conftest import SPEC
@@ -90,7 +97,52 @@ def test_the_window_is_rebuilt_from_the_lines_that_count_up_to_a_step():
         *(metric_lines.step(number, 2, loss=10.0 * number) for number in range(6, 8)),
     ]
 
-    assert recent_steps(lines, 6, 3) == [Step(4.0, 1.0), Step(5.0, 1.0), Step(60.0, 1.0)]
+    assert recent_steps(lines, 0, 6, 3) == [Step(4.0, 1.0), Step(5.0, 1.0), Step(60.0, 1.0)]
+    assert recent_steps(lines, 4, 6, 3) == [Step(5.0, 1.0), Step(60.0, 1.0)]
+
+
+def mixed(*phases: tuple[int, str, float | None]) -> PretrainSpec:
+    """Return a training with phases: steps before each, its corpus, and the end of its tail."""
+    tokens = SPEC.global_batch_size * SPEC.model.seq_length
+    return dataclasses.replace(
+        WINDOW,
+        phases=tuple(
+            PhaseSpec(
+                step * tokens,
+                "tokens",
+                (CorpusWeight(corpus, 1.0),),
+                None if rate is None else TailSpec(rate, "linear"),
+            )
+            for step, corpus, rate in phases
+        ),
+    )
+
+
+def test_steps_of_another_mixture_are_not_compared():
+    spec = mixed((0, "corpus", None), (8, "replay", None))
+    before = Guard(spec, map(usual, range(8)))
+    spike = Step(100.0, 1000.0)
+
+    assert before.problem(8, spike) != ""
+    assert before.problem(9, spike) == ""
+    for number in range(8):
+        before.add(usual(number))
+    assert before.problem(17, usual(8)) == ""
+    assert before.problem(17, spike) != ""
+
+
+def test_a_resumed_training_compares_with_the_steps_of_its_mixture():
+    spec = mixed((0, "corpus", None), (4, "replay", None))
+    resumed = Guard(spec, map(usual, range(8)), before=4)
+
+    assert resumed.problem(13, Step(100.0, 1000.0)) != ""
+
+
+@pytest.mark.parametrize(("number", "before"), [(1, 0), (4, 0), (5, 4), (9, 4), (10, 9)])
+def test_a_tail_alone_leaves_the_mixture_as_it_is(number, before):
+    spec = mixed((0, "corpus", None), (4, "replay", None), (6, "replay", 1e-5), (9, "corpus", None))
+
+    assert steps_before_mixture(spec, number) == before
 
 
 def test_returns_are_counted_per_checkpoint():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -48,11 +49,16 @@ class Step(NamedTuple):
 
 
 class Guard:
-    """The steps that trained last, with which the next one is compared."""
+    """The steps of a mixture that trained last, with which the next one is compared."""
 
-    def __init__(self, spec: PretrainSpec, recent: Iterable[Step] = ()) -> None:
-        """Compare with these steps, oldest first; with none before there are ``spike_window``."""
+    def __init__(self, spec: PretrainSpec, recent: Iterable[Step] = (), before: int = 0) -> None:
+        """Compare with these steps, oldest first; with none before there are ``spike_window``.
+
+        Args:
+            before: ``steps_before_mixture`` of them.
+        """
         self._spec = spec
+        self._before = before
         self.recent: deque[Step] = deque(recent, maxlen=spec.spike_window)
 
     def add(self, step: Step) -> None:
@@ -72,6 +78,10 @@ class Guard:
         for name, value in (("loss", step.loss), ("gradient norm", step.norm)):
             if not math.isfinite(value):
                 return f"the {name} of step {number} is {value}"
+        before = steps_before_mixture(self._spec, number)
+        if before != self._before:
+            self._before = before
+            self.recent.clear()
         if len(self.recent) < self._spec.spike_window:
             return ""
         middle, deviation = self.losses()
@@ -101,9 +111,24 @@ class Guard:
         return median(step.norm for step in self.recent)
 
 
-def recent_steps(lines: Iterable[MetricLine], step: int, window: int) -> list[Step]:
-    """Return the steps that trained up to a step and count, at most ``window``, oldest first."""
-    trained = [line for line in counted_steps(lines).trained if line.step <= step]
+def steps_before_mixture(spec: PretrainSpec, number: int) -> int:
+    """Return the steps before the mixture of a step: losses of other tokens have another level,
+    which is no spike.
+    """
+    first = 0
+    for earlier, phase in pairwise(spec.phases):
+        begins = spec.first_step(phase)
+        changes = (earlier.by, earlier.weights) != (phase.by, phase.weights)
+        if changes and begins < number:
+            first = begins
+    return first
+
+
+def recent_steps(lines: Iterable[MetricLine], before: int, step: int, window: int) -> list[Step]:
+    """Return the steps that trained after ``before`` up to a step and count, at most ``window``,
+    oldest first.
+    """
+    trained = [line for line in counted_steps(lines).trained if before < line.step <= step]
     return [Step(line.loss, line.grad_norm) for line in trained[-window:]]
 
 

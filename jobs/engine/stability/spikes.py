@@ -73,11 +73,11 @@ class SpikeWatch:
 
     def resume(self, step: int) -> None:
         """Take over the steps that trained up to a step, from the metrics."""
-        window = self._spec.spike_window
+        before, window = guards.steps_before_mixture(self._spec, step + 1), self._spec.spike_window
         recent = devices.decide_once(
-            lambda: guards.recent_steps(self._reporter.lines(), step, window)
+            lambda: guards.recent_steps(self._reporter.lines(), before, step, window)
         )
-        self._guard = Guard(self._spec, recent)
+        self._guard = Guard(self._spec, recent, before)
 
     def judge(
         self,
