@@ -158,11 +158,18 @@ class StateWriter:
 
 
 class _SaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
-    """A save strategy that writes in threads of this process, and copies before."""
+    """A save strategy that writes in threads of this process, and copies before.
+
+    The first save plans where each rank writes what: the plans of all ranks are gathered, checked
+    and indexed by rank 0. Later saves have the same plan, and ranks exchange nothing for it.
+    """
 
     def __init__(self, memory: HostMemory) -> None:
         super().__init__("torch_dist", 1)
         self._memory = memory
+        self._plans: tuple[Any, Any, bool] | None = None
+        self._index: Any = None
+        """Of all ranks' parts, on rank 0."""
         self.writer: ShardWriter | None = None
 
     def async_save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> AsyncRequest:
@@ -172,12 +179,20 @@ class _SaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
         )
         self.writer = ShardWriter(Path(checkpoint_dir), self._memory)
         planner = torch_strategy.MCoreSavePlanner(
-            dedup_replicated_tensors=False, flatten_state_dict=False
+            dedup_replicated_tensors=False, flatten_state_dict=False, flatten_sharded_tensors=False
         )
-        planned, *_ = save_state_dict_async_plan(
-            torch_strategy.mcore_to_pyt_state_dict(flat), self.writer, None, 0, planner=planner
+        (_, index, ranks), central, local, *_ = save_state_dict_async_plan(
+            torch_strategy.mcore_to_pyt_state_dict(flat),
+            self.writer,
+            None,
+            0,
+            planner=planner,
+            cached_ckpt_structure=self._plans,
         )
-        return AsyncRequest(None, (), [partial(save_state_dict_async_finalize, *planned)])
+        if self._plans is None:
+            self._plans, self._index = (central, local, True), index
+        finalize = partial(save_state_dict_async_finalize, self.writer, self._index, ranks)
+        return AsyncRequest(None, (), [finalize])
 
 
 def load(source: VerifiedFiles, trained: TrainingState, *, with_generators: bool) -> None:

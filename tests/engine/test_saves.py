@@ -73,9 +73,10 @@ gathered = [  # without the distributed optimizer, it has another name for maste
 ]
 
 save(root / "synchronous", trained, record, 9)
-copied = []
+copied, savers = [], []
 for name, limit in (("asynchronous", 1 << 40), ("in turns", 10_000)):
     saver = Saver(root / name, trained, 9, (), lambda: limit)
+    savers.append(saver)
     before = [value.clone() for value in network.parameters()]
     saver.begin(record)
     with torch.no_grad():  # as the next step does, while threads write
@@ -86,6 +87,18 @@ for name, limit in (("asynchronous", 1 << 40), ("in turns", 10_000)):
     with torch.no_grad():
         for value, was in zip(network.parameters(), before):
             value.copy_(was)
+
+later = dataclasses.replace(record, iteration=2)
+with torch.no_grad():
+    for state in part.optimizer.state.values():
+        state["exp_avg"].mul_(2)
+save(root / "synchronous", trained, later, 9)  # plans anew; the others have a plan
+for saver in savers:
+    saver.begin(later)
+    saver.finish()
+with torch.no_grad():
+    for state in part.optimizer.state.values():
+        state["exp_avg"].div_(2)
 
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -145,18 +158,20 @@ def test_all_ways_to_save_write_the_same_bytes_and_the_state_that_a_gather_has(
     found = [json.loads(text.splitlines()[-1]) for text in printed]
     keys, copied = found[0]["keys"], [each["copied"] for each in found]
     assert "optimizer.state.exp_avg.decoder.layers.mlp.linear_fc1.weight" in keys
-    folders = [
-        run.root / name / "iter_0000001" for name in ("synchronous", "asynchronous", "in turns")
-    ]
-    names = {path.name for path in folders[0].iterdir()} - NAMED
-    assert len(names) >= 2 * run.spec.parallel.world_size
-    for other in folders[1:]:
-        assert {path.name for path in other.iterdir()} - NAMED == names
-        for name in names:
-            assert (other / name).read_bytes() == (folders[0] / name).read_bytes(), name
-        assert index(other) == index(folders[0])
-    for folder in folders:
-        assert parts.alteration(folder, manifest.manifest(folder)) == ""
+    for step in (1, 2):
+        folders = [
+            run.root / name / manifest.name(step)
+            for name in ("synchronous", "asynchronous", "in turns")
+        ]
+        names = {path.name for path in folders[0].iterdir()} - NAMED
+        assert len(names) >= 2 * run.spec.parallel.world_size
+        for other in folders[1:]:
+            assert {path.name for path in other.iterdir()} - NAMED == names
+            for name in names:
+                assert (other / name).read_bytes() == (folders[0] / name).read_bytes(), name
+            assert index(other) == index(folders[0])
+        for folder in folders:
+            assert parts.alteration(folder, manifest.manifest(folder)) == ""
 
     spec = run.spec
     batch = BatchLayout(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
