@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobs.contract.stage_specs import SELFTEST, STAGE_KINDS, STAGES, training_stage
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import fit, layout
+from meditron_cli.plan import fit, layout, memory
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.plan.stages import (
     SHORT_LEAD,
@@ -152,8 +152,8 @@ def layout_findings(inputs: Inputs) -> fit.Findings:
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
-    precision, async_save = experiment.pretrain.precision, experiment.pretrain.async_save
-    result += fit.memory_findings(cluster, model, parallel, batch, precision, async_save=async_save)
+    precision, copies = experiment.pretrain.precision, memory.copies(experiment.pretrain)
+    result += fit.memory_findings(cluster, model, parallel, batch, precision, copies=copies)
     return result + fit.sharing_findings(parallel.world_size, inputs.host_cores)
 
 
@@ -179,7 +179,7 @@ def layout_hint(inputs: Inputs) -> str:
         configured,
         batch_of(experiment),
         experiment.pretrain.precision,
-        async_save=experiment.pretrain.async_save,
+        copies=memory.copies(experiment.pretrain),
     )
     if near is None or near == configured:
         return ""

@@ -193,16 +193,17 @@ def memory_findings(
     batch: layout.BatchLayout,
     precision: str,
     *,
-    async_save: bool,
+    copies: int,
 ) -> Findings:
     """Check that a rank fits its GPU or its share of a CPU node, and a save the node's memory; GPUs
-    whose memory the profile does not give are not checked.
+    whose memory the profile does not give are not checked. ``copies`` are those of
+    ``memory.copies``.
 
     Weights, gradients and optimizer alone beyond the memory are an error; with activations and
     what libraries take, which are computed with guesses, only a warning.
     """
     need = memory.fullest(model, parallel, batch, precision, cluster.device)
-    findings = save_findings(cluster, need.save if async_save else 0, parallel.world_size)
+    findings = save_findings(cluster, need.copied(copies), parallel.world_size)
     if cluster.device == "cpu":
         return findings + host_memory_findings(cluster, need, parallel.world_size)
     available = cluster.gpu_partition.node.gpu_memory_gb * GIB
@@ -269,7 +270,7 @@ def fitting_layout(
     batch: layout.BatchLayout,
     precision: str,
     *,
-    async_save: bool,
+    copies: int,
 ) -> ParallelSpec | None:
     """Return the nearest layout that divides and fits the cluster, or None.
 
@@ -298,7 +299,7 @@ def fitting_layout(
             ),
             replace(batch, data_parallel=data),
             precision,
-            async_save=async_save,
+            copies=copies,
         )
     ]
     return max(
@@ -313,14 +314,14 @@ def is_fitting(
     batch: layout.BatchLayout,
     precision: str,
     *,
-    async_save: bool,
+    copies: int,
 ) -> bool:
     """Return whether a layout has neither errors nor warnings."""
     if layout.layout_errors(model, parallel, batch.micro, batch.global_):
         return False
     if shape_findings(cluster, parallel).errors:
         return False
-    found = memory_findings(cluster, model, parallel, batch, precision, async_save=async_save)
+    found = memory_findings(cluster, model, parallel, batch, precision, copies=copies)
     return found == Findings()
 
 

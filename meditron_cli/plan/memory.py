@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
 from jobs.contract.units import GIB
 from meditron_cli.plan.layout import BatchLayout
+
+if TYPE_CHECKING:
+    from meditron_cli.config.experiment_schema import Pretrain
 
 CUDA_CONTEXT = GIB
 """Of the CUDA context, kernels and cuBLAS workspaces on one GPU (guess)."""
@@ -44,6 +48,8 @@ class Memory:
     """CUDA and NCCL."""
     save: int
     """Of host memory, for the copy from which an asynchronous save writes."""
+    kept: int
+    """The same, for weights that are kept without an optimizer."""
 
     @property
     def states(self) -> int:
@@ -69,6 +75,19 @@ class Memory:
     def total(self) -> int:
         """Return the bytes at the peak of a step."""
         return self.states + self.working + self.context + self.fragmentation
+
+    def copied(self, copies: int) -> int:
+        """Return the bytes of host memory that so many ``copies`` take."""
+        return sum((self.save, self.kept)[:copies])
+
+
+def copies(pretrain: PretrainSpec | Pretrain) -> int:
+    """Return how many copies in host memory asynchronous saves have: that of checkpoints, and that
+    of weights that are kept, which may be saved at the same step.
+    """
+    if not pretrain.async_save:
+        return 0
+    return 2 if pretrain.keep_steps and pretrain.keep_weights_only else 1
 
 
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec, stage: int) -> int:
@@ -133,6 +152,7 @@ def _stage(
         logits=logits(model, parallel, batch, precision, device) if is_last else 0,
         context=CUDA_CONTEXT + NCCL_GROUP * groups if is_cuda else 0,
         save=count * (weight + 12) // parallel.data,
+        kept=count * weight // parallel.data,
     )
 
 

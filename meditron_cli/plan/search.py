@@ -59,7 +59,7 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
     """
     model, configured = model_spec(experiment), parallel_spec(experiment)
     node, precision = cluster.gpu_partition.node, experiment.pretrain.precision
-    async_save = experiment.pretrain.async_save
+    copies = memory.copies(experiment.pretrain)
     world = configured.world_size
     if cluster.device != "cuda" or precision != "bf16":
         raise ConfigError(
@@ -76,7 +76,7 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
         )
     found = []
     for parallel, batch in layouts(cluster, experiment):
-        if not fit.is_fitting(cluster, model, parallel, batch, precision, async_save=async_save):
+        if not fit.is_fitting(cluster, model, parallel, batch, precision, copies=copies):
             continue
         step = step_time(Work(model, parallel, batch), machine)
         tokens = batch.global_ * model.seq_length

@@ -76,7 +76,7 @@ def training(
         "tokens": tokens,
         **memory_bytes(need),
         "stages": [memory_bytes(stage) for stage in stages],
-        "save_bytes": copied_bytes(spec, need) if spec.async_save else 0,
+        "save_bytes": need.copied(memory.copies(spec)),
         "gpu_memory_bytes": node.gpu_memory_gb * GIB,
         "checkpoint_bytes": spec.model.checkpoint_bytes(spec.precision),
         "disk_bytes": disk_need(spec).total,
@@ -103,14 +103,6 @@ def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
         "grace_seconds": cluster.gpu_partition.grace_seconds,
         "submit_from_jobs": cluster.scheduler != "slurm" or cluster.slurm.submit_from_jobs,
     }
-
-
-def copied_bytes(spec: PretrainSpec, need: memory.Memory) -> int:
-    """Return the host memory that a rank copies to in asynchronous saves: its share of the
-    checkpoint, and of the weights that are kept at the same step.
-    """
-    kept = spec.keep_steps and spec.keep_weights_only
-    return need.save + (need.weights // spec.parallel.data if kept else 0)
 
 
 def startup(task: TaskSpec, lead: Lead, is_given: bool) -> dict[str, Any]:

@@ -184,15 +184,13 @@ def test_a_save_interval_longer_than_a_job_is_doubted() -> None:
 
 def test_memory_has_no_finding_where_the_profile_has_no_figure() -> None:
     assert (
-        fit.memory_findings(cluster(memory_gb=512), SEVEN, ONE, BATCH, "bf16", async_save=True)
+        fit.memory_findings(cluster(memory_gb=512), SEVEN, ONE, BATCH, "bf16", copies=1)
         == fit.Findings()
     )
 
 
 def test_states_beyond_the_gpu_are_refused() -> None:
-    found = fit.memory_findings(
-        cluster(gpu_memory_gb=80), SEVEN, ONE, BATCH, "bf16", async_save=True
-    )
+    found = fit.memory_findings(cluster(gpu_memory_gb=80), SEVEN, ONE, BATCH, "bf16", copies=1)
 
     assert found == fit.error_findings(
         "weights, gradients and optimizer need 113 GiB per GPU, cluster site has 80; raise "
@@ -207,7 +205,7 @@ def test_activations_beyond_the_gpu_are_only_doubted_since_they_are_an_estimate(
         ONE,
         BatchLayout(8, 8, 1),
         "bf16",
-        async_save=True,
+        copies=1,
     )
 
     assert found.errors == ()
@@ -217,14 +215,14 @@ def test_activations_beyond_the_gpu_are_only_doubted_since_they_are_an_estimate(
 def test_what_fits_the_gpu_is_not_doubted() -> None:
     site = cluster(gpu_memory_gb=800, memory_gb=512)
 
-    assert fit.memory_findings(site, SEVEN, ONE, BATCH, "bf16", async_save=True) == fit.Findings()
+    assert fit.memory_findings(site, SEVEN, ONE, BATCH, "bf16", copies=1) == fit.Findings()
 
 
 def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
     site = cluster(gpu_memory_gb=800, memory_gb=64)
     sharded = dataclasses.replace(layout(data=4), distributed_optimizer=True)
 
-    found = fit.memory_findings(site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16", async_save=True)
+    found = fit.memory_findings(site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16", copies=1)
 
     assert found == fit.warning_findings(
         "an asynchronous save copies about 88 GiB to the memory of each node, of which half of 64 "
@@ -232,15 +230,28 @@ def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
         "parallel.data is raised"
     )
     assert not fit.memory_findings(
-        site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16", async_save=False
+        site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16", copies=0
     ).warnings
+
+
+def test_weights_that_are_kept_beside_a_save_need_memory_of_the_node_too() -> None:
+    sharded = dataclasses.replace(layout(data=4), distributed_optimizer=True)
+
+    def sentences(copies: int) -> tuple[str, ...]:
+        site = cluster(gpu_memory_gb=800, memory_gb=180)  # half of it: 90 GiB
+        batch = BatchLayout(1, 4, 4)
+        return fit.memory_findings(site, SEVEN, sharded, batch, "bf16", copies=copies).warnings
+
+    assert not sentences(1)
+    (sentence,) = sentences(2)
+    assert "copies about 100 GiB to the memory of each node" in sentence
 
 
 def test_the_nearest_layout_that_fits_keeps_the_ranks_then_the_tensor_size() -> None:
     site = cluster(gpu_memory_gb=80, memory_gb=1000)
     asked = layout(tensor=8)
 
-    found = fit.fitting_layout(site, SEVEN, asked, BatchLayout(1, 8, 1), "bf16", async_save=True)
+    found = fit.fitting_layout(site, SEVEN, asked, BatchLayout(1, 8, 1), "bf16", copies=1)
 
     assert found == layout(tensor=4, data=2)
 
@@ -249,9 +260,7 @@ def test_no_layout_is_proposed_where_none_fits() -> None:
     tiny = cluster(gpu_memory_gb=2)
 
     assert (
-        fit.fitting_layout(
-            tiny, SEVEN, layout(tensor=8), BatchLayout(1, 8, 1), "bf16", async_save=True
-        )
+        fit.fitting_layout(tiny, SEVEN, layout(tensor=8), BatchLayout(1, 8, 1), "bf16", copies=1)
         is None
     )
 
@@ -328,7 +337,7 @@ def test_ranks_on_cpus_share_the_memory_of_their_node(
     site = cluster(device="cpu", gpus=0, memory_gb=memory_gb)
     flat = dataclasses.replace(layout(data=ranks), distributed_optimizer=False)
 
-    found = fit.memory_findings(site, SEVEN, flat, BATCH, "fp32", async_save=False)
+    found = fit.memory_findings(site, SEVEN, flat, BATCH, "fp32", copies=0)
 
     assert [name for name in ("errors", "warnings") if getattr(found, name)] == (
         [kind] if kind else []
