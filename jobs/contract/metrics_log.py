@@ -181,14 +181,11 @@ class SnapshotLine:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveLine:
-    """A checkpoint of a step that was committed."""
-
-    kind: ClassVar[str] = "save"
+class _CommitLine:
+    """A save of a step that was committed."""
 
     step: int
-    seconds: float = field(metadata={"key": "save"})
-    """For which training waited after the snapshot: for the end of the writing, and the commit."""
+    seconds: float
     written: float
     """Seconds from the beginning of the save to its commit; training may have continued."""
     bytes: int
@@ -197,19 +194,23 @@ class SaveLine:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLine:
-    """Weights of a step that were committed to be kept, beside any checkpoint to resume from."""
+class SaveLine(_CommitLine):
+    """A checkpoint of a step, to resume from."""
+
+    kind: ClassVar[str] = "save"
+
+    seconds: float = field(metadata={"key": "save"})
+    """For which training waited after the snapshot: for the end of the writing, and the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLine(_CommitLine):
+    """Weights of a step that are kept, beside any checkpoint."""
 
     kind: ClassVar[str] = "kept"
 
-    step: int
     seconds: float = field(metadata={"key": "kept"})
     """For which training waited."""
-    written: float
-    """Seconds from the beginning of the save to its commit; training may have continued."""
-    bytes: int
-    time: float
-    attempt: int
 
 
 MetricLine = (

@@ -32,6 +32,7 @@ from jobs.contract.units import GIB
 from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
+    from jobs.checkpoints.manifest import StoredCheckpoint
     from jobs.engine.measures import Figures
 
 REPORT_SECONDS = 1.0
@@ -182,19 +183,28 @@ class Reporter:
         self._checkpoint_seconds += seconds
         self._write(SnapshotLine(step, seconds, time.time(), self.context.attempt))
 
-    def save(self, step: int, size: int, seconds: float, written: float) -> None:
-        """Record a committed checkpoint: its bytes, how long training waited for its end, and the
-        seconds from its beginning.
+    def committed(
+        self,
+        kind: type[SaveLine | KeptLine],
+        stored: StoredCheckpoint,
+        seconds: float,
+        written: float,
+    ) -> None:
+        """Record a checkpoint, or weights that are kept: how long training waited, as ``kind`` has
+        it, and the seconds from the beginning of the save.
         """
         self._checkpoint_seconds += seconds
-        self._write(SaveLine(step, seconds, written, size, time.time(), self.context.attempt))
-
-    def kept(self, step: int, size: int, seconds: float, written: float) -> None:
-        """Record weights that were committed to be kept: their bytes, how long training waited in
-        all, and the seconds from their beginning.
-        """
-        self._checkpoint_seconds += seconds
-        self._write(KeptLine(step, seconds, written, size, time.time(), self.context.attempt))
+        _, record = stored
+        self._write(
+            kind(
+                step=record.iteration,
+                seconds=seconds,
+                written=written,
+                bytes=record.bytes,
+                time=time.time(),
+                attempt=self.context.attempt,
+            )
+        )
 
     def _remember(self, newest: StepLine | None) -> None:
         """Show the loss and speed of the newest step from now on, whichever attempt trained it."""

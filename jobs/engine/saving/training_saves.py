@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs.checkpoints import manifest
 from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
+from jobs.contract.metrics_log import KeptLine, SaveLine
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine.reporter import Reporter
 from jobs.engine.saving.saver import STAGED_BYTES, Saver
@@ -97,12 +98,12 @@ class TrainingSaves:
             copied, stored = timed.copied, timed.advance()
             if stored is None:
                 continue
-            step, size = stored[1].iteration, stored[1].bytes
             if timed is self._whole:
                 self.newest = stored
-                self._reporter.save(step, size, timed.waited - copied, timed.written)
+                waited = timed.waited - copied
+                self._reporter.committed(SaveLine, stored, waited, timed.written)
             else:
-                self._reporter.kept(step, size, timed.waited, timed.written)
+                self._reporter.committed(KeptLine, stored, timed.waited, timed.written)
 
     def abandon(self) -> None:
         """Stop writing, after an error; ranks need not call it together."""
