@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
-FORMAT = 2
-"""Of the files in a run directory. 2: typed events, one exit record."""
+FORMAT = 3
+"""Of the files in a run directory. 2: typed events, one exit record. 3: corpora, mixture and phases
+in the spec of a training, optimizer state in rectangles."""
 STAGES = "stages"
 """Name of the folder in a run directory that jobs write to."""
 FSYNC_THREADS = 16

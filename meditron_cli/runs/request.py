@@ -6,6 +6,7 @@ import getpass
 import platform
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -159,11 +160,12 @@ def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 def other_version(path: Path, error: FormatError) -> ConfigError:
     """Return the error about a run whose file has a format that this program does not read."""
-    run = path.parent
+    run, python = path.parent, shlex.quote(sys.executable)
     return ConfigError(
         f"run {run.name} was made by another version of meditron: {error}",
-        hint=f"`PYTHONPATH={shlex.quote(str(run / 'code'))} python -m meditron_cli status "
-        f"{run.name} --runs-dir {shlex.quote(str(run.parent))}` runs the run's own version",
+        hint=f"`cd {shlex.quote(str(run / 'code'))} && {python} -m meditron_cli status {run.name} "
+        f"--runs-dir {shlex.quote(str(run.parent))}` runs the run's own version; "
+        "`resume` in place of `status` continues it",
     )
 
 

@@ -221,7 +221,7 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"error: run {run.name} was made by another version of meditron: {run.record}: "
-        f"format {FORMAT + 1}, this program reads format {FORMAT}\nhint: `PYTHONPATH="
+        f"format {FORMAT + 1}, this program reads format {FORMAT}\nhint: `cd "
     )
     assert run.events.read_bytes() == before
 

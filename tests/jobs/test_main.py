@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.files import read_json
+from jobs.contract.files import FORMAT, read_json
 from jobs.contract.stage_specs import STAGE_KINDS
 
 from .conftest import REPOSITORY, Workbench
@@ -69,8 +69,8 @@ def test_an_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (None, "No such file or directory"),
-        ('{"format": 1}', "format 1, this program reads format 2"),
-        ('{"format": 2, "stage": "mow"}', "task spec names the unknown stage 'mow'"),
+        ('{"format": 1}', f"format 1, this program reads format {FORMAT}"),
+        (f'{{"format": {FORMAT}, "stage": "mow"}}', "task spec names the unknown stage 'mow'"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_one_sentence(

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from jobs.checkpoints import manifest, parts, retention
-from jobs.contract.files import sha256, write_json
+from jobs.contract.files import FORMAT, sha256, write_json
 from jobs.contract.stage_specs import RopeScaling
 
 from ...model_specs import model_spec, tokenizer_ref, vocabulary_spec
@@ -89,7 +89,7 @@ DAMAGE = {
     "no record": (lambda path: (path / "meditron.json").unlink(), "meditron.json is missing"),
     "empty record": (lambda path: (path / "meditron.json").write_text(""), "not JSON"),
     "older record": (lambda path: (path / "meditron.json").write_text('{"format": 1}'), "format 1"),
-    "bare record": (lambda path: (path / "meditron.json").write_text('{"format": 2}'), "missing"),
+    "bare record": (lambda path: write_json(path / "meditron.json", {}), "missing"),
     "odd kind": (lambda path: change(path, kind="half"), "kind is 'half'"),
     "odd record": (lambda path: change(path, layout="2x2"), "layout is '2x2'"),
     "another step": (lambda path: change(path, iteration=30), "belongs to step 30"),
@@ -115,7 +115,7 @@ DAMAGE = {
     ),
     "a manifest of another format": (
         lambda path: replace_manifest(path, b'{"format": 1, "files": {}}'),
-        "manifest.json: format 1, this program reads format 2",
+        f"manifest.json: format 1, this program reads format {FORMAT}",
     ),
     "a name with a zero": (
         lambda path: name_in_manifest(path, "a\0b"),

@@ -10,6 +10,7 @@ from jobs.checkpoints import leases, manifest, retention
 from jobs.contract.attempt_history import TaskHistory, Withdrawn
 from jobs.contract.events import StartEvent
 from jobs.contract.exit_record import ExitRecord
+from jobs.contract.files import FORMAT
 from jobs.contract.outcomes import RetryAction, RootCause
 
 from ..checkpoint_files import write_checkpoint
@@ -206,7 +207,7 @@ def test_leases_that_expired_or_are_empty_hold_for_a_while_only(tmp_path):
         write_checkpoint(tmp_path, step)
     folder = tmp_path / "leases"
     folder.mkdir()
-    (folder / "iter_0000010.0a.json").write_text('{"format": 2, "expires": 5}')
+    (folder / "iter_0000010.0a.json").write_text(f'{{"format": {FORMAT}, "expires": 5}}')
     (folder / "iter_0000020.0b.json").write_text("")
 
     assert [

@@ -16,7 +16,15 @@ import pytest
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.events import append_event, read_events
-from jobs.contract.files import FormatError, read_json, read_lines, sha256, write_bytes, write_json
+from jobs.contract.files import (
+    FORMAT,
+    FormatError,
+    read_json,
+    read_lines,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from jobs.contract.locks import Locked, locked
 
 REPOSITORY = Path(__file__).parents[3]
@@ -69,7 +77,7 @@ def test_what_was_written_is_read_back_with_its_format(tmp_path: Path) -> None:
 
     write_json(path, {"b": [1, None], "a": "\u00b5g"})
 
-    assert read_json(path) == {"format": 2, "a": "\u00b5g", "b": [1, None]}
+    assert read_json(path) == {"format": FORMAT, "a": "\u00b5g", "b": [1, None]}
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
 
 
@@ -85,10 +93,10 @@ NOT_UTF8 = "'utf-8' codec can't decode byte 0xff in position 0: invalid start by
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"format": 1}', "format 1, this program reads format 2"),
-        (b'{"state": "done"}', "format None, this program reads format 2"),
-        (b"[1]", "format None, this program reads format 2"),
-        (b'{"format": 2', "not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
+        (b'{"format": 1}', f"format 1, this program reads format {FORMAT}"),
+        (b'{"state": "done"}', f"format None, this program reads format {FORMAT}"),
+        (b"[1]", f"format None, this program reads format {FORMAT}"),
+        (b'{"format": 3', "not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
         (b"", "not JSON (Expecting value: line 1 column 1 (char 0))"),
         (b"\xff", f"not JSON ({NOT_UTF8})"),
         (b"[" * 100_000, "not JSON (its brackets are too deep in one another)"),
@@ -206,7 +214,7 @@ def test_events_of_several_processes_are_all_there_and_whole(run: rundir.RunDir)
     for name in "abcd":
         numbers = [event["number"] for event in events if event["writer"] == name]
         assert numbers == list(range(50))
-    assert {(event["format"], event["event"]) for event in events} == {(2, "step")}
+    assert {(event["format"], event["event"]) for event in events} == {(FORMAT, "step")}
 
 
 def test_a_run_without_events_has_none(run: rundir.RunDir) -> None:
@@ -255,7 +263,7 @@ def test_a_marker_holds_what_was_given(run: rundir.RunDir) -> None:
         True
     ] * 2
     assert marker == {
-        "format": 2,
+        "format": FORMAT,
         "stage": "tokenize",
         "index": 3,
         "spec": "digest",

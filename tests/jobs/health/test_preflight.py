@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import FORMAT, read_json, write_json
 from jobs.contract.stage_specs import CurateSpec
 from jobs.health import preflight
 from jobs.health.findings import Outcome, Subject, finding_about
@@ -130,7 +130,7 @@ def test_a_fit_node_starts_and_writes_every_finding(node: Node) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     record = node.record()
-    assert (record["format"], record["node"], record["verdict"]) == (2, "node07", "OK")
+    assert (record["format"], record["node"], record["verdict"]) == (FORMAT, "node07", "OK")
     codes = [found["code"] for found in record["findings"]]
     assert codes[0] == "storage"
     assert {"driver", "gpu_count", "disk", "shm", "memory", "row_remap", "nvlink"} <= set(codes)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.files import write_json
+from jobs.contract.files import FORMAT, write_json
 
 from ...exits import exit_of
 from ..conftest import Workbench
@@ -71,7 +71,7 @@ def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> No
     done = call(run)
 
     assert done.returncode == 2
-    reason = "format 9, this program reads format 2"
+    reason = f"format 9, this program reads format {FORMAT}"
     assert done.stderr == f"configuration: {path}: {reason}; {NEVER}\n"
 
 

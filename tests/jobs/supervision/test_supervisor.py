@@ -20,7 +20,7 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.errors import FAILED
 from jobs.contract.events import append_event, read_events
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import FORMAT, read_json, write_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.stage_specs import CurateSpec
 from jobs.supervision import attempt_runner
@@ -768,9 +768,12 @@ def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> N
     ("content", "message"),
     [
         (None, "{path}: No such file or directory"),
-        ('{"format": 1}', "{path}: format 1, this program reads format 2"),
-        ('{"format": 2, "stage": "mow"}', "{path}: task spec names the unknown stage 'mow'"),
-        ('{"format": 2, "stage"', "{path}: not JSON"),
+        ('{"format": 1}', f"{{path}}: format 1, this program reads format {FORMAT}"),
+        (
+            f'{{"format": {FORMAT}, "stage": "mow"}}',
+            "{path}: task spec names the unknown stage 'mow'",
+        ),
+        ('{"format": 3, "stage"', "{path}: not JSON"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_a_configuration_error(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import append_event
+from jobs.contract.files import FORMAT
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import follow
 from meditron_cli.reporting.goodput import BUCKETS
@@ -447,12 +448,12 @@ def test_a_run_of_an_earlier_format_is_unknown_and_hides_no_other(meditron: Benc
     meditron.submit(stage="curate")
     meditron.submit("--new", stage="curate")
     plan = meditron.run().plan
-    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    plan.write_text(plan.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
 
     result = meditron("status")
 
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["unknown", "pending"]
-    assert "format 1, this program reads format 2" in result.stderr
+    assert f"format 1, this program reads format {FORMAT}" in result.stderr
 
 
 def test_a_thousand_runs_cost_one_question(meditron: Bench, finish: Callable[..., None]) -> None:

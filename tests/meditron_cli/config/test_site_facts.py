@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.contract.files import FORMAT
 from meditron_cli.config import facts_file
 from meditron_cli.config.cluster_schema import Reached
 from meditron_cli.config.explain import ExplainQuery, explain
@@ -146,11 +147,20 @@ def test_a_cluster_that_was_never_examined_has_no_facts(home: Path) -> None:
         "{",
         "[]",
         '{"format": 1}',
-        '{"format": 2}',
-        '{"format": 2, "cluster": "site", "time": 1, "partitions": [], "slurm": {}, "probe": null}',
+        f'{{"format": {FORMAT}}}',
         json.dumps(
             {
-                "format": 2,
+                "format": FORMAT,
+                "cluster": "site",
+                "time": 1,
+                "partitions": [],
+                "slurm": {},
+                "probe": None,
+            }
+        ),
+        json.dumps(
+            {
+                "format": FORMAT,
                 "cluster": "site",
                 "time": 1.0,
                 "partitions": {"gpu": {"qos": "", "grace_seconds": "30", "max_time_minutes": 5}},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.events import append_event
+from jobs.contract.files import FORMAT
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -28,7 +29,9 @@ def lengthen(meditron: Bench) -> int:
     run = meditron.run()
     with run.events.open("a") as file:
         for _ in range(LINES):
-            file.write(f'{{"event": "release", "format": 2, "text": "{LINE}", "time": 1.0}}\n')
+            file.write(
+                f'{{"event": "release", "format": {FORMAT}, "text": "{LINE}", "time": 1.0}}\n'
+            )
     return run.events.stat().st_size
 
 

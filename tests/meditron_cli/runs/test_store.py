@@ -12,7 +12,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.code_check import damaged_files
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import FORMAT, read_json, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
@@ -189,7 +189,7 @@ def test_a_run_of_an_earlier_format_is_refused_by_every_command(
     meditron.submit(stage="curate")
     run = meditron.run()
     record = run.record
-    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
+    record.write_text(record.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
 
     is_submit = command == "submit"
     result = meditron.submit(stage="curate") if is_submit else meditron(command, run.name)
@@ -197,10 +197,26 @@ def test_a_run_of_an_earlier_format_is_refused_by_every_command(
     assert result.exit_code == 2
     assert result.stderr == (
         f"error: run {run.name} was made by another version of meditron: {record}: format 1, this "
-        "program reads format 2\n"
-        f"hint: `PYTHONPATH={run.code} python -m meditron_cli status {run.name} --runs-dir "
-        f"{run.root.parent}` runs the run's own version\n"
+        f"program reads format {FORMAT}\n"
+        f"hint: `cd {run.code} && {sys.executable} -m meditron_cli status {run.name} --runs-dir "
+        f"{run.root.parent}` runs the run's own version; `resume` in place of `status` continues "
+        "it\n"
     )
+
+
+def test_the_hint_for_a_run_of_an_earlier_format_reads_it(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    files = run.code / "jobs/contract/files.py"
+    files.write_text(files.read_text().replace(f"FORMAT = {FORMAT}", "FORMAT = 1"))
+    for path in (run.record, run.plan, run.events):
+        path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    hint = meditron("status", run.name).stderr.partition("hint: `")[2].partition("`")[0]
+
+    done = subprocess.run(hint, shell=True, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run.name in done.stdout
 
 
 @pytest.mark.parametrize("file", ["run.json", "plan.json"])
@@ -210,7 +226,7 @@ def test_commands_over_all_runs_report_one_of_an_earlier_format(
 ) -> None:
     meditron.submit(stage="curate")
     path = meditron.run().path(file)
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
     (meditron.runs / "zzz-no-run").mkdir()
 
     result = meditron(command, *(["--once"] if command == "recover" else []))
@@ -317,11 +333,11 @@ def test_after_a_kill_while_a_run_is_made_it_is_whole_or_absent(meditron: Bench,
 
 PLAN_DAMAGES = {
     "missing": None,
-    "cut": b'{"format": 2, "clu',
+    "cut": b'{"format": 3, "clu',
     "empty": b"",
     "other": b'{"format": 1}',
-    "no stages": b'{"format": 2, "cluster": "local"}',
-    "other stages": b'{"format": 2, "cluster": "c", "stages": {"curate": 3}}',
+    "no stages": f'{{"format": {FORMAT}, "cluster": "local"}}'.encode(),
+    "other stages": f'{{"format": {FORMAT}, "cluster": "c", "stages": {{"curate": 3}}}}'.encode(),
 }
 
 
