@@ -287,7 +287,7 @@ class Trainer:
         if action == REWOUND:
             if result.save_requested:
                 self.requests.save_later()
-            self._rewind()
+            self._rewind(stop=result.stop_requested)
             return result
         rate = self.updater.update(step.norm)
         self.step += 1
@@ -342,8 +342,14 @@ class Trainer:
         self.saves.finish(self.step)
         return self.saves.newest[1].iteration if self.saves.newest else None
 
-    def _rewind(self) -> None:
-        """Return to the newest checkpoint; the steps that are skipped therefore are on record."""
+    def _rewind(self, *, stop: bool) -> None:
+        """Return to the newest checkpoint; the steps that are skipped therefore are on record.
+        Before a stop nothing is loaded: the next attempt begins there.
+        """
+        if stop:
+            newest = self.saves.newest
+            self.step = newest[1].iteration if newest else 0
+            return
         self.updater.clear()
         self.measures.discard()
         self.reporter.close()

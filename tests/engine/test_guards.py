@@ -147,10 +147,32 @@ def test_a_tail_alone_leaves_the_mixture_as_it_is(number, before):
 
 def test_returns_are_counted_per_checkpoint():
     lines = [
-        metric_lines.spike(12, action=REWOUND, saved=10, first=11),
-        metric_lines.spike(14, action=REWOUND, saved=10, first=11),
-        metric_lines.spike(24, action=REWOUND, saved=20, first=21),
+        *map(metric_lines.step, range(1, 12)),
+        metric_lines.spike(12, action=REWOUND, saved=10, first=12),
+        *map(metric_lines.step, (11, 13)),
+        metric_lines.spike(14, action=REWOUND, saved=10, first=12),
+        *map(metric_lines.step, (11, *range(15, 24))),
+        metric_lines.spike(24, action=REWOUND, saved=20, first=24),
+        *map(metric_lines.step, (21, 22, 23, 25)),
         metric_lines.spike(26, action=WARNED),
+        *map(metric_lines.step, range(26, 31)),
     ]
 
     assert [rewinds(lines, step) for step in (10, 20, 30)] == [2, 1, 0]
+
+
+def test_checkpoints_of_skipped_steps_do_not_renew_the_number_of_returns():
+    lines = [
+        *map(metric_lines.step, range(1, 12)),
+        metric_lines.spike(12, action=REWOUND, saved=10, first=11),
+        *map(metric_lines.skip, (11, 12)),
+        metric_lines.save(12),
+        metric_lines.spike(13, action=REWOUND, saved=12, first=13),
+        metric_lines.skip(13),
+        metric_lines.save(13),
+        metric_lines.spike(14, action=REWOUND, saved=13, first=14),
+        metric_lines.skip(14),
+    ]
+
+    assert [rewinds(lines, step) for step in (9, 10, 12, 13, 14)] == [0, 1, 2, 3, 3]
+    assert rewinds([*lines, metric_lines.step(15)], 15) == 0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from jobs.checkpoints import manifest
+from jobs.contract.errors import STOPPED
 from jobs.contract.files import read_json
-from jobs.contract.metrics_log import RECOMPUTED, REWOUND, SKIPPED, WARNED, SpikeLine
+from jobs.contract.metrics_log import RECOMPUTED, REWOUND, SKIPPED, WARNED, SaveLine, SpikeLine
+from jobs.engine.reporter import Reporter
+from jobs.engine.stability.guards import Step
 from jobs.engine.stability.skips import decided_before
+from jobs.runtime.context import context_from
 
 from ..model_specs import corpus_spec
 from .conftest import EOD, LONG, Run, copy_tokens
@@ -23,10 +28,12 @@ MARK = EOD - 1
 
 SPIKING = f"""
 import os, signal, sys
+from pathlib import Path
 import torch
 from jobs.__main__ import main
 
 passes = []
+root = Path(sys.argv[2])
 
 def spike(module, inputs, output):
     if type(module).__name__ != "Decoder" or not module.training:
@@ -35,13 +42,19 @@ def spike(module, inputs, output):
     if len(passes) == int(os.environ.get("STOPS_IN_PASS", "0")):
         os.kill(os.getpid(), signal.SIGTERM)
     if (inputs[0] == {MARK}).any():
+        sys.modules["jobs.engine.trainer"].POLL_SECONDS = 0.0
+        if (root / "save_then").exists():
+            (root / "SAVE").touch()
+        if (root / "stop_then").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
         return output * 40.0
 
 if __name__ == "__main__":
     torch.nn.modules.module.register_module_forward_hook(spike)
     sys.exit(main())
 """
-"""Training whose loss is forty times as high in the one batch with the marked token."""
+"""Training whose loss is forty times as high in the one batch with the marked token, and that is
+requested to save or to stop at that moment where a file in the run says so."""
 
 WATCHED = {
     **LONG,
@@ -111,6 +124,8 @@ def test_a_rewound_spike_skips_the_batches_up_to_it(make_marked, layout, sizes):
     parallel = layout(**sizes)
     kept = {"keep_steps": tuple(range(1, 40)), "keep_weights_only": True}
     run = make_marked(spike_policy="rewind", spike_rewind_steps=3, parallel=parallel, **kept)
+    if not sizes:  # rank 0 looks for the file
+        (run.root / "save_then").touch()
 
     run.finish(code=SPIKING)
 
@@ -129,6 +144,54 @@ def test_a_rewound_spike_skips_the_batches_up_to_it(make_marked, layout, sizes):
     aside = (run.root / "checkpoints/kept").glob("*.bad-*")
     assert {int(path.name[5:12]) for path in aside} == set(range(line.first, line.step))
     assert len(manifest.folders(run.root / "checkpoints/kept")) == 39
+    saved = [item.step for item in run.lines() if isinstance(item, SaveLine)]
+    assert sizes or line.saved + 1 in saved  # the request came at the spike
+
+
+@FULL
+def test_a_stop_at_a_spike_leaves_the_return_to_the_next_attempt(make_marked):
+    run = make_marked(spike_policy="rewind", spike_rewind_steps=3)
+    (run.root / "stop_then").touch()
+
+    ranks = run.start(spiking(run))
+
+    assert ranks.wait() == [STOPPED], ranks.output()
+    (line,) = spikes(run)
+    assert line.action == REWOUND
+    assert f"stopped at step {line.saved}, every step is saved" in run.rank_exit()["message"]
+    assert run.trained(1)[-1] == line.step - 1
+    run.finish(spiking(run))
+    assert run.trained(2)[0] == line.saved + 1
+    assert tuple(decided_before(run.lines())) == tuple(range(line.first, line.step + 1))
+
+
+def test_a_spike_after_one_that_was_transient_is_computed_again(make_run):
+    from jobs.engine.stability.spikes import Computed, SpikeWatch
+
+    class Watch(SpikeWatch):
+        """A watch that keeps lines instead of writing evidence."""
+
+        def _record(self, line, *_):
+            recorded.append(line)
+
+    recorded: list[SpikeLine] = []
+    run = make_run(spike_window=8)
+    context = context_from(run.root, "pretrain", 0, {})
+    watch = Watch(context, run.spec, Reporter(context, run.spec))
+    usual, high = Step(2.0, 1.0), Step(20.0, 1.0)
+    result = SimpleNamespace(samples="")
+    steps = [(usual, usual)] * 8 + [(high, usual), (high, high), (high, high), (high, usual)]
+
+    for number, (first, again) in enumerate(steps, 1):
+        watch.judge(
+            number,
+            Computed(result, first, []),
+            lambda _, again=again: Computed(result, again, []),
+            lambda: 0,
+            lambda: None,
+        )
+
+    assert [(line.step, line.action) for line in recorded] == [(9, RECOMPUTED), (10, WARNED)]
 
 
 @FULL

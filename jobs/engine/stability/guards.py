@@ -33,7 +33,7 @@ MOST_SKIPPED = 20
 """Steps in a row that training decides to skip before it stops (guess): then they are no
 exceptions."""
 MOST_REWINDS = 3
-"""Returns to one checkpoint before training stops (guess)."""
+"""Returns to the same weights before training stops (guess)."""
 
 
 class Step(NamedTuple):
@@ -133,6 +133,13 @@ def recent_steps(lines: Iterable[MetricLine], before: int, step: int, window: in
 
 
 def rewinds(lines: Iterable[MetricLine], saved: int) -> int:
-    """Return how often training returned to the checkpoint of a step because of a spike."""
-    spikes = (line for line in lines if isinstance(line, SpikeLine))
-    return sum(line.action == REWOUND and line.saved == saved for line in spikes)
+    """Return how often training returned to the weights of a checkpoint because of a spike: to it,
+    or to one before it, since which every step was skipped.
+    """
+    lines = tuple(lines)
+    trained = (line.step for line in counted_steps(lines).trained if line.step <= saved)
+    last = max(trained, default=0)
+    returns = (
+        line.saved for line in lines if isinstance(line, SpikeLine) and line.action == REWOUND
+    )
+    return sum(step is not None and last <= step <= saved for step in returns)

@@ -162,7 +162,7 @@ class SpikeWatch:
         count = devices.decide_once(lambda: guards.rewinds(self._reporter.lines(), saved))
         if count < guards.MOST_REWINDS:
             return REWOUND, ""
-        return ENDED, f"training returned to the checkpoint of step {saved} {count} times"
+        return ENDED, f"training returned to the weights of step {saved} {count} times"
 
     def _error(self, line: SpikeLine, finite: bool, limit: str, saved: int | None) -> TaskError:
         """Return the error that ends the training, which all ranks raise."""
