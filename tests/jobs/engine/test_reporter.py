@@ -7,7 +7,7 @@ from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine.reporter import Reporter
 from jobs.runtime.context import context_from
 
-from ...metric_lines import append, save, step, validation
+from ...metric_lines import append, save, skip, step, validation
 from ..conftest import Workbench
 
 
@@ -42,3 +42,16 @@ def test_an_attempt_shows_the_loss_of_the_step_that_it_continues_from(bench: Wor
     progress = progress_record.read(bench.run, "pretrain", 0)
     assert progress is not None
     assert progress.loss == 1.5
+
+
+def test_a_validation_of_steps_that_were_left_does_not_count(bench: Workbench) -> None:
+    spec = bench.training().spec
+    assert isinstance(spec, PretrainSpec)
+    append(bench.run, *map(step, range(1, 5)), validation(2), validation(4), step(5))
+    reporter = Reporter(context_from(bench.run.root, "pretrain", 0, {}), spec)
+    before = reporter.has_validation(4)
+
+    append(bench.run, skip(4, 2))  # training returned to step 3
+
+    assert before
+    assert (reporter.has_validation(2), reporter.has_validation(4)) == (True, False)
