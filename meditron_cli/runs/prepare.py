@@ -34,6 +34,7 @@ from meditron_cli.runs import request
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import StepTimes
     from jobs.contract.rundir import RunDir
+    from jobs.contract.stage_specs import PretrainSpec
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
@@ -207,6 +208,33 @@ def require_trainable(plan: Plan, run: RunDir) -> None:
                 f"{path}: it is of a step beyond the target of this training, {spec.train_steps}",
                 "{meditron checkpoints} shows the run's checkpoints; move away those of others",
             )
+        require_untrained(run, plan, spec)
+
+
+def require_untrained(run: RunDir, plan: Plan, spec: PretrainSpec) -> None:
+    """Refuse to skip steps that the newest checkpoint has trained on, which nothing would undo.
+
+    Raises:
+        TaskError: ``skip_steps`` names some.
+    """
+    from jobs.checkpoints import manifest
+    from jobs.contract.metrics_log import MetricsLog, counted_steps
+
+    stage = training_stage([stage.stage for stage in plan.stages])
+    newest = manifest.find_latest(run.path(spec.checkpoint_dir))
+    if stage is None or newest is None or not spec.skip_steps:
+        return
+    saved = newest[1].iteration
+    if spec.skip_steps[0] > saved:
+        return
+    trained = {line.step for line in counted_steps(MetricsLog(run, stage).read_new()).trained}
+    if late := [step for step in spec.skip_steps if step <= saved and step in trained]:
+        raise TaskError(
+            f"pretrain.skip_steps names step {late[0]}, which is trained: the newest checkpoint is "
+            f"of step {saved}",
+            f"leave out steps up to {saved}; or move the checkpoints from step {late[0]} on out of "
+            f"{newest[0].parent}, so that training returns to one before",
+        )
 
 
 def has_tokens(plan: Plan, run: RunDir) -> bool:

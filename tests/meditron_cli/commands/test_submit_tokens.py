@@ -20,6 +20,7 @@ from jobs.data.indexed_dataset import IndexedWriter
 
 from ...conftest import Bench
 from ...jobs.checkpoint_files import write_checkpoint
+from ...metric_lines import append, skip, step
 
 TOKENS = 16 * 128 * 60
 """Of 60 batches of the recipe ``tiny``, which has 500 steps."""
@@ -341,3 +342,22 @@ def test_a_checkpoint_beyond_the_target(meditron: Bench, submit: Callable[..., R
     message = f"{folder}: it is of a step beyond the target of this training, 500\n"
     assert f"error: {message}" in done.stderr
     assert f"hint: `{run.command('checkpoints')}` shows the run's checkpoints" in done.stderr
+
+
+def test_a_step_to_skip_that_is_trained_already(
+    meditron: Bench, submit: Callable[..., Result]
+) -> None:
+    write_tokens(meditron.folder / "tokens")
+    assert submit().exit_code == 0
+    run = meditron.run()
+    append(run, *map(step, (1, 2)), skip(3), *map(step, range(4, 13)))
+    write_checkpoint(run.path("checkpoints"), 10)
+
+    done = submit("pretrain.skip_steps=[3, 7, 12]")
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        "error: pretrain.skip_steps names step 7, which is trained: the newest checkpoint is of "
+        "step 10\nhint: leave out steps up to 10; or move the checkpoints from step 7 on out of "
+    )
+    assert submit("pretrain.skip_steps=[3, 12]").exit_code == 0
