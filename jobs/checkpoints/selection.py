@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs.checkpoints import leases, manifest, retention
-from jobs.checkpoints.manifest import StoredCheckpoint
+from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
 from jobs.contract.errors import RESUME, TaskError
+from jobs.contract.files import FormatError
 from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 from jobs.runtime.context import Context
 
@@ -70,6 +71,23 @@ def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) ->
             f"{path}: {difference}", "use the run with the settings that it was trained with"
         )
     return path, record
+
+
+def require_same(path: Path, record: CheckpointRecord) -> None:
+    """Refuse a checkpoint that is no longer the one that was found.
+
+    Raises:
+        TaskError: it was set aside since, as where training returned to a step before it.
+    """
+    try:
+        unchanged = manifest.read(path) == record
+    except (OSError, FormatError):
+        unchanged = False
+    if not unchanged:
+        raise TaskError(
+            f"{path} was set aside while it was read: training returned to a step before it",
+            f"once that step is trained again, {RESUME}",
+        )
 
 
 def missing(choice: Choice, newest: int | None, use: str) -> TaskError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.files import (
+    STAGES,
     DamagedFile,
     FormatError,
     fsync_folder,
@@ -18,6 +19,9 @@ from jobs.contract.files import (
 )
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+
+RESULTS = "results.json"
+"""Name of the output that reports show."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,26 @@ def forget_done(run: RunDir, stage: str, index: int) -> None:
     run.done(stage, index).unlink(missing_ok=True)
     _remove_parts(run.done(stage, index))
     _remove_parts(run.progress(stage, index))
+
+
+def forget_readers(run: RunDir, folder: str) -> list[str]:
+    """Remove the markers of tasks that read a file of a folder which is no part of the run any
+    more, and hide their ``results.json``; return ``evaluate task 3`` for each.
+    """
+    forgotten = []
+    for path in sorted(run.path(STAGES).glob("*/done/*.json")):
+        marker = read(path)
+        if marker is None or not any(
+            item["path"].startswith(f"{folder}/") for item in marker.inputs
+        ):
+            continue
+        path.unlink(missing_ok=True)
+        for item in marker.outputs:
+            output = run.path(item["path"])
+            if output.name == RESULTS and output.exists():
+                output.replace(output.with_name(f".{RESULTS}.left"))
+        forgotten.append(f"{marker.stage} task {marker.index}")
+    return forgotten
 
 
 def _aside(run: RunDir, stage: str, index: int) -> Path:

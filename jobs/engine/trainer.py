@@ -358,13 +358,21 @@ class Trainer:
         self.reporter.open(self.step)
 
     def _set_aside_later(self) -> None:
-        """Quarantine weights kept of later steps where a step up to them is skipped from now on."""
+        """Quarantine weights kept of later steps where a step up to them is skipped from now on.
+        What was evaluated of them does not count any more. A lease does not keep them: a reader
+        that finds them gone ends, since its result would be that of another training.
+        """
         folders = manifest.folders(manifest.kept(self.folder))
         last = max(map(manifest.step_of, folders), default=0)
         skipped = filter(self.skips.reason, range(self.step + 1, last + 1))
         first = next(skipped, math.inf)
         later = [path for path in folders if manifest.step_of(path) >= first]
         retention.quarantine(dict.fromkeys(later, "a step up to it is skipped now"))
+        for path in later:
+            for task in done_markers.forget_readers(
+                self.context.run, self.context.run.name_of(path)
+            ):
+                print(f"{task} read {path.name} and does not count any more", flush=True)
 
     def _skip_step(self, reason: str) -> BatchResult:
         """Count a step without training on its batch."""

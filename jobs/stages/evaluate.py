@@ -58,6 +58,9 @@ def evaluate(
         context.progress(0, len(questions), "questions", phase="startup")
     try:
         samples, truncated = score(context, checkpoint, questions, examples)
+    except OSError:
+        selection.require_same(checkpoint, record)
+        raise
     finally:
         if context.rank == 0:
             shutil.rmtree(context.scratch, ignore_errors=True)
@@ -72,6 +75,7 @@ def evaluate(
         "truncated": truncated,
         "seconds": round(time.time() - context.started, 3),
     }
+    selection.require_same(checkpoint, record)
     write_results(context, checkpoint, results, records)
 
 

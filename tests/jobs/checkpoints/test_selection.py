@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.checkpoints import selection
+import pytest
+
+from jobs.checkpoints import manifest, retention, selection
 from jobs.checkpoints.selection import Choice
+from jobs.contract.errors import TaskError
 
 from ..checkpoint_files import write_checkpoint
 
@@ -22,3 +25,19 @@ def test_a_damaged_checkpoint_is_refused_by_the_name_of_its_file(tmp_path: Path)
         (damaged / name).unlink()
     error = selection.missing(Choice(tmp_path, "2", 4), 4, "exported")
     assert str(error) == f"{tmp_path}: no valid checkpoint of step 2; the newest is of step 4"
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_weights_that_were_set_aside_while_they_were_read_are_refused(
+    anew: bool, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path, 2)
+    record = manifest.read(path)
+    selection.require_same(path, record)
+
+    retention.quarantine({path: "a step up to it is skipped now"})
+    if anew:
+        write_checkpoint(tmp_path, 2, b"other weights")
+
+    with pytest.raises(TaskError, match=r"iter_0000002 was set aside while it was read"):
+        selection.require_same(path, record)

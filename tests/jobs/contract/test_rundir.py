@@ -254,6 +254,31 @@ def touch_later(path: Path, text: str) -> None:
     os.utime(path, ns=(moment, moment))
 
 
+def test_what_read_a_folder_that_is_gone_does_not_count_any_more(run: rundir.RunDir) -> None:
+    for index, step in enumerate((5, 50)):
+        files = [f"kept/iter_{step}/meditron.json", f"scores/{step}/results.json"]
+        for name in files:
+            run.path(name).parent.mkdir(parents=True)
+            run.path(name).write_text("{}")
+        read, written = (done_markers.describe_file(run, name) for name in files)
+        done_markers.write_done(
+            run,
+            "evaluate",
+            index,
+            spec_digest="digest",
+            inputs=[read],
+            outputs=[written],
+            summary={},
+            seconds=1.0,
+        )
+
+    forgotten = done_markers.forget_readers(run, "kept/iter_5")
+
+    assert forgotten == ["evaluate task 0"]
+    assert [run.done("evaluate", index).exists() for index in (0, 1)] == [False, True]
+    assert list(run.root.glob("scores/*/results.json")) == [run.path("scores/50/results.json")]
+
+
 def test_a_marker_holds_what_was_given(run: rundir.RunDir) -> None:
     finish(run)
 
