@@ -6,6 +6,8 @@ from the boot time, which a set clock moves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,3 +30,34 @@ def read(pid: int) -> Process | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     return Process(state=fields[0], session=int(fields[3]), started=int(fields[19]))
+
+
+def running(pid: int, arguments: Sequence[str]) -> int | None:
+    """Return the nearest process, among this one and those that it started, whose arguments are
+    these; None without any.
+    """
+    level = [pid]
+    while level:
+        for each in level:
+            if _arguments(each) == list(arguments):
+                return each
+        level = [child for each in level for child in _children(each)]
+    return None
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return the arguments of a process, without its program."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape")
+    except OSError:
+        return []
+    return text.split("\0")[1:-1]
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that the threads of a process started and that have not ended."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found

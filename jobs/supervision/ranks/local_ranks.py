@@ -55,6 +55,7 @@ class LocalRanks:
         timeouts: LeaveTimeouts,
     ) -> None:
         self._timeouts = timeouts
+        self._command = command
         self._deadline = float("inf")
         self._code = 0
         self._failures: list[srun_output.FailedTask] = []
@@ -86,10 +87,15 @@ class LocalRanks:
         return None
 
     def stop(self) -> bool:
-        """Send SIGTERM to each rank; it always reaches them."""
+        """Send SIGTERM to each rank, also to one that a profiler started (``jobs.runtime.nsys``):
+        the profiler alone would end, and the rank be killed with its group.
+        """
         self._end_within(self._timeouts.leave_seconds)
         for process in self._processes:
-            process.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                rank = processes.running(process.pid, self._command[1:]) or process.pid
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGTERM)
         return True
 
     def end(self) -> None:
