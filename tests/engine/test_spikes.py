@@ -54,7 +54,7 @@ if __name__ == "__main__":
     sys.exit(main())
 """
 """Training whose loss is forty times as high in the one batch with the marked token, and that is
-requested to save or to stop at that moment where a file in the run says so."""
+requested to save or to stop at that moment where the run has a file for it."""
 
 WATCHED = {
     **LONG,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
+from jobs.contract.files import FORMAT
 from jobs.contract.stage_specs import (
     STAGE_KINDS,
     STAGES,
@@ -176,10 +177,10 @@ def test_the_place_of_a_base_model_does_not_change_the_digest() -> None:
 
 @pytest.mark.parametrize("found", [0, 1, "1", None])
 def test_another_format_is_refused(found: object) -> None:
-    with pytest.raises(ValueError, match="reads 2") as refused:
+    with pytest.raises(ValueError, match=f"reads {FORMAT}") as refused:
         specs.task_from_json({**specs.to_json(TASK), "format": found})
 
-    assert str(refused.value) == f"task spec has format {found!r}, this program reads 2"
+    assert str(refused.value) == f"task spec has format {found!r}, this program reads {FORMAT}"
 
 
 def test_an_unknown_stage_is_refused() -> None:
