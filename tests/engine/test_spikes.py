@@ -153,14 +153,14 @@ def test_a_stop_at_a_spike_leaves_the_return_to_the_next_attempt(make_marked):
     run = make_marked(spike_policy="rewind", spike_rewind_steps=3)
     (run.root / "stop_then").touch()
 
-    ranks = run.start(spiking(run))
+    ranks = run.start(code=SPIKING)
 
     assert ranks.wait() == [STOPPED], ranks.output()
     (line,) = spikes(run)
     assert line.action == REWOUND
     assert f"stopped at step {line.saved}, every step is saved" in run.rank_exit()["message"]
     assert run.trained(1)[-1] == line.step - 1
-    run.finish(spiking(run))
+    run.finish(code=SPIKING)
     assert run.trained(2)[0] == line.saved + 1
     assert tuple(decided_before(run.lines())) == tuple(range(line.first, line.step + 1))
 
