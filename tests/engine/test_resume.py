@@ -330,7 +330,7 @@ def test_an_index_that_was_cut_short_is_written_again(make_run):
     before = run.samples()
     shutil.rmtree(run.root / "checkpoints")
     run.files.metrics("pretrain").rename(run.root / "metrics-before")
-    windows = run.root / "tokens/index/train/windows"
+    (windows,) = (run.root / run.spec.index_dir).glob("train-*/windows")
     windows.write_bytes(windows.read_bytes()[:-1])
 
     run.finish()
