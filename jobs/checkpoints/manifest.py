@@ -209,8 +209,10 @@ def read(path: Path) -> CheckpointRecord:
 
 
 def was_finished(path: Path) -> bool:
-    """Return whether a checkpoint was once complete, damaged since or not."""
-    return (path / MANIFEST).exists() or (path / RECORD).exists()
+    """Return whether a checkpoint was once complete, damaged since or not: its record is written
+    last. A save that was killed just before may have all other files.
+    """
+    return (path / RECORD).exists()
 
 
 def problem(path: Path) -> str:
@@ -228,7 +230,7 @@ def problem(path: Path) -> str:
     except FormatError as error:
         return str(error)
     except _ABSENT as error:
-        return _absence(path, error)
+        return _absence(error)
     except ValueError as error:
         return f"{MEGATRON_METADATA} is not JSON: {error}"
     if hashlib.sha256(content).hexdigest() != record.manifest:
@@ -241,10 +243,9 @@ def problem(path: Path) -> str:
         return str(error)
 
 
-def _absence(path: Path, error: OSError) -> str:
+def _absence(error: OSError) -> str:
     file = Path(error.filename).name
-    never = file == RECORD and not was_finished(path)
-    return f"{file} is missing" + (": it was never finished" if never else "")
+    return f"{file} is missing" + (": it was never finished" if file == RECORD else "")
 
 
 def _wrong_size(path: Path, files: Mapping[str, Parts]) -> str:

@@ -86,7 +86,7 @@ def linked(path):
 LISTED_OTHERWISE = "manifest.json does not list files as this version of meditron does"
 DAMAGE = {
     "never finished": (unfinished, "meditron.json is missing: it was never finished"),
-    "no record": (lambda path: (path / "meditron.json").unlink(), "meditron.json is missing"),
+    "killed before its record": (lambda path: (path / "meditron.json").unlink(), "never finished"),
     "empty record": (lambda path: (path / "meditron.json").write_text(""), "not JSON"),
     "older record": (lambda path: (path / "meditron.json").write_text('{"format": 1}'), "format 1"),
     "bare record": (lambda path: write_json(path / "meditron.json", {}), "missing"),

@@ -250,8 +250,11 @@ def test_the_random_weights_of_step_0_are_not_gone_back_to(tmp_path):
 def test_step_0_is_begun_from_before_anything_was_trained(tmp_path):
     write_checkpoint(tmp_path, 0)
     (tmp_path / "iter_0000005").mkdir()  # a save that was never finished
+    last_moment = write_checkpoint(tmp_path, 10)
+    (last_moment / "meditron.json").rename(last_moment / ".meditron.json.0a")
 
     assert chosen(tmp_path) == "iter_0000000"
+    assert len(list(tmp_path.glob("*.bad-*"))) == 2
 
 
 def test_what_was_saved_is_known_from_events_and_metrics():
