@@ -421,7 +421,8 @@ def test_ranks_have_the_leave_seconds_of_their_stage(bench: Bench) -> None:
 def test_an_unforeseen_error_of_the_supervisor_is_recorded(bench: Bench) -> None:
     """The preflight check writes a report without findings."""
     bench.task(FINISH)
-    report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 2}}')"
+    empty = f'{{"format": {FORMAT}}}'
+    report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{empty}')"
     stand_in_preflight(bench, report)
 
     code, output = bench.end(bench.start())
