@@ -231,7 +231,7 @@ class _Reader(FileSystemReader):
                 for request in requests[location]:
                     content.seek(0)
                     _fill(request, content, planner)
-            except Exception as error:
+            except Exception as error:  # the other ranks still wait for the parts behind it
                 failures.append(error)
         if failures:
             raise failures[0]

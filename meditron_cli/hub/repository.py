@@ -157,7 +157,7 @@ class Hub:
             if error.errno is not None:
                 raise
             raise self.broken(kind, name, str(error).splitlines()[0]) from error  # a short answer
-        except Exception as error:
+        except Exception as error:  # which HTTP library the hub's client uses is its own affair
             if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore"):
                 raise
             raise self.broken(kind, name, str(error) or type(error).__name__) from error

@@ -213,6 +213,7 @@ def test_the_hint_for_a_run_of_an_earlier_format_reads_it(meditron: Bench) -> No
         path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
     hint = meditron("status", run.name).stderr.partition("hint: `")[2].partition("`")[0]
 
+    # As a person pastes it.
     done = subprocess.run(hint, shell=True, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
