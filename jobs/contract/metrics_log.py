@@ -169,7 +169,7 @@ class ValidationLine:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLine:
-    """A copy of the state after a step, from which its checkpoint is written."""
+    """The beginning of a save of the state after a step, which is copied until the next update."""
 
     kind: ClassVar[str] = "snapshot"
 
@@ -200,7 +200,9 @@ class SaveLine(_CommitLine):
     kind: ClassVar[str] = "save"
 
     seconds: float = field(metadata={"key": "save"})
-    """For which training waited after the snapshot: for the end of the writing, and the commit."""
+    """For which training waited after the snapshot: for the rest of the copy before the next
+    update, the end of the writing, and the commit.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ class Reporter:
             self._plot(step, {f"validation {key}/{label}": values[key] for key in values})
 
     def snapshot(self, step: int, seconds: float) -> None:
-        """Record that the state after a step is copied, and how long training waited for it."""
+        """Record that a save of the state after a step has begun, and how long training waited."""
         self._checkpoint_seconds += seconds
         self._write(SnapshotLine(step, seconds, time.time(), self.context.attempt))
 

@@ -76,6 +76,14 @@ class Writing:
         """Return whether this rank's files are written, or failed."""
         return self._writer.is_done()
 
+    def wait_for_copy(self) -> None:
+        """Wait until this rank's share is copied to host memory; the state may then change.
+
+        Raises:
+            RuntimeError, MemoryError: on the rank concerned, whose device or host could not copy.
+        """
+        self._writer.wait_for_copy()
+
     def agree(self) -> dict[str, Parts]:
         """Wait for this rank's files, and agree that all ranks have written theirs. All ranks call
         it together.
@@ -87,7 +95,9 @@ class Writing:
             CheckpointException: on every rank, if a shard could not be written; rank 0 has the
                 reason.
             OSError, RuntimeError: on the rank concerned, for ``metadata.json``.
+            RuntimeError, MemoryError: as ``wait_for_copy``.
         """
+        self._writer.wait_for_copy()
         self._writer.wait()
         for step in self._finalize:
             step()
@@ -121,8 +131,8 @@ class StateWriter:
 
     def begin(self, path: Path, *, weights_only: bool) -> Writing:
         """Begin to write the model, and its optimizer and generators unless only its weights are to
-        be saved, into an empty folder. All ranks call it together. It returns once all is copied to
-        host memory; the state may then change.
+        be saved, into an empty folder. All ranks call it together. The state may change after
+        ``Writing.wait_for_copy``.
 
         Raises:
             OSError, RuntimeError: on the rank concerned, for files other than shards.
@@ -158,7 +168,7 @@ class StateWriter:
 
 
 class _SaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
-    """A save strategy that writes in threads of this process, and copies before.
+    """A save strategy that copies and writes in threads of this process.
 
     The first save plans where each rank writes what: the plans of all ranks are gathered, checked
     and indexed by rank 0. Later saves have the same plan, and ranks exchange nothing for it.

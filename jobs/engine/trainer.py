@@ -289,11 +289,12 @@ class Trainer:
                 self.requests.save_later()
             self._rewind(stop=result.stop_requested)
             return result
+        waited = self.saves.wait_for_copies()
         rate = self.updater.update(step.norm)
         self.step += 1
         self.context.heart.beat(Phase.STEP, self.step)
         garbage.collect_after(self.step)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - waited
         self.reporter.step(self.step, step.loss, rate, step.norm, seconds, result.samples)
         self.measures.finish_step()
         if self.step % measures.PERIOD == 0 or self.step == self.spec.train_steps:

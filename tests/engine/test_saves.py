@@ -79,6 +79,7 @@ for name, limit in (("asynchronous", 1 << 40), ("in turns", 10_000)):
     savers.append(saver)
     before = [value.clone() for value in network.parameters()]
     saver.begin(record)
+    saver.wait_for_copy()
     with torch.no_grad():  # as the next step does, while threads write
         for value in network.parameters():
             value.fill_(7.0)
@@ -279,6 +280,32 @@ def test_a_state_goes_through_every_layout_and_both_optimizers_unchanged(
             assert torch.equal(other.read(key), first.read(key)), key
 
 
+LATE = """
+import sys, threading
+from jobs.__main__ import main
+from jobs.engine.saving.shard_writer import ShardWriter
+
+init, stage, wait = ShardWriter.__init__, ShardWriter._stage, ShardWriter.wait_for_copy
+
+def begin(writer, *arguments):
+    init(writer, *arguments)
+    writer.awaited = threading.Event()
+
+def stage_late(writer, *arguments):
+    writer.awaited.wait()
+    stage(writer, *arguments)
+
+def wait_for_copy(writer):
+    writer.awaited.set()
+    wait(writer)
+
+ShardWriter.__init__, ShardWriter._stage = begin, stage_late
+ShardWriter.wait_for_copy = wait_for_copy
+sys.exit(main())
+"""
+"""Training whose copies are as late as they may be: none begins before training waits for it."""
+
+
 @pytest.mark.parametrize(
     "sizes",
     [{"data": 2}, pytest.param({"tensor": 2, "data": 2}, marks=pytest.mark.full)],
@@ -290,7 +317,7 @@ def test_resumed_from_an_asynchronous_save_equals_uninterrupted_bit_for_bit(
     values = {**FOLLOWING, "parallel": layout(**sizes)}
     whole, parted = make_run("whole", **values, async_save=False), make_run("parted", **values)
     whole.finish()
-    parted.finish()
+    parted.finish(code=LATE)
     shutil.rmtree(parted.root / "checkpoints/iter_0000008")
 
     parted.finish()

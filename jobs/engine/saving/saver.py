@@ -11,13 +11,12 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import shutil
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
@@ -37,9 +36,8 @@ from jobs.contract.files import FormatError, fsync, make_folder
 from jobs.engine import device as devices
 from jobs.engine.failures import StorageError, error_numbers, root, with_name
 from jobs.engine.saving.shard_writer import ABANDON_SECONDS, HostMemory
+from jobs.engine.saving.threads import in_thread
 from jobs.engine.sharded_state import StateWriter, TrainingState, Writing
-
-T = TypeVar("T")
 
 STAGED_BYTES = 1 << 28
 """Host memory of a rank for copies in a save that training waits for."""
@@ -83,8 +81,8 @@ class Saver:
             keep: newest checkpoints kept besides the last; ``jobs.checkpoints.retention.prune``
                 decides which others are.
             steps: at which a checkpoint is kept.
-            host_bytes: returns the bytes of host memory that copies may take. A save that copies
-                more waits in ``begin`` until files are written.
+            host_bytes: returns the bytes of host memory that copies may take. The copy of a save
+                that is larger waits until files are written.
         """
         self._folder = folder
         self._keep = keep
@@ -98,7 +96,8 @@ class Saver:
         return None if self._begun is None else self._begun.record.iteration
 
     def begin(self, record: CheckpointRecord) -> None:
-        """Copy the state to host memory, from which threads write it; the state may then change.
+        """Begin to copy the state to host memory, from which threads write it. The state may change
+        after ``wait_for_copy``.
 
         An existing valid checkpoint of the same step is kept as it is.
 
@@ -116,6 +115,15 @@ class Saver:
         with _explained(path):
             writing = self._writer.begin(path, weights_only=record.kind == manifest.WEIGHTS)
         self._begun = _BegunSave(path, record, writing)
+
+    def wait_for_copy(self) -> None:
+        """Wait until the state of a save that has begun is copied. Ranks need not call it together.
+
+        Raises:
+            RuntimeError, MemoryError: on the rank concerned, whose device or host could not copy.
+        """
+        if self._begun is not None and self._begun.writing is not None:
+            self._begun.writing.wait_for_copy()
 
     def is_ready(self) -> bool:
         """Return whether a save has begun whose ``advance`` waits for no thread of this rank."""
@@ -154,7 +162,9 @@ class Saver:
         begun.agreed = True
         if _rank() == 0:
             keep, steps, record = self._keep, self._steps, begun.record
-            begun.commit = _in_thread(lambda: _commit(writing, path, record, files, keep, steps))
+            begun.commit = in_thread(
+                "commit", lambda: _commit(writing, path, record, files, keep, steps)
+            )
         self._begun = begun
         return None
 
@@ -188,20 +198,6 @@ class _BegunSave:
     def committed(self) -> CheckpointRecord:
         assert self.commit is not None, "rank 0 commits"
         return self.commit.result()
-
-
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """Do work in a thread that does not keep the process from its end."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # whoever asks for the result gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="commit", daemon=True).start()
-    return future
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Write a rank's share of a checkpoint in threads, from a copy in host memory.
 
-The thread that saves copies tensors and continues; two threads write them, each to a file of its
-own, and digest the bytes on the way. While torch and xxhash work on a buffer, other threads go on.
+One thread copies tensors, two write them, each to a file of its own, and digest the bytes on the
+way. While torch and xxhash work on a buffer, other threads go on: the next step computes its
+gradients, and waits for the copy before it changes the state.
 
 megatron.core 0.16.1 forks its writers and waits forever for one that is killed; a writer that
 outlives a killed rank would continue to write. Threads end with their process.
@@ -12,10 +13,12 @@ This module imports torch and megatron.core, so import it only within
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -33,6 +36,7 @@ from jobs.checkpoints.parts import Part, Parts
 from jobs.engine import device as devices
 from jobs.engine.failures import root
 from jobs.engine.saving import page_lock
+from jobs.engine.saving.threads import in_thread
 
 with devices.quiet():
     from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -185,12 +189,13 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
         self._memory = memory
         self._given_up = threading.Event()
         self._files: list[ShardFile] = []
+        self._copy: Future[None] | None = None
         self._index: tuple[Any, Any] | None = None
 
     def prepare_write_data(self, plan: Any, planner: Any) -> None:
-        """Copy this rank's share to host memory, while its threads write it.
+        """Begin to copy this rank's share to host memory, from which its threads write it.
 
-        megatron.core calls it at the end of planning. It returns once all is copied.
+        megatron.core calls it at the end of planning.
         """
         split = filesystem_async._split_by_size_and_type(FILES, plan.items)  # objects first
         entries = [[Entry(item, _data(planner, item)) for item in bucket] for bucket in split]
@@ -200,21 +205,32 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
             ShardFile(self._folder / f"{prefix}{number}{suffix}", self._given_up)
             for number in range(len(entries))
         ]
-        sizes = [entry.host_bytes for entry in chain(*entries)]
-        self._memory.reserve(sum(sizes), max(sizes, default=0))
+        turns = list(_in_turns(self._files, entries))
+        cuda: Any = torch.cuda
+        stream = cuda.Stream()  # beside that of the step's kernels
+        stream.wait_stream(cuda.current_stream())
+        self._copy = in_thread("copy", lambda: self._stage_all(turns, stream))
+
+    def _stage_all(self, entries: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
+        """Copy entries, on a stream of the device, and tell the threads that these are all."""
         try:
-            self._stage(_in_turns(self._files, entries))
+            sizes = [entry.host_bytes for _, entry in entries]
+            self._memory.reserve(sum(sizes), max(sizes, default=0))
+            with torch.cuda.stream(stream):
+                self._stage(entries, stream)
         finally:
             for file in self._files:
                 file.entries.put(None)
 
-    def _stage(self, entries: Iterator[tuple[ShardFile, Entry]]) -> None:
+    def _stage(self, entries: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
         """Copy entries to host memory and hand them to their threads, as many at a time as fit."""
         copied: list[tuple[ShardFile, Entry]] = []
         used = 0
         for file, entry in entries:
+            if self._given_up.is_set():
+                return
             if used + entry.host_bytes > self._memory.bytes:
-                _hand_over(copied)
+                _hand_over(copied, stream)
                 for each in self._files:
                     each.entries.join()
                 copied, used = [], 0
@@ -224,7 +240,16 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
                 used += entry.host_bytes
                 entry = Entry(entry.item, copy)
             copied.append((file, entry))
-        _hand_over(copied)
+        _hand_over(copied, stream)
+
+    def wait_for_copy(self) -> None:
+        """Wait until all is copied; the state may then change.
+
+        Raises:
+            RuntimeError, MemoryError: the device or the host could not copy.
+        """
+        if self._copy is not None:
+            self._copy.result()
 
     def is_done(self) -> bool:
         """Return whether all files are written, or failed."""
@@ -238,6 +263,8 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
     def abandon(self) -> None:
         """Give the files up: nobody needs them."""
         self._given_up.set()
+        if self._copy is not None:
+            concurrent.futures.wait([self._copy], ABANDON_SECONDS)
         for file in self._files:
             file.thread.join(ABANDON_SECONDS)
 
@@ -279,8 +306,8 @@ def _in_turns(
         yield from ((file, entry) for file, entry in zip(files, turn, strict=True) if entry)
 
 
-def _hand_over(copied: Sequence[tuple[ShardFile, Entry]]) -> None:
+def _hand_over(copied: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
     """Give copies to their threads, once the device has made them."""
-    torch.cuda.synchronize()
+    stream.synchronize()
     for file, entry in copied:
         file.entries.put(entry)

@@ -82,8 +82,18 @@ class TrainingSaves:
         step = record.iteration
         if any(other.step != step for other in self._begun()):
             self.finish(step)
+        self.wait_for_copies()  # one at a time: each may take half of the memory that is free
         self._reporter.progress(step, "checkpoint")
         timed.begin(record)
+
+    def wait_for_copies(self) -> float:
+        """Wait until the saves that have begun have copied the state, before it changes. Ranks need
+        not call it together.
+
+        Returns:
+            The seconds of the wait.
+        """
+        return sum(timed.wait_for_copy() for timed in self._begun())
 
     def finish(self, step: int) -> None:
         """Wait for the end of the saves that have begun, if any, after an optimizer step."""
@@ -95,12 +105,12 @@ class TrainingSaves:
     def advance(self) -> None:
         """Bring the saves that have begun a step further; record the end of each."""
         for timed in self._begun():
-            copied, stored = timed.copied, timed.advance()
+            began, stored = timed.began, timed.advance()
             if stored is None:
                 continue
             if timed is self._whole:
                 self.newest = stored
-                waited = timed.waited - copied
+                waited = timed.waited - began
                 self._reporter.committed(SaveLine, stored, waited, timed.written)
             else:
                 self._reporter.committed(KeptLine, stored, timed.waited, timed.written)
@@ -140,8 +150,8 @@ class TimedSaver:
         self.saver = saver
         self._heart = heart
         self._started = 0.0
-        self.copied = 0.0
-        """For which training waited until all was copied."""
+        self.began = 0.0
+        """For which training waited until the save had begun."""
         self.waited = 0.0
         """For which training has waited so far."""
         self.written = 0.0
@@ -157,7 +167,16 @@ class TimedSaver:
         self._started = time.perf_counter()
         with self._heart.during(Phase.CHECKPOINT):
             self.saver.begin(record)
-        self.copied = self.waited = time.perf_counter() - self._started
+        self.began = self.waited = time.perf_counter() - self._started
+
+    def wait_for_copy(self) -> float:
+        """Wait until the state is copied, as ``Saver.wait_for_copy`` does; return the seconds."""
+        started = time.perf_counter()
+        with self._heart.during(Phase.CHECKPOINT):
+            self.saver.wait_for_copy()
+        seconds = time.perf_counter() - started
+        self.waited += seconds
+        return seconds
 
     def advance(self) -> StoredCheckpoint | None:
         """Bring the save a step further, as ``Saver.advance`` does."""
