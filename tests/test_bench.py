@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from .bench import confidence
 from .bench.__main__ import main, subjects
 from .bench._models import SMALL
 
@@ -47,6 +48,11 @@ def test_a_subject_answers_figures(name: str, size: dict[str, Any]) -> None:
 
     assert figures
     assert all(figure.value > 0 for figure in figures)
+
+
+def test_the_interval_of_a_median_has_the_ranks_of_published_tables() -> None:
+    assert confidence(range(1, 101)) == (40, 61)
+    assert confidence([3.0]) == (3.0, 3.0)
 
 
 def test_an_unknown_subject_is_refused_with_the_known_ones(

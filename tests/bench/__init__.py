@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import resource
 import statistics
@@ -61,7 +62,24 @@ def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[floa
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Return the median ratio of two sides, round by round."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+    return statistics.median(ratios(over, under))
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """Return the ratio of two sides in each round."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def confidence(values: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that holds the median of what was sampled with a probability of 95 %,
+    whatever its distribution: the values whose ranks lie 1.96 standard deviations of a binomial
+    around the middle (Conover, Practical Nonparametric Statistics, section 3.2).
+    """
+    ordered, count = sorted(values), len(values)
+    away = 1.96 * math.sqrt(count) / 2
+    lowest = max(0, math.floor(count / 2 - away) - 1)
+    highest = min(count - 1, math.ceil(count / 2 + away))
+    return ordered[lowest], ordered[highest]
 
 
 def seconds_of(command: Sequence[str], environ: Mapping[str, str], folder: Path) -> float:

@@ -2,9 +2,12 @@
 time from a rank's start to its first step, by the number of shards.
 
 Both live in one process on one CPU thread. ``jobs.engine.trainer`` runs as it is, with its metrics,
-TensorBoard, agreement on stop requests and finite checks; its reporter is one that, every few
-steps, stops the clock, lets the bare loop do as many steps, and starts the clock again. The bare
-loop is what megatron.core's own quick start does: read a batch, forward, backward, optimizer step.
+TensorBoard, agreement on stop requests and finite checks; its reporter is one that, after each
+step, stops the clock, lets the bare loop do a step, and starts the clock again. The bare loop is
+what megatron.core's own quick start does: read a batch, forward, backward, optimizer step.
+
+A processor's speed varies from step to step, by several per cent. So the figure is a median over
+pairs of steps that follow each other, with the interval in which it lies.
 
 Python's automatic garbage collection is off in both, as in a training: with it, a collection would
 count on the side where it happens to fall. Only our loop pays for collections, at its own steps,
@@ -33,7 +36,7 @@ from jobs.contract.stage_specs import MAIN_CORPUS, CorpusSpec, PretrainSpec
 from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.runs.prepare import plan_of
-from tests.bench import Figure, environment, ratio
+from tests.bench import Figure, confidence, environment, ratio, ratios
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +45,9 @@ if TYPE_CHECKING:
     from jobs.runtime.context import Context
 
 TOKENIZER = Path(sample.__file__).with_name("tokenizer.json")
-STEPS_A_ROUND = 2
-ROUNDS = 30
-WARM_UP_ROUNDS = 2
+ROUNDS = 120
+"""Pairs of steps. Their ratios vary by a tenth, and the median of so many by a hundredth or two."""
+WARM_UP_ROUNDS = 4
 SHARDS = (1, 1000)
 STARTS = 4
 STEPS = 200
@@ -61,7 +64,7 @@ def figures(
 def loop_over_bare(rounds: int) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        write_task(run, STEPS_A_ROUND * (rounds + WARM_UP_ROUNDS))
+        write_task(run, rounds + WARM_UP_ROUNDS)
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.engine", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -70,11 +73,16 @@ def loop_over_bare(rounds: int) -> Figure:
             text=True,
         )
         found = json.loads(done.stdout.splitlines()[-1])
-        tokens = round_tokens(task_of(run))
+        tokens = step_tokens(task_of(run))
     ours, bare = found["ours"], found["bare"]
     speed = [round(tokens / statistics.median(side["wall"])) for side in (ours, bare)]
-    by_processor = ratio(bare["processor"], ours["processor"])
-    note = f"tokens/s: {speed[0]} and {speed[1]} bare; by processor time {by_processor:.3f}"
+    low, high = confidence(ratios(bare["wall"], ours["wall"]))
+    of_sums = sum(bare["wall"]) / sum(ours["wall"])
+    note = (
+        f"{low:.3f} to {high:.3f} at 95 % over {rounds} pairs of steps; of the sums {of_sums:.3f}, "
+        f"of processor time {ratio(bare['processor'], ours['processor']):.3f}; "
+        f"tokens/s: {speed[0]} and {speed[1]} bare"
+    )
     return Figure("loop_over_bare", ratio(bare["wall"], ours["wall"]), "≥ 0.98", note)
 
 
@@ -147,9 +155,9 @@ def task_of(run: rundir.RunDir) -> PretrainSpec:
     return spec
 
 
-def round_tokens(spec: PretrainSpec) -> int:
-    """Return the tokens that each side trains on per round."""
-    return STEPS_A_ROUND * spec.global_batch_size * spec.model.seq_length
+def step_tokens(spec: PretrainSpec) -> int:
+    """Return the tokens that each side trains on per step."""
+    return spec.global_batch_size * spec.model.seq_length
 
 
 def measure(root: Path) -> dict[str, dict[str, list[float]]]:
@@ -183,7 +191,7 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
     from jobs.engine.trainer import StopRequests, Trainer
 
     class Reporter(reporter.Reporter):
-        """Train our steps, and every few of them let the other side train."""
+        """Train our steps, and after each of them let the other side train."""
 
         def step(
             self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
@@ -213,7 +221,7 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
 
 @dataclass
 class Times:
-    """Wall-clock and processor seconds of one side's rounds."""
+    """Wall-clock and processor seconds of one side's steps."""
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -227,35 +235,32 @@ class Times:
         self.processor.append(time.process_time() - self._started[1])
 
     def after_warm_up(self) -> dict[str, list[float]]:
-        """Return the times without the first rounds, in which caches fill."""
+        """Return the times without the first steps, in which caches fill."""
         return {"wall": self.wall[WARM_UP_ROUNDS:], "processor": self.processor[WARM_UP_ROUNDS:]}
 
 
 @dataclass
 class Turns:
-    """A callback that lets both sides train a few steps in turn and keeps their times."""
+    """A callback that lets both sides train a step in turn and keeps their times."""
 
     step_of_bare: Callable[[], None]
-    done: int = -1
-    """Our steps since the clock started, after the first one."""
+    started: bool = False
+    """Our first step is done, and the clock runs."""
     ours: Times = field(default_factory=Times)
     bare: Times = field(default_factory=Times)
 
     def step(self) -> None:
         """Note the end of one of our steps."""
-        self.done += 1
-        if self.done % STEPS_A_ROUND:
-            return
-        if self.done:
+        if self.started:
             self.ours.stop()
             self.bare.start()
-            for _ in range(STEPS_A_ROUND):
-                self.step_of_bare()
+            self.step_of_bare()
             self.bare.stop()
+        self.started = True
         self.ours.start()
 
     def times(self) -> dict[str, dict[str, list[float]]]:
-        """Return both sides' rounds."""
+        """Return both sides' steps."""
         return {"ours": self.ours.after_warm_up(), "bare": self.bare.after_warm_up()}
 
 

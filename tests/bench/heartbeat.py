@@ -1,6 +1,6 @@
 """Cost of heartbeats per training step: the loop with them over the loop without, taking turns.
 
-Both are ``jobs.engine.trainer`` in one process on one CPU thread; every few steps the rank's heart
+Both are ``jobs.engine.trainer`` in one process on one CPU thread; after each step the rank's heart
 is silenced, or let beat again. Beside that, what one beat costs alone.
 """
 
@@ -20,12 +20,13 @@ from jobs.runtime import heartbeat
 from tests.bench import Figure, engine, environment, ratio
 
 BEATS = 200_000
+ROUNDS = 60
 
 
-def figures(rounds: int = engine.ROUNDS) -> list[Figure]:
+def figures(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        engine.write_task(run, 2 * engine.STEPS_A_ROUND * (rounds + engine.WARM_UP_ROUNDS))
+        engine.write_task(run, 2 * (rounds + engine.WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.heartbeat", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -35,7 +36,7 @@ def figures(rounds: int = engine.ROUNDS) -> list[Figure]:
         )
     found = json.loads(done.stdout.splitlines()[-1])
     beating, silent = found["beating"], found["silent"]
-    step_us = 1e6 * statistics.median(silent["wall"]) / engine.STEPS_A_ROUND
+    step_us = 1e6 * statistics.median(silent["wall"])
     each = found["beat_ns"]
     beats = found["beats"] / found["steps"]
     share = beats * each / 1000 / step_us
@@ -82,24 +83,22 @@ def measure(root: Path) -> dict[str, object]:
 
 
 class Turns:
-    """A callback that switches heartbeats off every few steps and keeps the times of both sides."""
+    """A callback that switches heartbeats off every other step and keeps both sides' times."""
 
     def __init__(self, heart: Silenceable) -> None:
         self.heart = heart
-        self.done = -1  # the clock starts after the first step
+        self.started = False
         self.beaten = 0
         """Steps with heartbeats."""
         self.times = {False: engine.Times(), True: engine.Times()}
 
     def step(self) -> None:
         """Note the end of a step."""
-        self.done += 1
         self.beaten += not self.heart.silent
-        if self.done % engine.STEPS_A_ROUND:
-            return
-        if self.done:
+        if self.started:
             self.times[self.heart.silent].stop()
             self.heart.silent = not self.heart.silent
+        self.started = True
         self.times[self.heart.silent].start()
 
 
