@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CorpusSpec, PretrainSpec
+from jobs.contract.stage_specs import CorpusSpec, PhaseSpec, PretrainSpec
 from jobs.contract.units import plural
 from jobs.data import tokenized
 from jobs.data.indexed_dataset import stored_size
-from jobs.data.mixture import CorpusSize, mixture_of
+from jobs.data.mixture import CorpusSize, mixture_of, shares
 
 
 class TooManyEpochs(TaskError):
@@ -157,12 +158,53 @@ def epochs_after(
 
 
 def rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int) -> list[dict[str, Any]]:
-    """Return name, documents, tokens and epochs of each corpus after some steps of a training."""
+    """Return name, documents, tokens, epochs and share of the sequences of each corpus after some
+    steps of a training.
+    """
+    sequences = steps * spec.global_batch_size
     try:
-        read = epochs_after(spec, sizes, steps)
+        read = mixture_of(spec, sizes).consumed(sequences)
     except TaskError:  # a corpus of the mixture is empty
-        read = dict.fromkeys(sizes, 0.0)
+        read = {}
     return [
-        {"name": name, "documents": size.documents, "tokens": size.tokens, "epochs": read[name]}
+        {
+            "name": name,
+            "documents": size.documents,
+            "tokens": size.tokens,
+            "epochs": epochs(read.get(name, 0), spec.model.seq_length, size.tokens),
+            "share": read.get(name, 0) / sequences if sequences else 0.0,
+        }
         for name, size in sizes.items()
     ]
+
+
+def phase_rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize] | None) -> list[dict[str, Any]]:
+    """Return first step, tokens before it, weights, shares and tail of each phase of a training.
+
+    Args:
+        sizes: of the corpora; None while they are not known. Shares by tokens follow without them,
+            others are None.
+    """
+    step_tokens = spec.global_batch_size * spec.model.seq_length
+    return [
+        {
+            "first_step": spec.first_step(phase) + 1,
+            "tokens_before": spec.first_step(phase) * step_tokens,
+            "by": phase.by,
+            "weights": {item.corpus: item.weight for item in phase.weights},
+            "shares": _known_shares(phase, sizes),
+            "tail": asdict(phase.tail) if phase.tail else None,
+        }
+        for phase in spec.phases
+    ]
+
+
+def _known_shares(
+    phase: PhaseSpec, sizes: Mapping[str, CorpusSize] | None
+) -> dict[str, float] | None:
+    names = [item.corpus for item in phase.weights]
+    if phase.by == "tokens" or len(names) == 1:
+        return shares(phase, dict.fromkeys(names, CorpusSize(1, 1)))
+    if sizes is None or not all(sizes[name].tokens for name in names):
+        return None
+    return shares(phase, sizes)

@@ -20,7 +20,7 @@ from jobs.contract.files import FormatError
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import RunFailed
-from meditron_cli.plan.summary import size
+from meditron_cli.plan.figures import size
 from meditron_cli.reporting.tables import moment
 from meditron_cli.services import Services
 

@@ -124,20 +124,23 @@ def training_figures(plan: Plan, loaded: Loaded, run: RunDir) -> dict[str, Any] 
     task = stage.tasks[0]
     assert task.training
     facts = summary.training(task.training, loaded.cluster, stage.resources, plan.lead)
-    facts["corpora"] = corpora_rows(run, task.training)
+    facts |= data_figures(run, task.training)
     facts["weights_folder"] = plan.weights_folder or None
     given = loaded.experiment.supervision.startup_limit_seconds is not None
     return facts | summary.startup(task, plan.lead, given)
 
 
-def corpora_rows(run: RunDir, spec: PretrainSpec) -> list[dict[str, Any]] | None:
-    """Return the corpora of a training, their tokens, and how often it reads them; None while that
-    is not known.
+def data_figures(run: RunDir, spec: PretrainSpec) -> dict[str, Any]:
+    """Return the corpora of a training, their tokens, and how often it reads them, None while that
+    is not known; and its phases.
     """
     from jobs.data import corpora
 
     found = corpora.sizes(run, spec)
-    return corpora.rows(spec, found, spec.train_steps) if found else None
+    return {
+        "corpora": corpora.rows(spec, found, spec.train_steps) if found else None,
+        "phases": corpora.phase_rows(spec, found),
+    }
 
 
 def run_of(services: Services, loaded: Loaded) -> RunDir:

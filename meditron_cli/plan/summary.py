@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.contract.units import GIB, plural
-from meditron_cli.plan import layout, memory
+from meditron_cli.plan import data_summary, layout, memory
 from meditron_cli.plan.disk import disk_need
+from meditron_cli.plan.figures import count, size
 from meditron_cli.plan.footprint import footprint
 from meditron_cli.plan.hardware import machine_of, measured_figures, missing_figures
 from meditron_cli.plan.model import Lead, Plan, Resources
@@ -73,6 +74,7 @@ def training(
         "tokens_per_step": tokens_per_step,
         "train_steps": spec.train_steps,
         "max_epochs": spec.max_epochs,
+        **data_summary.figures(spec),
         "tokens": tokens,
         **memory_bytes(need),
         "stages": [memory_bytes(stage) for stage in stages],
@@ -190,7 +192,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
         f"{count(facts['tokens_per_step'])} tokens per step",
         f"target       {plural(facts['train_steps'], 'step')}, {count(facts['tokens'])} tokens",
-        corpora_line(facts),
+        *data_summary.lines(facts),
         memory_line(facts),
         f"checkpoint   {size(facts['checkpoint_bytes'])}, computed"
         + (
@@ -333,25 +335,6 @@ def search_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[o
     return columns, cells
 
 
-def corpora_line(facts: dict[str, Any]) -> str:
-    """Return what is read and how often, as far as it is tokenized."""
-    most = facts["max_epochs"]
-    limit = "any number of epochs" if most is None else f"at most {plural_epochs(most)}"
-    known = facts.get("corpora")
-    if not known:
-        return f"data         {limit}; tokens are counted once tokenize has finished"
-    read = ", ".join(
-        f"{plural_epochs(corpus['epochs'])} of {corpus['name']} ({count(corpus['tokens'])} tokens)"
-        for corpus in known
-    )
-    return f"data         {read}; {limit}"
-
-
-def plural_epochs(number: float) -> str:
-    """Return ``1 epoch``, ``6.97 epochs``."""
-    return f"{number:,.3g} epoch{'' if f'{number:.3g}' == '1' else 's'}"
-
-
 def weights_line(facts: dict[str, Any]) -> str:
     """Return which weights training starts from, and where they are."""
     weights, folder = facts["weights"], facts.get("weights_folder")
@@ -422,22 +405,6 @@ def startup_line(facts: dict[str, Any]) -> str:
     }[facts["startup_limit_source"]]
     limit = facts["startup_limit_seconds"]
     return f"start-up     at most {limit} s until the first step, else it is a hang; {why}"
-
-
-def count(value: float) -> str:
-    """Return a count in short: ``48.2B``, ``3.3M``."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= limit:
-            return f"{value / limit:.1f}{unit}"
-    return f"{value:.0f}"
-
-
-def size(value: float) -> str:
-    """Return bytes in binary units: ``19.4 GiB``."""
-    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
-        if value >= limit:
-            return f"{value / limit:.1f} {unit}"
-    return f"{value / 1024:.1f} KiB"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:

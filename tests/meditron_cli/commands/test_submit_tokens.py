@@ -242,7 +242,17 @@ def test_a_plan_shows_the_epochs_of_each_corpus_once_they_are_known(
     training = json.loads(plan("--json"))["training"]
     assert training["max_epochs"] == 10
     (corpus,) = training["corpora"]
-    assert (corpus["name"], corpus["tokens"]) == ("corpus", TOKENS)
+    assert (corpus["name"], corpus["tokens"], corpus["share"]) == ("corpus", TOKENS, 1.0)
+    assert training["phases"] == [
+        {
+            "first_step": 1,
+            "tokens_before": 0,
+            "by": "epochs",
+            "weights": {"corpus": 1.0},
+            "shares": {"corpus": 1.0},
+            "tail": None,
+        }
+    ]
     assert corpus["epochs"] == pytest.approx(500 / 60)
 
 
@@ -268,7 +278,8 @@ def test_a_plan_shows_the_epochs_of_a_mixture_and_refuses_those_of_one_corpus(
     assert done.exit_code == 0, done.output
     assert (
         "data         0.75 epochs of corpus (1.2M tokens), 10 epochs of replay (10.2K tokens); at "
-        "most 10 epochs\n"
+        "most 10 epochs of each\n"
+        "mixture      90% corpus, 10% replay\n"
     ) in done.stdout
 
 
