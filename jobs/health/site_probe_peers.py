@@ -20,7 +20,7 @@ PEER_SECONDS = 70.0
 """For a file to appear on another node: an NFS client may cache its absence for up to a minute
 (nfs(5), acdirmax).
 """
-REPLY_SECONDS = 10.0
+REPLY_SECONDS = 30.0
 """For the reply of a connected node."""
 
 

@@ -270,7 +270,7 @@ def test_watching_ends_with_its_reader(tmp_path: Path) -> None:
 def test_an_interruption_while_the_program_is_imported_has_no_traceback(tmp_path: Path) -> None:
     """A module in the place of click stands for a slow import."""
     (tmp_path / "click.py").write_text(
-        "import time\nprint('importing', flush=True)\ntime.sleep(60)"
+        "import time\nprint('importing', flush=True)\ntime.sleep(600)"
     )
     child = subprocess.Popen(
         [sys.executable, "-m", "meditron_cli", "clusters"],

@@ -28,8 +28,8 @@ from jobs.contract.stage_specs import STAGES
 from jobs.contract.units import plural
 from jobs.runtime import heartbeat, processes
 
-STACK_SECONDS = 5.0
-"""For all ranks of a node to write their stacks; a rank that can does so at once."""
+STACK_SECONDS = 30.0
+"""For all ranks of a node to write their stacks; a rank that can does so once it has a core."""
 
 POLL_SECONDS = 0.1
 

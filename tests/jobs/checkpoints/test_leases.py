@@ -91,7 +91,7 @@ def test_a_lease_whose_owner_was_killed_expires(tmp_path):
         "from pathlib import Path\n"
         "from jobs.checkpoints import leases\n"
         "holder = leases.Holder('evaluate', 1, 1, '', 'n01', 2)\n"
-        "with leases.leased(Path(sys.argv[1]), 'iter_0000010', holder, seconds=3):\n"
+        "with leases.leased(Path(sys.argv[1]), 'iter_0000010', holder):\n"
         "    print('leased', flush=True)\n"
         "    time.sleep(600)\n"
     )

@@ -115,7 +115,7 @@ def test_two_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
         for name in ("a", "b")
     ]
 
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0]
     assert len(names(node_ledger.read(path))) == 100
 
 

@@ -43,7 +43,7 @@ def start(run: rundir.RunDir) -> Iterator[Callable[..., subprocess.Popen[bytes]]
         program = "\n".join([RANK, *lines, "time.sleep(600)"])
         process = subprocess.Popen([sys.executable, "-c", program, name, str(rank)])
         started.append(process)
-        wait_until(lambda: rank in find(run, attempt, node))
+        wait_until(lambda: rank in (found := find(run, attempt, node)) and found[rank].step)
         return process
 
     yield start

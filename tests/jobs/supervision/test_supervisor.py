@@ -59,11 +59,13 @@ QUICK = {
     "lock_seconds": PATIENCE,
     "preflight_seconds": PATIENCE,
     "peers_seconds": 0.5,
-    "leave_seconds": 5,
+    "leave_seconds": PATIENCE,
 }
 
 AGAIN = specs.SupervisionSpec(retry_delay_seconds=0, storage_delay_seconds=0)
 """Starts again as often as usual, and at once."""
+UNTIL_RESUMED = dataclasses.replace(AGAIN, storage_delay_seconds=600)
+"""Starts again at once, after a full disk when a person resumes the run."""
 ONCE = dataclasses.replace(AGAIN, attempts_without_progress=1)
 """The first failure is the last."""
 
@@ -808,10 +810,11 @@ def bench_on(disk: Path) -> Bench:
 def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Path) -> None:
     bench = bench_on(small_disk)
     bench.task(
-        "import shutil",
+        "import contextlib",
         *LINGER[:2],
         "with open(context.path('ballast'), 'wb', buffering=0) as file:",
-        "    while shutil.disk_usage(run).free: file.write(bytes(4096))",
+        "    with contextlib.suppress(OSError):",
+        "        while file.write(bytes(4096)): pass",
         "Path(run).parent.joinpath('../full').touch()",
         "while not context.stop: time.sleep(0.01)",
         "say(130, 'could not save')",
@@ -830,14 +833,20 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
 
 
 def cause_of_first(bench: Bench, disk: Path) -> str:
-    """Run a supervisor, free the disk once it has diagnosed an attempt, until one completes; return
-    the root cause that attempt 1 records.
+    """Run a supervisor, free the disk once it has diagnosed an attempt, and resume the run; return
+    the root cause that attempt 1 records, once a later one completes.
     """
     process = bench.start()
     assert process.stdout is not None
     lines = iter(process.stdout)
     logged = next((line for line in lines if line.startswith(("storage: ", "failed: "))), "")
     (disk / "ballast").unlink()
+
+    def starts_again() -> bool:
+        bench.run.resume_file.touch()  # more than once: the delay may not have begun yet
+        return len(bench.run.attempts("curate")) > 1 or process.poll() is not None
+
+    wait_until(starts_again)
     code, rest = bench.end(process)
     last = bench.run.attempts("curate")[-1]  # more than one may have met the full disk
     assert (code, bench.record(last)["cause"]) == (0, "completed"), logged + rest
@@ -852,7 +861,7 @@ def test_a_rank_that_fails_without_a_record_on_a_full_disk_failed_by_storage(
         f"if context.attempt > 1: {FINISH}; sys.exit(0)",
         f"with open({str(small_disk / 'ballast')!r}, 'wb', buffering=0) as file:",
         "    while file.write(bytes(4096)): pass",
-        supervision=AGAIN,
+        supervision=UNTIL_RESUMED,
         health={"skip": ["disk"]},
     )
 
@@ -863,7 +872,7 @@ def test_a_preflight_check_without_a_report_on_a_full_disk_failed_by_storage(
     small_disk: Path,
 ) -> None:
     bench = bench_on(small_disk)
-    bench.task(FINISH, supervision=AGAIN, health={"skip": ["disk"]})
+    bench.task(FINISH, supervision=UNTIL_RESUMED, health={"skip": ["disk"]})
     fill(small_disk)
 
     assert cause_of_first(bench, small_disk) == "storage"

@@ -86,7 +86,11 @@ class Site:
         return ["fetch", "--cluster", "./mine.yaml", "--size", "tiny"]
 
     def environ(self) -> dict[str, str]:
-        return {"HF_ENDPOINT": self.hub.address, "HF_HUB_CACHE": str(self.folder / "cache")}
+        return {
+            "HF_ENDPOINT": self.hub.address,
+            "HF_HUB_CACHE": str(self.folder / "cache"),
+            "HF_HUB_DOWNLOAD_TIMEOUT": "3600",  # a process waits for an answer that is held
+        }
 
     def fetch(self, *more: str) -> Result:
         """Run `meditron fetch` in this process."""
@@ -234,7 +238,7 @@ def test_ctrl_c_ends_a_fetch_while_the_network_hangs(site: Site) -> None:
     assert site.hub.faults.holding.wait(PATIENCE)
 
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)  # the library's retries take a minute
+    _, stderr = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted"

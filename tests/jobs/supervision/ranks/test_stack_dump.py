@@ -18,7 +18,7 @@ from jobs.runtime import heartbeat
 from jobs.supervision.ranks import hang_attribution, stack_dump
 
 from ....model_specs import tokenizer_ref
-from ....ranks import rank_program, wait_until
+from ....ranks import PATIENCE, rank_program, wait_until
 
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
@@ -119,7 +119,7 @@ def test_a_working_rank_continues_after_a_stack_request(make_node) -> None:
     assert report.stack.count("most recent call first") == 1
     wait_until(lambda: node.beats()[0].ticks > report.ticks)
     (node.run.root / "enough").touch()
-    assert worker.wait(60) == 0
+    assert worker.wait(PATIENCE) == 0
 
 
 def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
