@@ -1,8 +1,10 @@
-"""The tests of `make test` and `make test-full` in two sessions: those marked ``slurm`` beside all
-others.
+"""The tests of `make test` and `make test-full` in two sessions: those marked ``slurm`` or
+``end_to_end`` beside all others.
 
-A test of Slurm mostly waits: for a node that counts as down, for a time limit, for a queue. The
-output of those tests is kept in a file and follows that of the others.
+These tests mostly wait: for a node that counts as down, for a time limit, for a queue, for one
+stage after another. The sessions take about as long as each other, so that both cores of a small
+machine have work to the end. The output of the second is kept in a file and follows that of the
+first.
 
     python -m tests.side_by_side [EXPRESSION]      # "not full": the gate
 """
@@ -21,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 
 REPOSITORY = Path(__file__).parents[1]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(words: Sequence[str]) -> int:
     """Run both sessions and return the exit status, 0 where both passed."""
-    parts = ("not slurm", "slurm")
+    parts = ("not (slurm or end_to_end)", "(slurm or end_to_end)")
     expressions = [" and ".join((part, *(f"({word})" for word in words))) for part in parts]
     examples = () if words else ("--hypothesis-profile=explore",)
     return run(*([sys.executable, "-m", "pytest", *examples, "-m", text] for text in expressions))
@@ -47,8 +50,9 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
                 if process.poll() is None:
                     process.send_signal(signal.SIGINT)
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, forward)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until both are known to the handler
         for command, output in outputs:
             running.append(
                 subprocess.Popen(
@@ -58,8 +62,10 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
                     stdout=output,
                     stderr=None if output is None else subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS),
                 )
             )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         running[0].wait()
         show(kept.fileno(), running[1])
         codes = [process.wait() for process in running]

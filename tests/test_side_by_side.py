@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .ranks import wait_until
+
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = (
     "import sys; from tests.side_by_side import run; sys.exit(run(sys.argv[1:4], sys.argv[4:]))"
@@ -68,8 +70,7 @@ def test_an_interrupt_reaches_both_once_and_is_waited_for(
 ) -> None:
     begun = [tmp_path / "one", tmp_path / "other"]
     process = start(*((str(program), str(file)) for file in begun))
-    while not all(file.exists() for file in begun):
-        assert process.poll() is None
+    wait_until(lambda: all(file.exists() for file in begun) or process.poll() is not None)
 
     process.send_signal(number)
     output, _ = process.communicate()
