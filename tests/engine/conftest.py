@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from jobs.supervision.ranks.launcher import reserved_port
 
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import corpus_spec, model_spec, tokenizer_ref
+from ..ranks import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -260,13 +260,16 @@ class Run:
 
     def until_step(self, step: int) -> None:
         """Wait until the metrics have a step of the running attempt."""
-        for _ in range(3000):
-            if any(line.step >= step and line.attempt == self.attempt for line in self.lines()):
-                return
-            if all(process.poll() is not None for process in self.started[-1].processes):
-                break
-            time.sleep(0.05)
-        raise AssertionError(f"no step {step}:\n{self.started[-1].output()}")
+        ranks = self.started[-1]
+
+        def is_there() -> bool:
+            return any(line.step >= step and line.attempt == self.attempt for line in self.lines())
+
+        def has_ended() -> bool:
+            return all(process.poll() is not None for process in ranks.processes)
+
+        wait_until(lambda: is_there() or has_ended())
+        assert is_there(), f"no step {step}:\n{ranks.output()}"
 
     def end_all(self) -> None:
         for ranks in self.started:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobs.checkpoints import leases
 from jobs.contract import specs
 from jobs.contract.files import read_json
 from jobs.runtime import heartbeat
@@ -44,13 +45,20 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
 
     found: list[Any] = []
     wait_until(lambda: found.append(watch.check(time.monotonic())) or found[-1])
-    assert stack_dump.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
+    stacks = [""]
+
+    def its_peer_waits() -> bool:
+        """Examine both; a rank without a core may not have come to the collective yet."""
+        assert stack_dump.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
+        stacks.append(stack_dump.read(run.files, "pretrain", 0, run.attempt)[0].stack)
+        return hang_attribution.waits_for_others(stacks[-1].removeprefix(stacks[-2]))
+
+    wait_until(its_peer_waits)
 
     reports = stack_dump.read(run.files, "pretrain", 0, run.attempt)
     hang = hang_attribution.attribute(found[-1], reports)
     assert (hang.phase, hang.rank, hang.node) == ("step", 1, os.uname().nodename)
     assert hang.detail == "stopped by a signal (state T)"
-    assert hang_attribution.waits_for_others(reports[0].stack), reports[0].stack
     assert (
         "stopped by a signal"
         in (run.files.attempt("pretrain", run.attempt) / "stacks-00000-00001.txt").read_text()
@@ -86,14 +94,17 @@ def test_all_ranks_beat_at_the_same_places(make_run, layout):
 
 def test_a_rank_reports_its_phase_while_it_saves_and_validates(make_run):
     run = make_run(**{**ENDLESS, "save_interval": 2, "validation_interval": 3})
-    ranks = run.start()
     seen = set()
 
-    def note() -> bool:
+    def is_seen(*phases: Phase) -> bool:
         seen.update(beat.phase for beat in beats(run).values())
-        return {Phase.STARTUP, Phase.STEP, Phase.CHECKPOINT, Phase.VALIDATION} <= seen
+        return set(phases) <= seen
 
-    wait_until(note)
+    other = leases.Holder("pretrain", 0, 1, "", "n01", 1)
+    with leases.sole_writer(run.root / "checkpoints", other):  # which a rank waits for as it starts
+        ranks = run.start()
+        wait_until(lambda: is_seen(Phase.STARTUP))
+    wait_until(lambda: is_seen(Phase.STEP, Phase.CHECKPOINT, Phase.VALIDATION))
     ranks.signal(signal.SIGTERM)
     assert ranks.wait() == [130], ranks.output()
     assert beats(run) == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -135,7 +134,7 @@ def test_killed_and_started_again_it_resumes_from_the_last_checkpoint(make_run, 
 
     ranks = killed.start()
     folder = killed.root / "checkpoints"
-    wait_until(lambda: manifest.at_step(folder, 25))  # its writing threads end beside later steps
+    wait_until(lambda: max(manifest.saved_steps(folder), default=0) >= 25)
     writer = leases.read_writer(folder)
     ranks.signal(signal.SIGKILL)
     ranks.wait()
@@ -385,15 +384,26 @@ def test_other_tokens_are_refused(make_run, replace_tokens):
     assert f"`{run.files.command('resume')}`" in ranks.output()
 
 
+LIMITED = """
+import resource, sys
+from jobs.__main__ import main
+
+def watch(event, arguments):
+    if event == "open" and "/iter_0000002/" in str(arguments[0]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+if __name__ == "__main__":
+    sys.addaudithook(watch)
+    sys.exit(main())
+"""
+"""A rank with a limit on the size of files from its second save on."""
+
+
 def test_a_save_beyond_the_file_size_limit_is_a_configuration_error(make_run, layout):
     """Another attempt would meet the same limit. The checkpoint before is untouched."""
-    run = make_run(**{**ENDLESS, "save_interval": 100_000}, parallel=layout(data=2))
+    run = make_run(**{**LONG, "save_interval": 2}, parallel=layout(data=2))
 
-    ranks = run.start()
-    run.until_step(2)
-    for process in ranks.processes:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
-    run.files.save_file.touch()
+    ranks = run.start(code=LIMITED)
 
     assert ranks.wait() == [2, 2]
     assert run.checkpoints() == ["iter_0000000"]

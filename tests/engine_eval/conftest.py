@@ -126,8 +126,10 @@ class Evaluation:
     server: ForkServer
     starts: int = 0
 
-    def begin(self, port: int = 0, **variables: str) -> list[ForkedRank]:
-        """Fork every rank of the task; several meet at a port."""
+    def begin(self, port: int = 0, code: str = "", **variables: str) -> list[ForkedRank]:
+        """Fork every rank of the task, running ``code`` where it is given; several meet at a
+        port.
+        """
         self.starts += 1
         logs = [self.run.root / f"{self.starts}-{rank}" for rank in range(self.task.ranks)]
         return [
@@ -137,6 +139,7 @@ class Evaluation:
                 cwd=self.run.root,
                 stdout=log.with_suffix(".out"),
                 stderr=log.with_suffix(".err"),
+                code=code,
             )
             for rank, log in enumerate(logs)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from jobs.checkpoints import manifest, retention
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json, sha256
+from jobs.runtime import processes
 
 from ..ranks import wait_until
 
@@ -241,6 +243,25 @@ def test_a_model_of_another_shape_is_refused(evaluation, made):
     assert f"{made.folder}/iter_0000004: its model has another architecture" in outcome.stderr
 
 
+HELD = """
+import os, signal, sys
+from jobs.__main__ import main
+
+steps = []
+
+def watch(event, arguments):
+    if event == "os.rename" and "/leases/" in str(arguments[1]):
+        steps.append("leased")
+    elif event == "open" and steps == ["leased"] and "/iter_0000004/" in str(arguments[0]):
+        steps.append("stopped")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(watch)
+sys.exit(main())
+"""
+"""A rank that stops as it reads the checkpoint that it has leased, until it is let continue."""
+
+
 def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
     evaluation, made, tmp_path
 ):
@@ -250,15 +271,22 @@ def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
     def leases():
         return sorted((folder / "leases").glob("iter_0000004.*.json"))
 
-    (killed,) = task.begin()
-    wait_until(leases)
+    def is_held(rank):
+        process = processes.read(rank.pid)
+        return process is not None and process.state == "T"
+
+    (killed,) = task.begin(code=HELD)
+    wait_until(lambda: is_held(killed))
     killed.kill()
     killed.communicate()
     retention.prune(folder, 0)  # as training does after each save: step 6 is the newest
     (left,) = leases()
-    (rank,) = task.begin()
-    wait_until(lambda: len(leases()) == 2)
+    (rank,) = task.begin(code=HELD)
+    wait_until(lambda: is_held(rank))
+    assert len(leases()) == 2
     left.unlink()
+    retention.prune(folder, 0)
+    rank.send_signal(signal.SIGCONT)
     while rank.poll() is None:
         retention.prune(folder, 0)
         time.sleep(0.01)

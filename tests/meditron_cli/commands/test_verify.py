@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +31,24 @@ try:
 except SystemExit as end:
     print("exit", end.code)
 """
+
+SIGNALLED = """
+import os, signal, sys
+from meditron_cli.__main__ import run
+
+leases, steps = sys.argv.pop(1), []
+
+def watch(event, arguments):
+    if event == "os.rename" and leases in str(arguments[1]):
+        steps.append("leased")
+    elif event == "open" and steps == ["leased"] and "/iter_0000000/" in str(arguments[0]):
+        steps.append("signalled")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.addaudithook(watch)
+run()
+"""
+"""Runs `meditron`, which gets a signal as it reads the checkpoint that it has leased."""
 
 Verify = Callable[..., tuple[int, str]]
 
@@ -127,15 +143,11 @@ def test_an_accepted_difference_has_exit_code_0(pairs: Path, verify: Verify) -> 
 @pytest.mark.engine
 def test_a_verification_that_a_signal_ends_gives_its_lease_back(pairs: Path, runs: Path) -> None:
     words = ("verify", str(pairs / "grown" / "hf"), "trial:first", "--runs-dir", str(runs))
-    program = subprocess.Popen([sys.executable, "-m", "meditron_cli", *words], cwd=ROOT)
     leases = runs / "trial/checkpoints/leases"
-    while not (leases.is_dir() and list(leases.glob("*.json"))):
-        assert program.poll() is None
-        time.sleep(0.01)
 
-    program.send_signal(signal.SIGTERM)
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(leases), *words], cwd=ROOT)
 
-    assert program.wait() == 143
+    assert done.returncode == 143
     assert list(leases.iterdir()) == []
 
 
