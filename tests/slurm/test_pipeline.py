@@ -293,7 +293,7 @@ def test_with_a_missing_partition_nothing_is_queued_and_the_run_is_usable(
 
 
 def test_cancel_ends_everything_queued_and_running(clean: Desk) -> None:
-    answer = clean.submit("pipeline", "seed=2")
+    answer = clean.submit("pipeline", *ENDLESS, "seed=2")
     (curate,) = answer.jobs["curate"]
     clean.slurm.wait_job(curate, ["RUNNING", "COMPLETED"])
 
