@@ -1,5 +1,5 @@
-"""Ranks without the price of imports: a process imports torch, megatron.core and the harness once,
-then forks a rank for each request.
+"""Ranks without the price of imports: a process imports torch, megatron.core, the harness and
+transformers once, then forks a rank for each request.
 
 ``python -m tests.fork_server`` is the server. Its standard input is open as long as whoever started
 it runs; it listens on an abstract Unix socket and prints the address. One connection is one rank: a
@@ -198,11 +198,14 @@ def load() -> None:
 
     work_offline()
     evaluate.keep_to_itself(Path(tempfile.gettempdir()))
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
     from jobs.engine import checkpoint, dataset, model, optim, sharded_state, trainer
     from jobs.evaluation import benchmarks, harness_model
 
     del torch, pretrain, benchmarks, harness_model
     del checkpoint, dataset, model, optim, sharded_state, trainer
+    del AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 
 def serve() -> None:

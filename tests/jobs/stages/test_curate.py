@@ -16,6 +16,12 @@ from pyarrow import parquet
 from jobs.contract.files import read_json
 from jobs.data.json_stream import zstd
 
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
+
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"doc-{number}", "text": f"Finding {number}: blood pressure {90 + number} mmHg."}
     for number in range(60)

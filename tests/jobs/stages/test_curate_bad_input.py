@@ -16,6 +16,12 @@ from pyarrow import parquet
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES
 from jobs.data.json_stream import zstd
 
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
+
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
 AGAIN = "copy or make the file again, then {meditron resume}"
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"

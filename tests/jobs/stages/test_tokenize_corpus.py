@@ -35,6 +35,12 @@ from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
 
 from ...model_specs import corpus_spec
 
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
+
 TEXTS = [
     "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",
     "Metformin 500 mg twice daily.\n\n# Follow-up\nHbA1c after 3 months.",

@@ -86,7 +86,8 @@ def test_a_doctor_that_a_signal_ends_cancels_its_probe(
     data = ROOT / "tests/data"
     programs.replace("scontrol", f'cat {data}/slurm-22.05.8-"$2"*.txt')
     programs.replace("sbatch", 'case "$*" in --version) echo slurm 22.05.8 ;; *) echo 7 ;; esac')
-    doctor = start(programs, tmp_path, "doctor")
+    programs.queue("7|PENDING|Resources")  # the probe has not ended before the signal comes
+    doctor = start(programs, tmp_path, "doctor", "--wait", "600")
     read_until(doctor, lambda line: "examines compute nodes" in line)
 
     doctor.send_signal(number)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from jobs.health.xid import XidAction
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import LogSign
 from jobs.supervision.ranks import launcher
+
+from ....fork_server import ForkServer
+from ....ranks import PATIENCE
 
 JOIN = """
 import datetime, os, signal, sys
@@ -34,14 +38,15 @@ if rank == 1:
 while True:
     torch.distributed.all_reduce(ones)
 """
-ALONE = "join(0, int(sys.argv[1]), seconds=1)"
-NOBODY = "join(1, int(sys.argv[1]), seconds=1)"
+ALONE = "join(0, int(sys.argv[2]), seconds=1)"
+NOBODY = "join(1, int(sys.argv[2]), seconds=1)"
 TAKEN = """
 import socket
 with socket.socket() as other:
-    other.bind(("", int(sys.argv[1])))
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or the reservation refuses it
+    other.bind(("", int(sys.argv[2])))
     other.listen()
-    join(0, int(sys.argv[1]))
+    join(0, int(sys.argv[2]))
 """
 
 LINES = [
@@ -178,25 +183,36 @@ def test_an_xid_has_an_action_and_an_unknown_one_is_confirmed(
     assert xid.action(number) is action
 
 
-def start(program: str, *arguments: int) -> subprocess.Popen[str]:
-    """Start a rank that uses PyTorch for real."""
-    command = [sys.executable, "-c", JOIN + program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(
+    server: ForkServer, folder: Path, program: str, port: int, rank: int = 0
+) -> Callable[[], set[str]]:
+    """Start a rank that uses PyTorch for real; return what waits for it, and returns the names of
+    the signatures in its output.
+    """
+    process = server.start(
+        (str(rank), str(port)),
+        env=os.environ,
+        cwd=folder,
+        stdout=folder / f"{rank}.log",
+        code=JOIN + program,
+    )
 
+    def signs() -> set[str]:
+        output, _ = process.communicate(timeout=PATIENCE)
+        return {sign.name for sign in log_patterns.find(output.splitlines(), labelled=False)}
 
-def signs(process: subprocess.Popen[str]) -> set[str]:
-    """Return the names of the signatures in a rank's output."""
-    output, _ = process.communicate(timeout=300)
-    return {sign.name for sign in log_patterns.find(output.splitlines(), labelled=False)}
+    return signs
 
 
 @pytest.mark.engine
-def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else() -> None:
+def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
     with launcher.reserved_port() as port:
-        survivor, victim = (start(PEER, rank, port) for rank in (0, 1))
+        survivor, victim = (start(fork_server, tmp_path, PEER, port, rank) for rank in (0, 1))
 
-        assert signs(victim) == set()
-        assert signs(survivor) == {"gloo_peer"}
+        assert victim() == set()
+        assert survivor() == {"gloo_peer"}
 
 
 @pytest.mark.engine
@@ -204,8 +220,8 @@ def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else() -> None:
     ("program", "name"),
     [(ALONE, "rendezvous"), (NOBODY, "rendezvous"), (TAKEN, "address_in_use")],
 )
-def test_ranks_that_do_not_find_each_other_say_so(program: str, name: str) -> None:
+def test_ranks_that_do_not_find_each_other_say_so(
+    fork_server: ForkServer, tmp_path: Path, program: str, name: str
+) -> None:
     with launcher.reserved_port() as port:
-        pass
-
-    assert signs(start(program, port)) == {name}
+        assert start(fork_server, tmp_path, program, port)() == {name}
