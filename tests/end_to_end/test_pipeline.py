@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
 STAGES = ("curate", "tokenize", "pretrain", "evaluate", "export")
+ENDLESS = ("--set", "pretrain.train_steps=100000", "--set", "pretrain.max_epochs=null")
+"""A pipeline that has not ended when a test comes to hit it."""
 
 
 def report_of(desk: Desk, run: RunDir) -> dict[str, Any]:
@@ -169,7 +172,8 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
         wait_until(moment)
         long_desk.end_everything()
         state = long_desk.state(run)
-        assert state["state"] in ("failed", "stopped"), (stage, state)
+        if state["state"] != "succeeded":  # the kill came later than the whole pipeline took
+            assert state["state"] in ("failed", "stopped"), (stage, state)
         done = long_desk.submit("pipeline")
         assert done.returncode == 0, done.stderr
     done = long_desk.submit("pipeline", "--wait")
@@ -198,7 +202,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
 
 
 def test_after_cancel_no_process_remains_and_resume_continues(desk: Desk) -> None:
-    done = desk.submit("pipeline", "--json")
+    done = desk.submit("pipeline", "--json", *ENDLESS)
     run = RunDir(Path(json.loads(done.stdout)["dir"]))
     wait_until(until_progress(run, "tokenize", 0))
 
@@ -216,7 +220,7 @@ def test_after_cancel_no_process_remains_and_resume_continues(desk: Desk) -> Non
 
 
 def test_an_interrupted_wait_does_not_end_the_run(desk: Desk) -> None:
-    waiting = desk.start(*desk.submit_words("pipeline", "--wait"))
+    waiting = desk.start(*desk.submit_words("pipeline", "--wait", *ENDLESS))
     assert waiting.stderr is not None
     following = next(line for line in waiting.stderr if line.startswith("pretrain: "))
     run = desk.run()
@@ -226,7 +230,7 @@ def test_an_interrupted_wait_does_not_end_the_run(desk: Desk) -> None:
     wait_until(run.done("tokenize", 0).exists)
     desk("cancel", run.name)
 
-    assert following == f"pretrain: pending 0/{STEPS} steps\n"
+    assert re.match(r"pretrain: (pending|running) \d+/100000 steps", following)
     assert waiting.returncode == 130
     assert f"run {run.name} continues" in stderr
 
@@ -242,13 +246,16 @@ def test_two_equal_submits_at_once_both_succeed_and_submit_once(desk: Desk) -> N
 
 
 def test_when_the_background_processes_are_killed_a_submit_resumes(desk: Desk) -> None:
-    done = desk.submit("curate", "--json")
-    (job,) = json.loads(done.stdout)["jobs"]["curate"]
-    run = desk.run()
-
-    os.kill(int(job.split(":")[2]), signal.SIGKILL)
-    desk.wait_idle()
+    for _ in range(9):  # until the kill comes before the task has ended
+        done = json.loads(desk.submit("curate", "--new", "--json").stdout)
+        run = RunDir(Path(done["dir"]))
+        (job,) = done["jobs"]["curate"]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(job.split(":")[2]), signal.SIGKILL)
+        desk.wait_idle()
+        if not run.done("curate", 0).exists():
+            break
 
     assert desk.state(run)["state"] in ("failed", "stopped")
-    assert desk.submit("curate", "--wait").returncode == 0
+    assert desk("submit", "curate", "--run", run.name, "--wait").returncode == 0
     assert desk.state(run)["state"] == "succeeded"
