@@ -221,7 +221,7 @@ class Answers:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, exported, families, pairs, fork_server) -> Answers:
+def answers(tmp_path_factory, exported, families, pairs) -> Answers:
     """Return the answers of every export, and in version 5 those of the sources."""
     root = tmp_path_factory.mktemp("answers")
     card = (families["grown"] / export_folder.CARD).read_text()
@@ -232,12 +232,10 @@ def answers(tmp_path_factory, exported, families, pairs, fork_server) -> Answers
     sources = [str(pairs / name / "hf") for name in families]
     found, printed = {}, {}
     for version in transformers_versions.VERSIONS:
-        path = root / f"{version}.pt"
-        words = [str(path), str(root / "card.py"), *folders]
-        if version == "5":  # which the fork server has
-            printed[version] = fork_server.run(TRANSFORMERS, root, *words, *sources)
-        else:
-            printed[version] = transformers_versions.run(version, TRANSFORMERS, *words)
+        path, more = root / f"{version}.pt", sources if version == "5" else []
+        printed[version] = transformers_versions.run(
+            version, TRANSFORMERS, str(path), str(root / "card.py"), *folders, *more
+        )
         found[version] = torch.load(path, weights_only=True)
     return Answers(found, printed)
 
