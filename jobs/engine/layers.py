@@ -68,11 +68,19 @@ class RMSNorm(torch.nn.RMSNorm):
 class Documents(PackedSeqParams):  # type: ignore[misc]
     """The documents of one packed row, for all layers of a micro-batch."""
 
+    _turn: rope.Turn | None = None
+
     @cached_property
     def lengths(self) -> list[int]:
         """Return the tokens of each, which a GPU is asked for once."""
         lengths: list[int] = self.cu_seqlens_q.diff().tolist()
         return lengths
+
+    def turn(self, angles: torch.Tensor) -> rope.Turn:
+        """Return the rotation of the row's positions, which the first layer computes for all."""
+        if self._turn is None:
+            self._turn = rope.turn(rope.within_documents(angles, self.cu_seqlens_q))
+        return self._turn
 
 
 class Attention(DotProductAttention):  # type: ignore[misc]
@@ -127,7 +135,7 @@ class SelfAttention(MegatronSelfAttention):  # type: ignore[misc]
     kernel, which is used where it exists.
     """
 
-    _angles: torch.Tensor | None = None
+    _turn: rope.Turn | None = None
 
     def forward(
         self,
@@ -140,20 +148,21 @@ class SelfAttention(MegatronSelfAttention):  # type: ignore[misc]
         more["packed_seq_params"] = packed_seq_params
         if rotary_pos_emb is None or self.config.apply_rope_fusion:
             return super().forward(*inputs, rotary_pos_emb=rotary_pos_emb, **more)
-        self._angles = rotary_pos_emb
         if packed_seq_params is not None:
-            self._angles = rope.within_documents(rotary_pos_emb, packed_seq_params.cu_seqlens_q)
+            self._turn = packed_seq_params.turn(rotary_pos_emb)
+        else:
+            self._turn = rope.turn(rotary_pos_emb)
         try:
             return super().forward(*inputs, **more)
         finally:
-            self._angles = None
+            self._turn = None
 
     def get_query_key_value_tensors(self, *inputs: Any, **options: Any) -> Any:
         """Return queries, keys and values; ``forward`` calls it and turns what it returns."""
         query, key, value = super().get_query_key_value_tensors(*inputs, **options)
-        if self._angles is None:
+        if self._turn is None:
             return query, key, value
-        return rope.rotated(query, self._angles), rope.rotated(key, self._angles), value
+        return rope.rotated(query, self._turn), rope.rotated(key, self._turn), value
 
 
 class ProjectionNorm(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -35,7 +36,19 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     return torch.where(is_long, kept / scaling.factor, torch.where(is_short, kept, between))
 
 
-def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+class Turn(NamedTuple):
+    """The rotation of each position, float32 ``[sequence, 1 or batch, 1, head_dim]``."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+def turn(angles: torch.Tensor) -> Turn:
+    """Return the rotation by some angles, the same in both halves of a head."""
+    return Turn(angles.cos(), angles.sin())
+
+
+def rotated(heads: torch.Tensor, by: Turn) -> torch.Tensor:
     """Return heads turned by their positions' angles, computed in float32.
 
     Cosine and sine in bfloat16 would be wrong by up to 2 ** -9, and the angles between positions
@@ -44,14 +57,14 @@ def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     Args:
         heads: ``[sequence, batch, heads, head_dim]``; coordinate ``i`` is paired with ``i`` plus
             half the width.
-        angles: float32 ``[sequence, 1 or batch, 1, head_dim]``, the same in both halves.
+        by: the rotation of their positions.
 
     Returns:
         The shape and dtype of ``heads``.
     """
     wide = heads.float()
     first, second = wide.chunk(2, -1)
-    turned = wide * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+    turned = wide * by.cos + torch.cat((-second, first), -1) * by.sin
     return turned.to(heads.dtype)
 
 

@@ -41,6 +41,9 @@ with torch.no_grad():
     attention.linear_qkv.weight.normal_(generator=generator)
     network(tokens, None, None, packed_seq_params=packed if given["packed"] else None)
 
+if given["packed"]:
+    packed.turn(None)  # the layers of a micro-batch share what the first of them computed
+
 half = spec.head_dim // 2
 speeds = spec.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
 places = torch.arange(spec.seq_length)
