@@ -14,12 +14,22 @@ class Runtime:
 
     ALREADY_REGISTERED = 712
 
-    def __init__(self) -> None:
+    OUT_OF_MEMORY = 2
+
+    def __init__(self, most: int = 1 << 30) -> None:
         self.locked: set[int] = set()
+        self.most = most
+        self.last_error = 0
+        """What CUDA raises at the next launch of a kernel."""
+        self.calls = 0
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.calls += 1
         if address in self.locked:
             return self.ALREADY_REGISTERED
+        if size > self.most:
+            self.last_error = self.OUT_OF_MEMORY
+            return self.last_error
         self.locked.add(address)
         return 0
 
@@ -52,3 +62,20 @@ def test_pages_that_are_locked_already_are_an_error() -> None:
     del content
     gc.collect()
     assert runtime.locked == set()
+
+
+def test_memory_that_cuda_does_not_lock_is_a_warning_once_and_clears_the_error() -> None:
+    runtime = Runtime(most=100)
+    warnings: list[str] = []
+
+    def clear() -> None:
+        runtime.last_error = 0
+
+    locks = page_lock.PageLocks(runtime, clear, warnings.append)
+    for size in (100, 4096, 8192):
+        locks.lock(np.empty(size, np.uint8))
+
+    (warning,) = warnings
+    assert warning.startswith("CUDA does not page-lock 4096 bytes of host memory (error 2 of ")
+    assert runtime.last_error == 0
+    assert runtime.calls == 2

@@ -14,8 +14,10 @@ This module imports torch and megatron.core, so import it only within
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -59,7 +61,8 @@ class HostMemory:
     """Memory of the host for copies of tensors, kept from save to save.
 
     It grows to what a save copies, or to a limit: then a save waits for the files whenever it is
-    full. On CUDA it is page-locked, which takes long and makes copies several times as fast.
+    full. On CUDA it is page-locked, where CUDA allows it, which takes long and makes copies several
+    times as fast.
     """
 
     def __init__(self, limit: Callable[[], int]) -> None:
@@ -71,6 +74,10 @@ class HostMemory:
         """
         self._limit = limit
         self._content = np.empty(0, np.uint8)
+        self._locks: page_lock.PageLocks | None = None
+        if not hasattr(torch.cuda, "stood_in_for"):
+            cuda: Any = torch.cuda
+            self._locks = page_lock.PageLocks(cuda.cudart(), _clear_cuda_error, _warn)
 
     @property
     def bytes(self) -> int:
@@ -84,7 +91,8 @@ class HostMemory:
         if wanted > self.bytes:
             self._content = np.empty(0, np.uint8)  # frees the old one first
             self._content = np.empty(wanted, np.uint8)
-            self._lock_pages()
+            if self._locks is not None:
+                self._locks.lock(self._content)
 
     def place(self, offset: int, like: torch.Tensor) -> torch.Tensor:
         """Return a tensor without values that lies at an offset and has a storage of its own:
@@ -95,10 +103,17 @@ class HostMemory:
         flat = torch.frombuffer(self._content, dtype=like.dtype, count=like.numel(), offset=offset)
         return flat.view(like.shape)
 
-    def _lock_pages(self) -> None:
-        if not hasattr(torch.cuda, "stood_in_for"):
-            cuda: Any = torch.cuda
-            cuda.check_error(page_lock.lock(self._content, cuda.cudart()))
+
+def _clear_cuda_error() -> None:
+    """Let torch raise, and clear, the error that CUDA keeps of this thread's last refused call. It
+    would raise it at the next kernel that this thread launches; unproven on hardware.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
+
+
+def _warn(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 class Entry(NamedTuple):
