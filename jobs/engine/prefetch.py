@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,7 +28,9 @@ class Prefetcher(Generic[T]):
         self._read = read
         self._following = following
         self._pending: deque[tuple[int, Future[T]]] = deque()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._queue: queue.SimpleQueue[tuple[int, Future[T]] | None] = queue.SimpleQueue()
+        """Still to be read; None is the end."""
+        self._thread: threading.Thread | None = None
 
     def take(self, key: int) -> T:
         """Return the result of a key, and let the thread read those that follow.
@@ -47,12 +51,29 @@ class Prefetcher(Generic[T]):
         return result.result()
 
     def close(self) -> None:
-        """End the thread, once it has finished the read in progress."""
+        """End the thread after the read in progress, without waiting for it: a rank that fails
+        exits at once, also while storage does not answer.
+        """
         self._drop()
-        self._executor.shutdown()
+        self._queue.put(None)
 
     def _submit(self, key: int) -> None:
-        self._pending.append((key, self._executor.submit(self._read, key)))
+        if self._thread is None:
+            # A daemon: the process does not wait for it, as it would for an executor's thread.
+            self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+            self._thread.start()
+        future: Future[T] = Future()
+        self._pending.append((key, future))
+        self._queue.put((key, future))
+
+    def _run(self) -> None:
+        for key, future in iter(self._queue.get, None):
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._read(key))
+            except Exception as error:  # whoever takes the result gets it
+                future.set_exception(error)
 
     def _drop(self) -> None:
         for _, result in self._pending:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 
@@ -90,3 +92,24 @@ def test_the_end_drops_what_was_not_begun(shelf, prefetcher):
     prefetcher.close()
     assert shelf.read_keys[0] == 49
     assert len(shelf.read_keys) <= 1 + DEPTH
+
+
+def test_a_process_that_fails_does_not_wait_for_a_read():
+    code = """
+import threading
+from jobs.engine.prefetch import Prefetcher
+begun, never = threading.Event(), threading.Event()
+
+def read(key):
+    if key:
+        begun.set()
+        never.wait()
+    return key
+
+prefetcher = Prefetcher(read, lambda key: key + 1)
+prefetcher.take(0)
+begun.wait()
+prefetcher.close()
+raise SystemExit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 7
