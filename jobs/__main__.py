@@ -18,6 +18,7 @@ from jobs.contract.stage_specs import STAGE_KINDS, STAGES
 from jobs.runtime import heartbeat, nsys
 from jobs.runtime.context import STOP_SIGNALS, Context, context_from
 from jobs.runtime.offline import work_offline
+from jobs.runtime.open_files import raise_soft_limit
 from jobs.runtime.rank_exit import describe_error, write_rank_exit
 
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("index", type=int)
     args = parser.parse_args(argv)
     work_offline()
+    raise_soft_limit()
     try:
         context = context_from(args.run_dir, args.stage, args.index, os.environ)
     except TaskError as error:

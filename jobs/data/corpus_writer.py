@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 from jobs.contract.stage_specs import CurateSpec
 from jobs.data.cleaning import length_problem, normalise, text_digest
+from jobs.runtime.open_files import OTHER_FILES, raise_soft_limit
 
 if TYPE_CHECKING:
     from jobs.data.readers import SourceRecord
@@ -26,9 +26,6 @@ SOURCE_KEY = "source"
 
 REJECTED_BYTES = 10_000
 """Bytes of a bad record that ``rejected.jsonl`` holds."""
-
-OTHER_FILES = 64
-"""Files that a process has open besides its shards."""
 
 
 class Shard:
@@ -181,9 +178,7 @@ def allow_open_files(shards: int) -> None:
         TaskError: the hard limit is lower.
     """
     count = shards + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= count:
-        return
+    hard = raise_soft_limit()
     if hard < count:
         fitting = hard - OTHER_FILES
         hint = f"raise the hard limit of open files on the nodes to {count} or more (`ulimit -n`)"
@@ -192,7 +187,6 @@ def allow_open_files(shards: int) -> None:
             f"allows {hard}",
             f"set curate.shards to {fitting} or less" if fitting > 0 else hint,
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def document_id(value: Any, digest: bytes) -> str:

@@ -7,7 +7,9 @@ document in memory.
 
 from __future__ import annotations
 
+import mmap
 import struct
+import sys
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -156,7 +158,7 @@ class Index(NamedTuple):
 
 
 def read_index(path: Path) -> Index:
-    """Map the index of an indexed dataset into memory.
+    """Map the index of an indexed dataset into memory, once.
 
     Raises:
         TaskError: the file is not a complete .idx of integer tokens.
@@ -167,10 +169,23 @@ def read_index(path: Path) -> Index:
     code, sequences, bounds = _read_header(path)
     if path.stat().st_size != HEADER.size + 12 * sequences + 8 * bounds:
         raise _incomplete(path)
-    lengths = numpy.memmap(path, "<i4", "r", offset=HEADER.size, shape=(sequences,))
-    after = HEADER.size + 4 * sequences
-    offsets = numpy.memmap(path, "<i8", "r", offset=after, shape=(sequences,))
+    content = map_file(path)
+    lengths = numpy.ndarray((sequences,), "<i4", content, HEADER.size)
+    offsets = numpy.ndarray((sequences,), "<i8", content, HEADER.size + 4 * sequences)
     return Index(lengths, offsets, numpy.dtype(TOKEN_TYPES[code]))
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file into memory, to be read. From Python 3.13 on no descriptor stays open, before that
+    one does as long as the mapping is used.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is empty.
+    """
+    with path.open("rb") as file:
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def count_tokens(index: Index) -> int:

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
-from jobs.data.indexed_dataset import Index, read_index
+from jobs.contract.units import plural
+from jobs.data.indexed_dataset import Index, map_file, read_index
 from jobs.data.sample_order import Stretch, TrainingOrder
+from jobs.runtime.open_files import require_open_files
 
 if TYPE_CHECKING:
     import numpy
+
+
+FILES = 2
+"""Files of a dataset, .idx and .bin, which are both mapped."""
 
 
 class DocumentPlace(NamedTuple):
@@ -45,8 +51,14 @@ class CorpusFiles:
         """Return the content of each ``.idx``.
 
         Raises:
-            TaskError: one is missing or damaged.
+            TaskError: one is missing or damaged, or there are more than this node can open.
         """
+        require_open_files(
+            FILES * len(self.paths),
+            f"reading {plural(len(self.paths), 'dataset')}",
+            "raise the hard limit of open files on the nodes (`ulimit -Hn` shows it), or curate "
+            "into fewer shards in a submission with --new",
+        )
         return [_index(path) for path in self.paths]
 
     @cached_property
@@ -92,7 +104,8 @@ class CorpusFiles:
         if dataset not in self._open:
             path = self.paths[dataset]
             kind = self.indexes[dataset].kind
-            self._open[dataset] = numpy.memmap(path.with_name(f"{path.name}.bin"), kind, "r")
+            content = map_file(path.with_name(f"{path.name}.bin"))
+            self._open[dataset] = numpy.frombuffer(content, kind)
         return self._open[dataset]
 
 
