@@ -15,3 +15,16 @@ def size(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.1f} {unit}"
     return f"{value / 1024:.1f} KiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a time in seconds, or milliseconds below one: ``482.9 s``, ``14 ms``."""
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def speed_text(bytes_per_second: float) -> str:
+    """Return a speed in the unit that shows its digits: ``2.0 GB/s``, ``35.0 MB/s``."""
+    for limit, unit in ((1e9, "GB/s"), (1e6, "MB/s")):
+        if bytes_per_second >= limit:
+            return f"{bytes_per_second / limit:.1f} {unit}"
+    return f"{bytes_per_second / 1e3:.1f} KB/s"

@@ -11,7 +11,7 @@ from jobs.contract.stage_specs import PretrainSpec
 from jobs.contract.units import GIB, plural
 from meditron_cli.plan import data_summary, layout, memory
 from meditron_cli.plan.disk import disk_need
-from meditron_cli.plan.figures import count, size
+from meditron_cli.plan.figures import count, seconds_text, size, speed_text
 from meditron_cli.plan.footprint import footprint
 from meditron_cli.plan.hardware import machine_of, measured_figures, missing_figures
 from meditron_cli.plan.model import Lead, Plan, Resources
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from jobs.contract.specs import TaskSpec
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.plan.search import Candidate
+
+
+SPEED_BYTES = GIB
+"""Bytes from which the time of a save is shown as a speed (guess)."""
 
 
 def stage_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -390,19 +394,25 @@ def signal_line(facts: dict[str, Any]) -> str:
     grace = facts["grace_seconds"]
     return (
         f"signal       {facts['lead_seconds']} s before the time limit, {why}; a save takes about "
-        f"{facts['save_seconds']:,.1f} s, {facts['pace_source']}"
+        f"{seconds_text(facts['save_seconds'])}, {facts['pace_source']}"
         + ("" if grace is None else f"; the grace period is {grace} s")
     )
 
 
 def startup_line(facts: dict[str, Any]) -> str:
-    """Return the start-up limit, and its reason."""
-    speed = facts["checkpoint_bytes"] / facts["save_seconds"] / 1e9 if facts["save_seconds"] else 0
-    why = {
-        "given": "set by supervision.startup_limit_seconds",
-        "measured": f"computed from the checkpoint at {speed:.1f} GB/s, measured in this run",
-        "estimated": f"computed from the checkpoint at a guessed {speed:.1f} GB/s",
-    }[facts["startup_limit_source"]]
+    """Return the start-up limit, and its reason. A save of few bytes mostly waits for the disk to
+    answer, which tells its time and no speed.
+    """
+    written, seconds = facts["checkpoint_bytes"], facts["save_seconds"]
+    if facts["startup_limit_source"] == "given":
+        why = "set by supervision.startup_limit_seconds"
+    elif facts["startup_limit_source"] == "estimated":
+        why = f"computed from the checkpoint at a guessed {speed_text(written / seconds)}"
+    elif written < SPEED_BYTES or not seconds:
+        why = f"computed from saves of {seconds_text(seconds)}, measured in this run"
+    else:
+        speed = speed_text(written / seconds)
+        why = f"computed from the checkpoint at {speed}, measured in this run"
     limit = facts["startup_limit_seconds"]
     return f"start-up     at most {limit} s until the first step, else it is a hang; {why}"
 

@@ -196,6 +196,12 @@ def test_the_start_up_limit_is_shown_with_its_source() -> None:
     )
     assert summary.startup_line(estimated) in summary.training_lines(estimated)
     assert summary.startup_line(measured).endswith("at 2.0 GB/s, measured in this run")
+    slow = {**measured, "checkpoint_bytes": 2**30, "save_seconds": 20.0}
+    assert summary.startup_line(slow).endswith("at 53.7 MB/s, measured in this run")
+    tiny = {**measured, "checkpoint_bytes": 28_600_000, "save_seconds": 0.92}
+    assert summary.startup_line(tiny).endswith(
+        "computed from saves of 920 ms, measured in this run"
+    )
     assert summary.startup_line(given) == (
         "start-up     at most 1800 s until the first step, else it is a hang; set by "
         "supervision.startup_limit_seconds"
