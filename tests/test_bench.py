@@ -26,7 +26,7 @@ SMALLEST = {
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
     "engine": [pytest.mark.engine],
-    "heartbeat": [pytest.mark.engine],
+    "heartbeat": [pytest.mark.engine, pytest.mark.full],
     "resume": [pytest.mark.engine, pytest.mark.full],
     "weights": [pytest.mark.engine, pytest.mark.full],
     "saves": [pytest.mark.engine, pytest.mark.full],

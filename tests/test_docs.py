@@ -377,12 +377,16 @@ def python_files() -> dict[str, Path]:
     }
 
 
-def documented() -> Iterator[tuple[Path, ast.FunctionDef | ast.ClassDef]]:
-    """Yield functions and classes that have a docstring, with their files; tests are sentences."""
+def documented() -> Iterator[tuple[Path, ast.Module | ast.FunctionDef | ast.ClassDef]]:
+    """Yield modules, functions and classes that have a docstring, with their files; tests are
+    sentences.
+    """
     for path in python_files().values():
         for node in ast.walk(ast.parse(path.read_text())):
-            is_named = isinstance(node, ast.FunctionDef | ast.ClassDef)
-            if is_named and not node.name.startswith("test_") and ast.get_docstring(node):
+            if not isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+                continue
+            is_test = getattr(node, "name", "").startswith("test_")
+            if not is_test and ast.get_docstring(node):
                 yield path, node
 
 
@@ -440,12 +444,11 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
 
 
 def test_docstrings_of_modules_and_classes_are_no_questions() -> None:
-    modules = [(path, ast.parse(path.read_text())) for path in python_files().values()]
-    classes = [(path, node) for path, node in documented() if isinstance(node, ast.ClassDef)]
     questions = [
         f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
-        for path, node in [*modules, *classes]
-        if QUESTION_WORDS.match(text := ast.get_docstring(node) or "-")
+        for path, node in documented()
+        if isinstance(node, ast.Module | ast.ClassDef)
+        and QUESTION_WORDS.match(text := ast.get_docstring(node) or "-")
     ]
 
     assert questions == []
