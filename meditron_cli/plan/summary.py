@@ -401,7 +401,7 @@ def signal_line(facts: dict[str, Any]) -> str:
 
 def startup_line(facts: dict[str, Any]) -> str:
     """Return the start-up limit, and its reason. A save of few bytes mostly waits for the disk to
-    answer, which tells its time and no speed.
+    answer, so that only its time is shown.
     """
     written, seconds = facts["checkpoint_bytes"], facts["save_seconds"]
     if facts["startup_limit_source"] == "given":
