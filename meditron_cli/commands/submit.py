@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ class SubmitTarget:
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until the run ends; exit with 4 if it fails, with 2 on bad input.",
+    help="Wait until the submitted stages end; exit with 4 if one fails, with 2 on bad input.",
 )
 @click.option("--new", is_flag=True, help="Start a new run instead of continuing the last one.")
 @options.json_option
@@ -113,7 +113,7 @@ def command(
     store.remember_root(submission.root, runs_dir, services.environ)
     start(services, submission, run, as_json)
     if wait:
-        wait_for_end(services, submission.reader)
+        wait_for_end(services, submission.reader, [stage.stage for stage in submission.plan.stages])
 
 
 def required(cluster: str | None, size: str | None) -> tuple[str, str]:
@@ -352,8 +352,9 @@ def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
         )
 
 
-def wait_for_end(services: Services, reader: RecordReader) -> None:
-    """Wait until a run ends.
+def wait_for_end(services: Services, reader: RecordReader, stages: Collection[str]) -> None:
+    """Wait until the stages that were submitted end. An earlier failure of another stage of the run
+    is none of theirs.
 
     Raises:
         ConfigError: a task found invalid input or configuration.
@@ -361,13 +362,15 @@ def wait_for_end(services: Services, reader: RecordReader) -> None:
     """
     from meditron_cli.reporting.follow import first_error, follow
 
-    run, state = reader.run, follow(services, reader)
+    run, state = reader.run, follow(services, reader, stages)
+    others = set(reader.read().stages) - set(stages)
+    waited = f"{', '.join(stages)} of run {run.name}" if others else f"run {run.name}"
     if state != "succeeded":
-        sentence, hint, code = first_error(services, reader)
+        sentence, hint, code = first_error(services, reader, stages)
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
-            f"run {run.name} {state}{': ' + sentence if sentence else ''}",
+            f"{waited} {state}{': ' + sentence if sentence else ''}",
             hint=hint or f"`{store.command(run, 'logs')}` shows its logs",
         )
     report = store.command(run, "report")
-    console.note(f"run {run.name} succeeded; `{report}` shows the results")
+    console.note(f"{waited} succeeded; `{report}` shows the results")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import Protocol
 
 from jobs.contract.attempt_history import HistoryReader
@@ -111,20 +112,21 @@ def describe(stage: StageView, run: RunView) -> str:
     return f"{stage.amount}{loss}"
 
 
-def follow(services: Services, reader: RecordReader) -> str:
-    """Show a run until it has ended, and return its last state.
+def follow(services: Services, reader: RecordReader, stages: Collection[str] = ()) -> str:
+    """Show a run until some of its stages have ended, and return their last state.
 
     Ctrl-C ends the display and not the run.
 
     Args:
         reader: of the run, in full.
+        stages: their names; none for all stages of the run.
     """
     run = reader.run
     try:
         if console.fancy(sys.stderr):
             with ProgressBars() as bars:
-                return until_end(services, reader, bars)
-        return until_end(services, reader, ProgressLines())
+                return until_end(services, reader, bars, stages)
+        return until_end(services, reader, ProgressLines(), stages)
     except KeyboardInterrupt:
         console.note(
             f"run {run.name} continues; `{store.command(run, 'status')}`, "
@@ -133,8 +135,13 @@ def follow(services: Services, reader: RecordReader) -> str:
         raise
 
 
-def until_end(services: Services, reader: RecordReader, display: ProgressDisplay) -> str:
-    """Poll the run directory, and less often the scheduler, until the run has ended."""
+def until_end(
+    services: Services,
+    reader: RecordReader,
+    display: ProgressDisplay,
+    stages: Collection[str] = (),
+) -> str:
+    """Poll the run directory, and less often the scheduler, until the stages have ended."""
     infos: dict[str, JobInfo] = {}
     queried = 0.0
     exits = NewExits(reader.history_reader)
@@ -151,10 +158,18 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
         run_view = state.derive_view(record, infos, now)
         print_interruptions(exits, display)
         display.show(run_view)
-        if run_view.state in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
+        ended = state_of(run_view, stages)
+        if ended in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
             wait_for_exit_records(services, reader.history_reader, record)
-            return run_view.state
+            return ended
         services.clock.sleep(POLL_SECONDS)
+
+
+def state_of(run: RunView, stages: Collection[str]) -> str:
+    """Return the state of some stages of a run; of the run without any."""
+    if run.state == "unknown" or not stages:
+        return run.state
+    return state.first_of(view.state for name, view in run.stages.items() if name in stages)
 
 
 def require_present(run: RunDir) -> None:
@@ -193,11 +208,17 @@ def wait_for_exit_records(services: Services, reader: HistoryReader, record: Run
         services.clock.sleep(POLL_SECONDS)
 
 
-def first_error(services: Services, reader: RecordReader) -> tuple[str, str, int]:
+def first_error(
+    services: Services, reader: RecordReader, stages: Collection[str] = ()
+) -> tuple[str, str, int]:
     """Return the sentence and hint of the first unfinished task that ended, and its exit code
     (``jobs.contract.errors``); empty and 0 where there is none.
+
+    Args:
+        stages: whose tasks count; none for all.
     """
-    errors = task_errors.of_run(reader.run, *evidence_of(services, reader))
+    found = task_errors.of_run(reader.run, *evidence_of(services, reader))
+    errors = [error for error in found if not stages or error.stage in stages]
     if not errors:
         return "", "", 0
     first = errors[0]

@@ -176,6 +176,20 @@ def test_following_ends_when_nothing_is_retried(
     assert "a token is out of range" in capsys.readouterr().err
 
 
+def test_following_a_stage_ignores_an_earlier_failure_of_another(
+    training_run: TaskRecords, meditron: Bench
+) -> None:
+    training_run.exit(1, 30, "data", "stop", code=2, reason="a token is out of range")
+    services, reader = meditron.services(), meditron.reader()
+
+    tokenized = until_end(services, reader, ProgressLines(), {"curate", "tokenize"})
+
+    assert tokenized == "succeeded"
+    assert first_error(services, reader, {"curate", "tokenize"}) == ("", "", 0)
+    assert until_end(services, reader, ProgressLines(), {"pretrain"}) == "failed"
+    assert first_error(services, reader, {"pretrain"})[2] == 2
+
+
 def test_bars_have_interruptions_above_them(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBars() as board:
         board.show(training(10))
