@@ -191,6 +191,14 @@ def read_override(option: str, problems: Problems) -> MapNode | None:
         value = ScalarNode(location, yaml_tree.plain_scalar(word), word)
     if value is None:
         return None
+    if isinstance(value, MapNode) and not value.entries:
+        problems.add(
+            location,
+            key.strip(),
+            "an empty mapping changes nothing, since mappings are merged key by key; remove keys "
+            "in the file that has them",
+        )
+        return None
     for step in reversed(steps):
         value = MapNode(location, {step: Entry(location, value)})
     return value if isinstance(value, MapNode) else None

@@ -261,6 +261,11 @@ def test_a_name_that_nothing_has_gets_the_nearest(
         ("=1", "--set =1: write KEY=VALUE, such as pretrain.train_steps=100"),
         ("a..b=1", "--set a..b=1: write KEY=VALUE, such as pretrain.train_steps=100"),
         ("seed=", "--set seed=: seed: expected a whole number, found nothing"),
+        (
+            "pretrain.mixture.weights={}",
+            "--set pretrain.mixture.weights={}: pretrain.mixture.weights: an empty mapping changes "
+            "nothing, since mappings are merged key by key; remove keys in the file that has them",
+        ),
         ("seed=[", "--set seed=[: a quote or bracket is not closed"),
         (
             "seed.x=1",
