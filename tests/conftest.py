@@ -214,6 +214,7 @@ def training(meditron: Bench, finish: Callable[..., None]) -> RunDir:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     meditron.begin("pretrain")
     return run
 

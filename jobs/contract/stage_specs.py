@@ -267,10 +267,6 @@ class ConvertSpec:
     verify: VerifySpec
 
 
-INDEXED_AT_START = 1 << 20
-"""Sequences of a training whose samples rank 0 lays out at the start, in 1 to 4 s (measured); those
-of a longer training are laid out by the stage ``index``."""
-
 WARN, SKIP, REWIND = "warn", "skip", "rewind"
 """Policies about spikes of the loss or the gradient norm."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract.errors import TaskError
 from jobs.contract.files import FormatError, fsync, fsync_folder, make_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import INDEXED_AT_START, PretrainSpec
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import survey
 from jobs.data.mixture import Mixture, undivided
 from jobs.data.sample_order import CorpusOrder, Epoch, TrainingOrder
@@ -60,20 +60,15 @@ def build(
     return datasets
 
 
-def provide(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> None:
-    """Make sure that a run has the samples of a training when its ranks start: write those of a
-    short training, and refuse a long one without them. Call it on one rank.
+def require(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> None:
+    """Refuse to train without the samples that the stage ``index`` lays out. Call it on one rank.
 
     Raises:
         TaskError: they are missing, incomplete, or of other tokens or settings.
-        OSError: a file cannot be written.
     """
-    folder, found = run.path(spec.index_dir), layouts(spec, datasets)
-    problem = _problem(folder, key(spec, found))
-    if problem and spec.sequences > INDEXED_AT_START:
+    folder = run.path(spec.index_dir)
+    if problem := _problem(folder, key(spec, layouts(spec, datasets))):
         raise TaskError(f"{folder}: {problem}", BUILD)
-    if problem:
-        write(run, spec, found)
 
 
 @dataclass(frozen=True)

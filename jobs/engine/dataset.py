@@ -172,8 +172,7 @@ class Splits:
 def open_splits(
     run: rundir.RunDir, spec: PretrainSpec, datasets: DatasetSurvey, device: torch.device
 ) -> Splits:
-    """Open the training and validation samples that the stage ``index`` has written, or that rank
-    0 writes for a short training.
+    """Open the training and validation samples that the stage ``index`` has written.
 
     Documents are packed with their end-of-document tokens. ``micro_batch`` makes the masks between
     them, of which the released MEDITRON models had none (epfLLM/Megatron-LLM, gpt_dataset.py).
@@ -181,7 +180,7 @@ def open_splits(
     Raises:
         TaskError: they are missing, incomplete or of other tokens or settings.
     """
-    devices.decide_once(lambda: sample_index.provide(run, spec, datasets))
+    devices.decide_once(lambda: sample_index.require(run, spec, datasets))
     eod = devices.decide_once(lambda: _end_of_document(run, spec))
     role = Role.of_rank(spec)
     unmarked = replace(role, takes_fingerprint=False)

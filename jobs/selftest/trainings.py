@@ -33,6 +33,7 @@ from jobs.contract.stage_specs import (
     TokenizerRef,
     VocabularySpec,
 )
+from jobs.data import sample_index
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype
 from jobs.engine import device as devices
 from jobs.engine import layers, model, trainer
@@ -250,6 +251,7 @@ class Bench:
             make_folder(run.path("checkpoints"))
             if start is not None:
                 shutil.copytree(start, run.path("checkpoints") / start.name)
+            sample_index.build(run, spec)
             if profile is not None:
                 write_request(run, profile)
 

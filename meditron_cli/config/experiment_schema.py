@@ -77,8 +77,7 @@ class Tokenize(Section):
 
 
 class Index(Section):
-    """Samples of a long training in their order, one process on a CPU node; a training of up to
-    1,048,576 sequences orders its samples itself."""
+    """Check of a training's tokens, and its samples in their order, one process on a CPU node."""
 
     cpus: Annotated[PositiveInt, OPERATIONAL] = 2
     """Cores."""
@@ -498,11 +497,6 @@ class Pretrain(Section):
                     yield f"{key}.weights.{name}", f"no corpus has this name; there are {known}"
                 elif name in unread:
                     yield f"{key}.weights.{name}", "this corpus has no data to train on"
-
-    @property
-    def sequences(self) -> int:
-        """Return the sequences of the whole training."""
-        return self.train_steps * self.global_batch_size
 
     @property
     def kept_steps(self) -> tuple[int, ...]:

@@ -216,7 +216,7 @@ def inputs(experiment: Experiment) -> list[tuple[tuple[str, ...], KeyPath, Path]
     for where, path in token_paths(experiment):
         dataset = [Path(f"{path}.bin"), Path(f"{path}.idx")]
         needed = [RunDir(path).record] if path.is_dir() else dataset
-        files += [(("pretrain",), where, file) for file in needed]
+        files += [(("index", "pretrain"), where, file) for file in needed]
     return sorted(files, key=lambda item: STAGES.index(item[0][0]))
 
 

@@ -92,7 +92,7 @@ class Drill:
 
     def train(self, name: str, own: Sequence[str]) -> RunDir:
         """Start one of the two trainings."""
-        return self.start(self.load([settings.named(name), *own]), (STAGE,))
+        return self.start(self.load([settings.named(name), *own]), ("index", STAGE))
 
     def start(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
         """Create a run and submit its stages."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"
-STAGES = ("curate", "tokenize", "pretrain")
+STAGES = ("curate", "tokenize", "index", "pretrain")
 UNDISTURBED = "drill-undisturbed"
 DISTURBED = "drill-disturbed"
 TOKENS = "drill-tokens"

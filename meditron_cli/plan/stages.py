@@ -13,7 +13,6 @@ from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
     CPU_STAGE_GIB_PER_CORE,
-    INDEXED_AT_START,
     MAIN_CORPUS,
     OWN_RUN,
     SELFTEST,
@@ -441,8 +440,6 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     idle = set()
     if experiment.pretrain.data:
         idle |= {"curate", "tokenize"}
-    if experiment.pretrain.sequences <= INDEXED_AT_START:
-        idle.add("index")
     if experiment.model.weights == "random":
         idle.add("convert")
     if not experiment.evaluate.benchmarks:

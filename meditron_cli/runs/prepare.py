@@ -147,7 +147,7 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
         if stage not in TRAINING_STAGES:
             return (stage,)
         idle = idle_stages(experiment)
-        return (*(name for name in ("index", "convert") if name not in idle), stage)
+        return ("index", *(["convert"] if "convert" not in idle else []), stage)
     idle = idle_stages(experiment)
     return tuple(name for name in PIPELINE_STAGES if name not in idle)
 

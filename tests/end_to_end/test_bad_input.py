@@ -188,8 +188,10 @@ def test_what_a_stage_cannot_read_fails_the_run_with_its_sentence(desk: Desk, ca
     desk.wait_idle()
     state = desk.state(run)
     assert state["state"] == "failed"
-    later = [state["stages"][stage]["state"] for stage in ("tokenize", "pretrain", "evaluate")]
-    assert later == ["stopped"] * 3
+    later = [
+        state["stages"][stage]["state"] for stage in ("tokenize", "index", "pretrain", "evaluate")
+    ]
+    assert later == ["stopped"] * 4
     assert list(run.path("corpus").rglob("*.jsonl")) == []
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from jobs.contract import done_markers, rundir, specs
+from jobs.contract.errors import TaskError
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.metrics_log import MetricLine, MetricsLog, PeriodLine, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
@@ -27,6 +28,7 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     PretrainSpec,
 )
+from jobs.data import sample_index
 from jobs.data.sample_trace import Trace
 from jobs.data.survey import sampled_sha256
 from jobs.supervision.ranks.launcher import reserved_port
@@ -140,6 +142,8 @@ class Run:
     spec: PretrainSpec
     server: ForkServer
     attempt: int = 0
+    indexes: bool = True
+    """Before ranks start, their samples are laid out, as the stage ``index`` does it."""
     started: list[Ranks] = field(default_factory=list)
 
     @property
@@ -175,6 +179,9 @@ class Run:
         """
         if self.spec.device == "cuda":  # the fork server has put the CPU in its place
             program = program or INTERPRETED
+        if self.indexes:
+            with suppress(TaskError):  # the ranks refuse the same
+                sample_index.build(self.files, self.spec)
         self.attempt += 1
         world = self.spec.parallel.world_size
         reserved = ExitStack()

@@ -131,8 +131,9 @@ def test_layers_that_do_not_divide(make_run, layout):
     assert "2 layers do not divide into 3 pipeline stages" in refusal(run)
 
 
-def test_a_long_training_whose_samples_are_not_indexed(make_run):
-    run = make_run(train_steps=300_000, decay_steps=300_000, validation_batches=0)
+def test_a_training_whose_samples_are_not_indexed(make_run):
+    run = make_run()
+    run.indexes = False
 
     words = refusal(run)
     assert "tokens/index: the index of samples is missing or incomplete" in words

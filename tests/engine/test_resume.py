@@ -323,21 +323,6 @@ def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
 
 
 @pytest.mark.full
-def test_an_index_that_was_cut_short_is_written_again(make_run):
-    run = make_run()
-    run.finish()
-    before = run.samples()
-    shutil.rmtree(run.root / "checkpoints")
-    run.files.metrics("pretrain").rename(run.root / "metrics-before")
-    (windows,) = (run.root / run.spec.index_dir).glob("train-*/windows")
-    windows.write_bytes(windows.read_bytes()[:-1])
-
-    run.finish()
-
-    assert run.samples() == before
-
-
-@pytest.mark.full
 def test_at_the_target_nothing_is_trained(make_run):
     run = make_run()
     run.finish()

@@ -167,7 +167,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --chdir=/runs/tiny-site-apptainer/code
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
 #SBATCH --cpus-per-task=16
-#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --dependency='afterok:<tokenize>:<index>'
 #SBATCH --gpus-per-node=2
 #SBATCH --job-name=tiny-site-apptainer.pretrain
 #SBATCH --nodes=1

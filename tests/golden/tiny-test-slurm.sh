@@ -185,7 +185,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/i
 #SBATCH --chdir=/runs/tiny-test-slurm/code
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
 #SBATCH --cpus-per-task=2
-#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --dependency='afterok:<tokenize>:<index>'
 #SBATCH --gpus-per-node=2
 #SBATCH --job-name=tiny-test-slurm.pretrain
 #SBATCH --mem=3G

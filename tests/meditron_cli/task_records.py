@@ -19,7 +19,7 @@ class TaskRecords:
     zero: float
     stage: str = "pretrain"
     index: int = 0
-    job: str = "103_0"
+    job: str = "104_0"
 
     def event(self, kind: str, time: float, **fields: Any) -> None:
         append_event(self.run, kind, time=self.zero + time, **fields)

@@ -16,7 +16,6 @@ import pytest
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import (
-    INDEXED_AT_START,
     CorpusSpec,
     CorpusWeight,
     IndexSpec,
@@ -68,6 +67,10 @@ def task(bench: Any, spec: PretrainSpec) -> specs.TaskSpec:
 
 def read(bench: Any, spec: PretrainSpec) -> list[SampleReader]:
     return sample_index.read(bench.run, spec, survey.survey(bench.run, spec))
+
+
+def require(bench: Any, spec: PretrainSpec) -> None:
+    sample_index.require(bench.run, spec, survey.survey(bench.run, spec))
 
 
 def samples(bench: Any, spec: PretrainSpec) -> list[list[list[int]]]:
@@ -162,12 +165,37 @@ def test_killed_before_it_is_whole_it_starts_from_scratch(
 
     killed = bench.start_and_signal("index", "os.rename", count, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
-    spec = dataclasses.replace(training(), train_steps=INDEXED_AT_START)
     with pytest.raises(TaskError, match="the index of samples is missing or incomplete"):
-        sample_index.provide(bench.run, spec, survey.survey(bench.run, training()))
+        require(bench, training())
 
     assert bench.start("index").returncode == 0
     assert [path.name for path in bench.run.path("tokens").iterdir()] == ["index"]
+
+
+def test_a_file_cut_short_is_refused_by_training_and_written_again(
+    bench: Any, training: Training
+) -> None:
+    task(bench, training())
+    bench.start("index")
+    before = samples(bench, training())
+    require(bench, training())
+    *_, windows = files(bench)
+    windows.write_bytes(windows.read_bytes()[:-1])
+
+    with pytest.raises(TaskError, match="the index of samples is missing or incomplete"):
+        require(bench, training())
+    assert not bench.is_done(task(bench, training()))
+    assert bench.start("index").returncode == 0
+
+    assert samples(bench, training()) == before
+
+
+def test_training_refuses_the_samples_of_other_settings(bench: Any, training: Training) -> None:
+    task(bench, training())
+    bench.start("index")
+
+    with pytest.raises(TaskError, match="of other tokens or settings than this training's"):
+        require(bench, training(seed=7))
 
 
 def test_bad_tokens_are_refused_here_and_not_in_an_allocation(

@@ -275,13 +275,13 @@ def test_stages_behind_one_that_stopped_for_good_are_not_recovered(
 ) -> None:
     meditron.submit()
     fail(meditron.run(), "curate", 0)
-    for stage in ("curate", "tokenize", "pretrain", "evaluate"):
+    for stage in ("curate", "tokenize", "index", "pretrain", "evaluate"):
         meditron.scheduler.put_stage(stage, JobState.ENDED, "CANCELLED")
 
     result = meditron("recover", "--once")
 
     assert (result.exit_code, result.stdout) == (0, "")
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
     assert [event["event"] for event in read_events(meditron.run())].count("exit") == 1
 
 

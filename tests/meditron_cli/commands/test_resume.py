@@ -71,7 +71,7 @@ def test_resume_does_not_touch_a_job_that_does_not_wait(
 def test_resume_of_a_run_at_work_prints_one_line(meditron: Bench) -> None:
     meditron.submit(stage="pipeline")
     meditron.scheduler.put_stage("curate", JobState.ACTIVE, "RUNNING")
-    for stage in ("tokenize", "pretrain", "evaluate"):
+    for stage in ("tokenize", "index", "pretrain", "evaluate"):
         meditron.scheduler.put_stage(stage, JobState.QUEUED, "PENDING", "Dependency")
 
     result = meditron("resume", meditron.run().name)
@@ -80,8 +80,9 @@ def test_resume_of_a_run_at_work_prints_one_line(meditron: Bench) -> None:
     assert result.stderr == (
         "nothing to submit: curate has job 101_0 (active), "
         "tokenize has job 102_0 and 2 more (queued: Dependency), "
-        "pretrain has job 103_0 (queued: Dependency), "
-        "evaluate has job 104_0 and 1 more (queued: Dependency)\n"
+        "index has job 103_0 (queued: Dependency), "
+        "pretrain has job 104_0 (queued: Dependency), "
+        "evaluate has job 105_0 and 1 more (queued: Dependency)\n"
     )
 
 
@@ -157,7 +158,7 @@ def test_resume_replaces_jobs_that_end_by_request_before_they_begin(
         f"{stage}: {', '.join(jobs[stage] if stage in ('pretrain', 'evaluate') else [])}\n"
         if stage in ("pretrain", "evaluate")
         else f"{stage}: finished already\n"
-        for stage in ("curate", "tokenize", "pretrain", "evaluate")
+        for stage in ("curate", "tokenize", "index", "pretrain", "evaluate")
     )
     assert {event["attempt"] for event in meditron.events("submit")[-2:]} == {2}
 

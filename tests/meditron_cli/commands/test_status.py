@@ -146,6 +146,7 @@ def test_training_shows_step_loss_and_time_left(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
     target = 600 * 32 * 128
     write_progress(
@@ -251,6 +252,7 @@ def test_suspended_training_has_no_time_left(meditron: Bench, finish: Callable[.
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "SUSPENDED")
     now = meditron.clock.time
     write_progress(run, "pretrain", tokens=1, target_tokens=9, tokens_per_s=1.0, time=now)
@@ -303,13 +305,13 @@ def test_stages_behind_a_failed_one_have_one_line(
     as_json = one(meditron)
 
     assert shown.endswith(
-        "\ntokenize, pretrain, evaluate: wait for curate, which failed\n"
+        "\ntokenize, index, pretrain, evaluate: wait for curate, which failed\n"
         "curate task 0: docs.jsonl:7: no text\n"
         "hint: fix the line\n"
         f"hint: `meditron resume {run.name}` continues it\n"
     )
     assert [error["stage"] for error in as_json["errors"]] == ["curate"]
-    stages = ["tokenize", "pretrain", "evaluate"]
+    stages = ["tokenize", "index", "pretrain", "evaluate"]
     assert as_json["blocked"] == [{"stages": stages, "origin": "curate", "state": "failed"}]
 
 
@@ -325,7 +327,7 @@ def test_the_same_error_of_several_tasks_is_shown_once(
     lines = meditron("status", run.name).stdout.splitlines()
 
     assert lines[-4:] == [
-        "pretrain, evaluate: wait for tokenize, which failed",
+        "index, pretrain, evaluate: wait for tokenize, which failed",
         "tokenize tasks 0, 2: docs.jsonl:7: no text",
         "hint: fix the line",
         f"hint: `meditron resume {run.name}` continues it",
@@ -519,6 +521,7 @@ def resumed(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     records = interrupt_once(run)
     meditron.clock.time = records.zero + 290
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)

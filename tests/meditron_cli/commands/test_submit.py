@@ -32,8 +32,9 @@ def test_json_names_the_run_its_folder_and_its_jobs(meditron: Bench) -> None:
         "jobs": {
             "curate": ["101_0"],
             "tokenize": ["102_0", "102_1", "102_2"],
-            "pretrain": ["103_0"],
-            "evaluate": ["104_0", "104_1"],
+            "index": ["103_0"],
+            "pretrain": ["104_0"],
+            "evaluate": ["105_0", "105_1"],
         },
     }
 
@@ -43,7 +44,7 @@ def test_a_dry_run_prints_what_the_scheduler_renders_and_makes_nothing(meditron:
 
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert [line[1] for line in lines] == ["curate", "tokenize", "pretrain", "evaluate"]
+    assert [line[1] for line in lines] == ["curate", "tokenize", "index", "pretrain", "evaluate"]
     assert lines[0][0].startswith("trial-tiny-")
     assert not meditron.runs.exists()
     assert meditron.scheduler.submitted == []
@@ -68,7 +69,7 @@ def test_a_dry_run_shows_a_profile_that_is_not_filled_in_and_submit_refuses_it(
 def test_a_pipeline_without_benchmarks_has_no_evaluation(meditron: Bench) -> None:
     result = meditron.submit("--json", "--set", "evaluate.benchmarks=[]")
 
-    assert list(json.loads(result.stdout)["jobs"]) == ["curate", "tokenize", "pretrain"]
+    assert list(json.loads(result.stdout)["jobs"]) == ["curate", "tokenize", "index", "pretrain"]
 
 
 def test_an_evaluation_of_nothing_is_refused(meditron: Bench) -> None:
@@ -218,7 +219,7 @@ def test_an_empty_folder_of_sources_is_refused(meditron: Bench) -> None:
 def test_waiting_ends_when_the_run_has_succeeded(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
-    stages = iter([("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)])
+    stages = iter([("curate", 1), ("tokenize", 3), ("index", 1), ("pretrain", 1), ("evaluate", 2)])
 
     waited = []
 
@@ -247,7 +248,7 @@ def test_waiting_for_a_run_that_fails_is_exit_4_or_2_on_bad_input_with_its_reaso
 ) -> None:
     def break_down() -> None:
         fail(meditron.run(), "curate", 0, code=code)
-        for stage in ("tokenize", "pretrain", "evaluate"):
+        for stage in ("tokenize", "index", "pretrain", "evaluate"):
             meditron.scheduler.put_stage(
                 stage, JobState.QUEUED, "PENDING", "DependencyNeverSatisfied"
             )
@@ -295,6 +296,7 @@ def test_a_stage_can_be_submitted_for_a_run_without_its_options(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     finish(run, "pretrain", 0)
     meditron.scheduler.jobs.clear()
     meditron.clock.time += 1_000
@@ -337,6 +339,7 @@ def test_run_with_another_step_exports_it_beside_the_first(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     finish(run, "pretrain", 0)
     meditron.scheduler.jobs.clear()
 
@@ -507,4 +510,4 @@ def test_the_later_of_two_first_submits_continues_the_run(meditron: Bench) -> No
 
     assert result.exit_code == 0, result.output
     assert "continuing run" in result.stderr
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5

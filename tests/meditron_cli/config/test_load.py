@@ -177,7 +177,10 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
             ("curate",),
             f"e.yaml:1:33: curate.sources[1]: {folder}/gone.jsonl: no such file or folder",
         ),
-        (("pretrain",), f"e.yaml:2:19: pretrain.data[0]: {folder}/d.idx: no such file or folder"),
+        (
+            ("index", "pretrain"),
+            f"e.yaml:2:19: pretrain.data[0]: {folder}/d.idx: no such file or folder",
+        ),
         (
             ("evaluate",),
             f"e.yaml:3:41: evaluate.benchmarks[0].path: {folder}/q.jsonl: no such file or folder",
@@ -200,7 +203,7 @@ def test_tokens_that_are_named_otherwise_have_the_remedy(
 
     missing = load("local", "tiny", None, [f"pretrain.data=[{named}]"]).missing
 
-    (found, *_) = [item.sentence for item in missing if item.stages == ("pretrain",)]
+    (found, *_) = [item.sentence for item in missing if item.stages == ("index", "pretrain")]
     assert found.endswith(problem.format(folder=folder))
 
 

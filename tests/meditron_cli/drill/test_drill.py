@@ -306,7 +306,7 @@ def test_a_drill_on_finished_tokens_needs_no_documents(project: Path, programs: 
 
     refused = drill(project, "--config", str(config), "--set", "model.vocab_size=4")
 
-    assert "error: sbatch refused pretrain: Invalid account" in refused.stderr.splitlines()
+    assert "error: sbatch refused index: Invalid account" in refused.stderr.splitlines()
 
 
 # ---- where nodes may not submit

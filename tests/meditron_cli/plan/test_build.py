@@ -79,7 +79,7 @@ def test_each_stage_waits_for_the_one_before() -> None:
         "curate": (),
         "tokenize": ("curate",),
         "index": ("tokenize",),
-        "pretrain": ("tokenize",),
+        "pretrain": ("tokenize", "index"),
         "evaluate": ("pretrain",),
         "export": ("pretrain", "evaluate"),
     }

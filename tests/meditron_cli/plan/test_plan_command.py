@@ -17,8 +17,8 @@ def test_the_plan_of_a_pipeline_is_a_table_and_sentences(meditron: Bench) -> Non
     result = meditron("plan", "pipeline", "--cluster", "test-slurm", "--size", "tiny")
 
     assert result.exit_code == 0, result.stderr
-    stages = [line.split()[0] for line in result.stdout.splitlines()[1:5]]
-    assert stages == ["curate", "tokenize", "pretrain", "evaluate"]
+    stages = [line.split()[0] for line in result.stdout.splitlines()[1:6]]
+    assert stages == ["curate", "tokenize", "index", "pretrain", "evaluate"]
     assert "tensor 2 x pipeline 1 x data 2 = 4 ranks on 2 nodes" in result.stdout
     assert not meditron.runs.exists()
     assert meditron.scheduler.asked == meditron.scheduler.submitted == []
@@ -29,7 +29,7 @@ def test_json_has_stages_training_and_warnings(meditron: Bench) -> None:
 
     found = json.loads(result.stdout)
     assert set(found) == {"format", "stages", "training", "warnings", "facts"}
-    assert [stage["stage"] for stage in found["stages"]] == ["pretrain"]
+    assert [stage["stage"] for stage in found["stages"]] == ["index", "pretrain"]
     assert found["training"]["ranks"] == 4
 
 
@@ -173,7 +173,7 @@ def test_a_pipeline_is_planned_with_the_stages_that_submit_runs(meditron: Bench)
 
     result = meditron("plan", "pipeline", "--cluster", "test-slurm", "--size", "tiny", *sets)
 
-    assert result.stdout.splitlines()[1].split()[0] == "pretrain"
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:3]] == ["index", "pretrain"]
     assert "curate" not in result.stdout
 
 

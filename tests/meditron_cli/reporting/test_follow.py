@@ -77,6 +77,7 @@ def training_run(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     (submitted,) = [event for event in meditron.events("submit") if event["stage"] == "pretrain"]
     records = TaskRecords(run, float(str(submitted["time"])))
     meditron.clock.time = records.zero

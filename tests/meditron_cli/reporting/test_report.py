@@ -61,6 +61,7 @@ def interrupted(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     records = interrupt_once(run)
     records.exit(2, 300, "completed", "finish", code=0)
     finish(run, "pretrain", 0)

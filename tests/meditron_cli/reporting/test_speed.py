@@ -49,6 +49,7 @@ def test_status_shows_the_newest_period_and_report_all(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     append(run, *LINES, spike(20, action="recomputed"))
 
     status = meditron("status", run.name).stdout

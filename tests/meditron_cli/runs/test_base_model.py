@@ -56,9 +56,10 @@ def test_a_base_model_is_converted_from_where_it_is_before_training(site: Bench)
     assert "d.bin: no such file" in result.stderr
     result = site("submit", "pipeline", *TARGET)
     assert result.exit_code == 0, result.stderr
-    assert [item.stage for item in site.scheduler.submitted][:3] == [
+    assert [item.stage for item in site.scheduler.submitted][:4] == [
         "curate",
         "tokenize",
+        "index",
         "convert",
     ]
     task = specs.load_task(site.run(), "convert", 0)
@@ -74,6 +75,7 @@ def test_a_run_is_continued_where_its_base_model_has_moved_or_is_gone(
     run = site.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     finish(run, "convert", 0)
     site.begin("pretrain")
     moved = site.folder / "models/org/base"

@@ -75,6 +75,7 @@ def begun(meditron: Bench, finish: Callable[..., None]) -> RunDir:
     run = meditron.run()
     finish(run, "curate", 0, documents=1)
     finish(run, "tokenize", 0, 1, 2, tokens=3)
+    finish(run, "index", 0)
     write_progress(run, "pretrain", loss=2.5)
     write_json(run.path("evaluations/quiz/0/results.json"), RESULT)
     return run

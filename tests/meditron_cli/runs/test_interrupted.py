@@ -66,6 +66,7 @@ def survivor(meditron: Bench, finish: Callable[..., None]) -> Bench:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     task = specs.task_from_json(read_json(run.spec("pretrain", 0)))
     changed = replace(
         task,

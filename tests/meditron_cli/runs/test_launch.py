@@ -38,6 +38,9 @@ from ...kills import kill_before_step
 from ...plans import profile_of
 from ...ranks import wait_until, waits_for_a_lock
 
+TASKS = (("curate", 1), ("tokenize", 3), ("index", 1), ("pretrain", 1), ("evaluate", 2))
+"""The stages of a pipeline and their numbers of tasks."""
+
 
 def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Bench) -> None:
     result = meditron.submit()
@@ -46,12 +49,14 @@ def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Benc
     assert meditron.scheduler.submitted == [
         Submitted("curate", (0,), 1, ()),
         Submitted("tokenize", (0, 1, 2), 1, ("101_0",)),
-        Submitted("pretrain", (0,), 1, ("102_0", "102_1", "102_2")),
-        Submitted("evaluate", (0, 1), 1, ("103_0",)),
+        Submitted("index", (0,), 1, ("102_0", "102_1", "102_2")),
+        Submitted("pretrain", (0,), 1, ("102_0", "102_1", "102_2", "103_0")),
+        Submitted("evaluate", (0, 1), 1, ("104_0",)),
     ]
     assert [event["stage"] for event in meditron.events("intent")] == [
         "curate",
         "tokenize",
+        "index",
         "pretrain",
         "evaluate",
     ]
@@ -63,7 +68,7 @@ def test_submitting_again_keeps_queued_and_running_jobs(meditron: Bench) -> None
     result = meditron.submit()
 
     assert result.exit_code == 0
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
     assert "continuing run" in result.stderr
 
 
@@ -76,15 +81,17 @@ def test_submitting_again_starts_only_what_is_missing(
     finish(run, "tokenize", 0, 2)
     fail(run, "tokenize", 1)
     meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
-    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+    for stage in ("index", "pretrain"):
+        meditron.scheduler.put_stage(stage, JobState.QUEUED, reason="DependencyNeverSatisfied")
 
     meditron.submit("--set", "evaluate.benchmarks=[]")
 
-    assert meditron.scheduler.submitted[3:] == [
+    assert meditron.scheduler.submitted[4:] == [
         Submitted("tokenize", (1,), 2, ()),
-        Submitted("pretrain", (0,), 2, ("104_0",)),
+        Submitted("index", (0,), 2, ("105_0",)),
+        Submitted("pretrain", (0,), 2, ("105_0", "106_0")),
     ]
-    assert "103_0" in meditron.scheduler.cancelled
+    assert meditron.scheduler.cancelled == ["103_0", "104_0"]
 
 
 def test_a_stage_after_one_that_starts_again_starts_again(
@@ -92,14 +99,14 @@ def test_a_stage_after_one_that_starts_again_starts_again(
 ) -> None:
     meditron.submit()
     run = meditron.run()
-    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+    for stage, count in TASKS:
         finish(run, stage, *range(count))
     run.done("pretrain", 0).unlink()
     meditron.scheduler.put_stage("pretrain", JobState.ENDED, "COMPLETED")
 
     meditron.submit()
 
-    assert [(item.stage, item.indices) for item in meditron.scheduler.submitted[4:]] == [
+    assert [(item.stage, item.indices) for item in meditron.scheduler.submitted[5:]] == [
         ("pretrain", (0,)),
         ("evaluate", (0, 1)),
     ]
@@ -108,13 +115,13 @@ def test_a_stage_after_one_that_starts_again_starts_again(
 
 def test_a_finished_run_submits_nothing(meditron: Bench, finish: Callable[..., None]) -> None:
     meditron.submit()
-    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+    for stage, count in TASKS:
         finish(meditron.run(), stage, *range(count))
 
     result = meditron.submit()
 
-    assert len(meditron.scheduler.submitted) == 4
-    assert result.stdout.count("finished already") == 4
+    assert len(meditron.scheduler.submitted) == 5
+    assert result.stdout.count("finished already") == 5
 
 
 def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
@@ -124,7 +131,7 @@ def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
 
     assert result.exit_code == 3
     assert result.stderr.endswith("error: sbatch refused pretrain: no such partition\n")
-    assert meditron.scheduler.cancelled == ["101_0", "102_0", "102_1", "102_2"]
+    assert meditron.scheduler.cancelled == ["101_0", "102_0", "102_1", "102_2", "103_0"]
     undone = meditron.events("undo")[0]["job_ids"]
     assert set(undone) == {*meditron.scheduler.cancelled, *meditron.scheduler.dismissed}
 
@@ -151,9 +158,10 @@ def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) 
     result = meditron.submit()
 
     assert result.exit_code == 0
-    assert [item.stage for item in meditron.scheduler.submitted[2:]] == [
+    assert [item.stage for item in meditron.scheduler.submitted[3:]] == [
         "curate",
         "tokenize",
+        "index",
         "pretrain",
         "evaluate",
     ]
@@ -167,7 +175,7 @@ def test_an_unresponsive_scheduler_gets_no_second_job(meditron: Bench) -> None:
 
     assert result.exit_code == 3
     assert "the scheduler does not report whether job 101_0 of run" in result.stderr
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
 
 
 def test_a_submit_during_another_waits_and_submits_nothing_twice(meditron: Bench) -> None:
@@ -182,7 +190,7 @@ def test_a_submit_during_another_waits_and_submits_nothing_twice(meditron: Bench
         jobs = second.result()
 
     assert jobs["curate"] == ["101_0"]
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
 
 
 @pytest.mark.parametrize(("words", "runs"), [((), 1), (("--new",), 2)])
@@ -208,17 +216,21 @@ def test_of_two_first_submits_at_once_the_later_one_succeeds(
 
 
 @pytest.mark.parametrize(
-    ("stage", "needed"),
-    [("tokenize", "curate"), ("pretrain", "tokenize"), ("evaluate", "pretrain")],
+    ("stage", "first", "needed"),
+    [
+        ("tokenize", "tokenize", "curate"),
+        ("pretrain", "index", "tokenize"),
+        ("evaluate", "evaluate", "pretrain"),
+    ],
 )
 def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
-    meditron: Bench, stage: str, needed: str
+    meditron: Bench, stage: str, first: str, needed: str
 ) -> None:
     result = meditron.submit(stage=stage)
 
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {stage} needs the result of {needed}, which this run does not have\n"
+        f"error: {first} needs the result of {needed}, which this run does not have\n"
         "hint: `meditron submit pipeline --cluster local --size tiny "
         f"--config {meditron.folder / 'experiment.yaml'}` runs all stages in order\n"
     )
@@ -243,7 +255,10 @@ def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> No
     result = meditron.submit("--set", own, stage="pretrain")
 
     assert result.exit_code == 0, result.stderr
-    assert meditron.scheduler.submitted == [Submitted("pretrain", (0,), 1, ())]
+    assert meditron.scheduler.submitted == [
+        Submitted("index", (0,), 1, ()),
+        Submitted("pretrain", (0,), 1, ("101_0",)),
+    ]
 
 
 @pytest.fixture
@@ -276,7 +291,7 @@ def test_resume_of_finished_stages_needs_no_tokenizer(
 ) -> None:
     meditron.submit()
     run = meditron.run()
-    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+    for stage, count in TASKS:
         finish(run, stage, *range(count))
     meditron.scheduler.jobs.clear()
     for name in ("docs.jsonl", "tokenizer.json", "quiz.jsonl"):
@@ -285,7 +300,7 @@ def test_resume_of_finished_stages_needs_no_tokenizer(
     result = meditron("resume", run.name)
 
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("finished already") == 4
+    assert result.stdout.count("finished already") == 5
 
 
 def test_resume_names_missing_files_and_changes_nothing(meditron: Bench, curated: RunDir) -> None:
@@ -362,7 +377,7 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> RunDir:
     """Return a run that has succeeded, whose markers list their inputs."""
     meditron.submit()
     run = meditron.run()
-    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+    for stage, count in TASKS:
         finish(run, stage, *range(count))
     meditron.scheduler.jobs.clear()
     for stage, index, name in (("curate", 0, "docs.jsonl"), ("evaluate", 0, "quiz.jsonl")):
@@ -393,12 +408,12 @@ def test_submit_continues_the_run_of_a_moved_experiment(meditron: Bench, trained
     again = submit_moved(meditron, config)
 
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("finished already") == 4
+    assert result.stdout.count("finished already") == 5
     assert "curate: its input files were moved; the result stands" in result.stderr
     assert [path.name for path in meditron.runs.iterdir()] == [trained.name]
     assert again.stdout == result.stdout
     assert "were moved" not in again.stderr
-    assert meditron("resume", trained.name).stdout.count("finished already") == 4
+    assert meditron("resume", trained.name).stdout.count("finished already") == 5
 
 
 def test_submit_continues_the_run_of_a_renamed_document(meditron: Bench, trained: RunDir) -> None:
@@ -408,7 +423,7 @@ def test_submit_continues_the_run_of_a_renamed_document(meditron: Bench, trained
 
     result = meditron.submit()
 
-    assert result.stdout.count("finished already") == 4, result.stderr
+    assert result.stdout.count("finished already") == 5, result.stderr
     assert [path.name for path in meditron.runs.iterdir()] == [trained.name]
 
 
@@ -455,7 +470,7 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
 
     assert result.exit_code == 2
     assert "the settings or tokenizer of tokenize have changed since run" in result.stderr
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
 
 
 def checkpoints_of(meditron: Bench, stage: str) -> dict[int, str]:
@@ -473,6 +488,7 @@ def trained_on(meditron: Bench, finish: Callable[..., None]) -> RunDir:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     finish(run, "pretrain", 0)
     meditron.scheduler.jobs.clear()
     return run
@@ -485,12 +501,12 @@ def test_a_queued_job_of_other_settings_is_replaced_with_all_behind_it(meditron:
     result = meditron.submit("--set", "pretrain.save_interval=7")
 
     assert result.exit_code == 0, result.stderr
-    assert "pretrain: other settings replace job 103_0, still queued" in result.stderr
+    assert "pretrain: other settings replace job 104_0, still queued" in result.stderr
     assert read_json(run.spec("pretrain", 0))["spec"]["save_interval"] == 7
-    assert meditron.scheduler.cancelled == ["103_0", "104_0", "104_1"]
-    assert meditron.scheduler.submitted[4:] == [
-        Submitted("pretrain", (0,), 2, ("102_0", "102_1", "102_2")),
-        Submitted("evaluate", (0, 1), 2, ("105_0",)),
+    assert meditron.scheduler.cancelled == ["104_0", "105_0", "105_1"]
+    assert meditron.scheduler.submitted[5:] == [
+        Submitted("pretrain", (0,), 2, ("102_0", "102_1", "102_2", "103_0")),
+        Submitted("evaluate", (0, 1), 2, ("106_0",)),
     ]
 
 
@@ -501,9 +517,9 @@ def test_other_settings_of_a_running_job_are_refused(meditron: Bench, training: 
 
     assert result.exit_code == 2
     assert "pretrain of run" in result.stderr
-    assert "runs in job 103_0 with other settings, so nothing was submitted" in result.stderr
+    assert "runs in job 104_0 with other settings, so nothing was submitted" in result.stderr
     assert f"`meditron cancel --save {training.name}`" in result.stderr
-    assert len(meditron.scheduler.submitted) == 4
+    assert len(meditron.scheduler.submitted) == 5
     assert training.spec("pretrain", 0).read_bytes() == before
     last = request.last_request(training, attempt_history.read(training))
     assert last["experiment"]["pretrain"]["save_interval"] != 7
@@ -527,7 +543,7 @@ def test_a_resume_keeps_running_jobs_whatever_a_later_request_says(
     result = meditron("resume", trained_on.name)
 
     assert result.exit_code == 0, result.stderr
-    assert [item.stage for item in meditron.scheduler.submitted[3:]] == ["export", "evaluate"]
+    assert [item.stage for item in meditron.scheduler.submitted[4:]] == ["export", "evaluate"]
 
 
 @pytest.mark.parametrize("begins", [False, True])
@@ -541,8 +557,8 @@ def test_an_export_of_another_checkpoint_starts_beside_the_first(
     result = meditron.submit("--set", "export.step=200", stage="export")
 
     assert result.exit_code == 0, result.stderr
-    assert "export: job 104_0 of an earlier submission stays" in result.stderr
-    assert meditron.scheduler.submitted[4:] == [Submitted("export", (1,), 2, ())]
+    assert "export: job 105_0 of an earlier submission stays" in result.stderr
+    assert meditron.scheduler.submitted[5:] == [Submitted("export", (1,), 2, ())]
     assert meditron.scheduler.cancelled == []
     assert checkpoints_of(meditron, "export") == {0: "first", 1: "200"}
     assert meditron.reader().read().stages["export"].total == 2
@@ -558,7 +574,7 @@ def test_an_array_that_grows_keeps_its_tasks(
     meditron.scheduler.jobs.clear()
     meditron.submit("--set", "export.step=[last,200,first]", stage="export")
 
-    assert meditron.scheduler.submitted[4:] == [
+    assert meditron.scheduler.submitted[5:] == [
         Submitted("export", (1,), 2, ()),
         Submitted("export", (2,), 3, ()),
     ]
@@ -574,7 +590,7 @@ def test_a_task_that_a_plan_no_longer_has_is_not_waited_for(
     meditron.submit("--set", "export.step=200", stage="export")
     finish(trained_on, "export", 1)
 
-    assert meditron.scheduler.submitted[4:] == [Submitted("export", (1,), 2, ())]
+    assert meditron.scheduler.submitted[5:] == [Submitted("export", (1,), 2, ())]
     assert derive_view(meditron.reader().read(), {}, 0.0).state == "succeeded"
 
 
@@ -587,7 +603,7 @@ def test_another_benchmark_evaluates_nothing_twice(
 
     meditron.submit("--set", f"evaluate.benchmarks=[{exam},{quiz}]", stage="evaluate")
 
-    assert meditron.scheduler.submitted[4:] == [Submitted("evaluate", (2, 3), 2, ())]
+    assert meditron.scheduler.submitted[5:] == [Submitted("evaluate", (2, 3), 2, ())]
     assert not meditron.scheduler.cancelled
 
 
@@ -603,9 +619,9 @@ def test_one_changed_benchmark_of_an_array_keeps_the_others_and_their_recovery_j
         "--set", f"evaluate.benchmarks=[{quiz},{fewer}]", *checkpoints, stage="evaluate"
     )
 
-    assert meditron.scheduler.cancelled == ["104_1"]
+    assert meditron.scheduler.cancelled == ["105_1"]
     assert meditron.scheduler.dismissed == []
-    assert meditron.scheduler.submitted[4:] == [Submitted("evaluate", (1,), 2, ())]
+    assert meditron.scheduler.submitted[5:] == [Submitted("evaluate", (1,), 2, ())]
 
 
 @pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 2)])
@@ -626,7 +642,7 @@ def test_a_job_of_several_tasks_is_replaced_only_while_none_runs(
 
     assert result.exit_code == code, result.stderr
     assert meditron.scheduler.cancelled == ["7"] * done
-    assert [item.indices for item in meditron.scheduler.submitted[4:]] == [(0, 1)] * done
+    assert [item.indices for item in meditron.scheduler.submitted[5:]] == [(0, 1)] * done
 
 
 def save(run: RunDir, step: int) -> None:
@@ -639,9 +655,9 @@ def save(run: RunDir, step: int) -> None:
 def test_an_export_of_an_earlier_step_waits_for_training_alone(meditron: Bench) -> None:
     meditron.submit("--set", "export.step=[first,last,200]")
 
-    assert meditron.scheduler.submitted[4:] == [
-        Submitted("export", (0, 2), 1, ("103_0",)),
-        Submitted("export", (1,), 2, ("103_0", "104_0", "104_1")),
+    assert meditron.scheduler.submitted[5:] == [
+        Submitted("export", (0, 2), 1, ("104_0",)),
+        Submitted("export", (1,), 2, ("104_0", "105_0", "105_1")),
     ]
 
 
@@ -651,8 +667,8 @@ def test_an_export_of_a_saved_step_waits_for_nothing(meditron: Bench, training: 
     result = meditron.submit("--set", "export.step=[300,200]", stage="export")
 
     assert result.exit_code == 0, result.stderr
-    assert meditron.scheduler.submitted[4:] == [
-        Submitted("export", (0,), 1, ("103_0",)),
+    assert meditron.scheduler.submitted[5:] == [
+        Submitted("export", (0,), 1, ("104_0",)),
         Submitted("export", (1,), 2, ()),
     ]
 
@@ -667,8 +683,8 @@ def test_a_queued_export_whose_step_was_saved_since_is_submitted_without_waiting
 
     meditron.submit(*words, stage="export")
 
-    assert meditron.scheduler.cancelled == ["105_1"]
-    assert meditron.scheduler.submitted[5:] == [Submitted("export", (1,), 2, ())]
+    assert meditron.scheduler.cancelled == ["106_1"]
+    assert meditron.scheduler.submitted[6:] == [Submitted("export", (1,), 2, ())]
 
 
 def test_a_saved_step_is_exported_though_training_has_ended_before_its_target(
@@ -748,7 +764,7 @@ def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
 
     result = meditron("cancel", name)
 
-    assert result.stdout == f"run {name}: 7 jobs cancelled\n"
+    assert result.stdout == f"run {name}: 8 jobs cancelled\n"
     assert meditron.events("cancel")[0]["job_ids"] == sorted(meditron.scheduler.cancelled)
 
 
@@ -773,7 +789,7 @@ def test_cancelling_with_save_lets_running_training_exit_by_itself(
 
     assert result.exit_code == 0
     assert training.stop_file.exists()
-    assert meditron.scheduler.cancelled == ["104_0", "104_1"]
+    assert meditron.scheduler.cancelled == ["105_0", "105_1"]
 
 
 @pytest.mark.parametrize("words", [["cancel"], ["cancel", "--save"]])
@@ -825,6 +841,7 @@ def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_report_wh
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
     meditron.scheduler.silent = True
 
@@ -848,8 +865,9 @@ def test_resuming_submits_what_a_cancelled_run_lacks(
 
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[0] == "curate: finished already"
-    assert [item.stage for item in meditron.scheduler.submitted[4:]] == [
+    assert [item.stage for item in meditron.scheduler.submitted[5:]] == [
         "tokenize",
+        "index",
         "pretrain",
         "evaluate",
     ]
@@ -913,6 +931,7 @@ def test_cancel_with_save_stops_jobs_of_a_killed_submission(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
     finish(run, "pretrain", 0)
 
     meditron("cancel", run.name, "--save")
@@ -934,15 +953,15 @@ def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> No
     meditron.submit("--set", "evaluate.benchmarks=[]")
 
     assert meditron.scheduler.withdrawn == []
-    assert len(meditron.scheduler.submitted) == 3
+    assert len(meditron.scheduler.submitted) == 4
 
 
 SLURM_STEPS = ("events.jsonl", "timeout", "scancel")
 """Appends to the event log, which is the first created, and calls of sbatch (by way of timeout) and
 scancel.
 """
-PER_STAGE = {"curate": 1, "tokenize": 3, "pretrain": 1} | {
-    f"{name}.recovery_job": 1 for name in ("curate", "tokenize", "pretrain")
+PER_STAGE = {"curate": 1, "tokenize": 3, "index": 1, "pretrain": 1} | {
+    f"{name}.recovery_job": 1 for name in ("curate", "tokenize", "index", "pretrain")
 }
 
 
@@ -975,7 +994,7 @@ def test_after_a_submit_killed_before_any_step_each_stage_has_one_job_and_one_re
     assert result.exit_code == 0, result.stderr
     assert jobs_per_name(programs) == PER_STAGE
     submits = meditron.events("submit")
-    assert [event["stage"] for event in submits] == ["curate", "tokenize", "pretrain"]
+    assert [event["stage"] for event in submits] == ["curate", "tokenize", "index", "pretrain"]
     ids = [job for event in submits for key in ("job_ids", "recovery_jobs") for job in event[key]]
     assert sorted(ids) == sorted(programs.queued())
     assert attempt_history.read(meditron.run()).unanswered == []
@@ -1012,8 +1031,9 @@ def test_each_stage_has_a_recovery_job_and_a_person_stands_behind_it(meditron: B
     assert recorded == [
         ("curate", "person", ["recovery_job-101_0"]),
         ("tokenize", "person", ["recovery_job-102_0"]),
-        ("pretrain", "person", ["recovery_job-103_0"]),
-        ("evaluate", "person", ["recovery_job-104_0"]),
+        ("index", "person", ["recovery_job-103_0"]),
+        ("pretrain", "person", ["recovery_job-104_0"]),
+        ("evaluate", "person", ["recovery_job-105_0"]),
     ]
 
 
@@ -1042,12 +1062,13 @@ def test_dependents_that_are_replaced_lose_their_recovery_jobs(
     finish(meditron.run(), "curate", 0)
     fail(meditron.run(), "tokenize", 1)
     meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
-    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+    for stage in ("index", "pretrain"):
+        meditron.scheduler.put_stage(stage, JobState.QUEUED, reason="DependencyNeverSatisfied")
 
     meditron.submit("--set", "evaluate.benchmarks=[]")
 
-    assert meditron.scheduler.cancelled == ["103_0"]
-    assert meditron.scheduler.dismissed == ["recovery_job-103_0"]
+    assert meditron.scheduler.cancelled == ["103_0", "104_0"]
+    assert meditron.scheduler.dismissed == ["recovery_job-103_0", "recovery_job-104_0"]
 
 
 def test_a_run_at_work_shows_its_job(meditron: Bench) -> None:

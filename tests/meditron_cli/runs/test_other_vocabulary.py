@@ -47,6 +47,7 @@ def begun(meditron: Bench, finish: Callable[..., None], monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.stderr
     finish(meditron.run(), "curate", 0)
     finish(meditron.run(), "tokenize", 0, 1, 2)
+    finish(meditron.run(), "index", 0)
     finish(meditron.run(), "convert", 0)
     meditron.scheduler.jobs.clear()
     meditron.scheduler.submitted.clear()

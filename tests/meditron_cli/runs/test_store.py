@@ -72,6 +72,7 @@ def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
     assert sorted(read_json(run.plan)["stages"]) == [
         "curate",
         "evaluate",
+        "index",
         "pretrain",
         "tokenize",
     ]
@@ -325,6 +326,7 @@ def test_after_a_kill_while_a_run_is_made_it_is_whole_or_absent(meditron: Bench,
         assert set(read_json(run.plan)["stages"]) == {
             "curate",
             "tokenize",
+            "index",
             "pretrain",
             "evaluate",
         }
