@@ -89,6 +89,22 @@ class CheckpointRecord:
     manifest: str = ""
     """SHA-256 of ``manifest.json``."""
 
+    def as_trained(self, model: ModelSpec) -> ModelSpec:
+        """Return the model with the longest sequences that its weights were trained on."""
+        phases = [phase.get("sequence_length", 0) for phase in self.data.get("phases", ())]
+        return replace(model, seq_length=max([model.seq_length, *phases]))
+
+    def tokens(self, seq_length: int) -> int:
+        """Return the tokens of the batches of all steps.
+
+        Args:
+            seq_length: of the first phase; the record of an earlier version had no other.
+        """
+        corpora = self.data.get("corpora", {}).values()
+        if corpora and all("tokens" in corpus for corpus in corpora):
+            return sum(int(corpus["tokens"]) for corpus in corpora)
+        return self.consumed_samples * seq_length
+
 
 StoredCheckpoint = tuple[Path, CheckpointRecord]
 

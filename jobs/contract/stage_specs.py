@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 ASIDE = "aside"
 """Key in the metadata of a field that another field decides, or that only checks use: specs that
@@ -305,25 +305,40 @@ LINEAR = "linear"
 
 @dataclass(frozen=True)
 class TailSpec:
-    """The end of the learning rate's schedule, from the start of a phase to the target step."""
+    """The end of the learning rate's schedule, from the start of a phase on."""
 
     learning_rate: float
-    """At the target."""
+    """At its last step, and behind it."""
     shape: str
     """``linear`` or ``cosine``."""
+    last_step: int
+    """The target step when the phase is the last one."""
 
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """A stretch of the training with one mixture, up to the next phase."""
+    """A stretch of the training with one mixture and one sequence length, up to the next phase."""
 
     from_tokens: int
-    """Tokens trained on before it, rounded up to whole steps."""
+    """Tokens trained on before it, rounded up to whole steps of the phase before."""
     by: str
     """What weights count: ``tokens``, ``documents`` or ``epochs`` of their corpora."""
     weights: tuple[CorpusWeight, ...]
     tail: TailSpec | None = None
     """Replaces the rest of the schedule; None leaves it as it is."""
+    sequence_length: int | None = None
+    """Tokens of a sequence; None for ``model.seq_length``."""
+
+
+class PhaseStart(NamedTuple):
+    """Where a phase begins."""
+
+    phase: PhaseSpec
+    first_step: int
+    """Steps before it."""
+    tokens: int
+    """Of the steps before it."""
+    sequence_length: int
 
 
 WHOLE = PhaseSpec(0, "epochs", (CorpusWeight(MAIN_CORPUS, 1.0),))
@@ -400,9 +415,47 @@ class PretrainSpec:
     deterministic: bool = False
     """Every library chooses algorithms whose results are bit-equal when repeated."""
 
-    def first_step(self, phase: PhaseSpec) -> int:
-        """Return the steps before a phase."""
-        return -(-phase.from_tokens // (self.global_batch_size * self.model.seq_length))
+    def length_of(self, phase: PhaseSpec) -> int:
+        """Return the tokens of a sequence of a phase."""
+        return phase.sequence_length or self.model.seq_length
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest sequence."""
+        return max(map(self.length_of, self.phases))
+
+    @property
+    def starts(self) -> list[PhaseStart]:
+        """Return where each phase begins."""
+        found: list[PhaseStart] = []
+        step = tokens = step_tokens = 0
+        for phase in self.phases:
+            if found:
+                steps = max(0, -(-(phase.from_tokens - tokens) // step_tokens))
+                step, tokens = step + steps, tokens + steps * step_tokens
+            length = self.length_of(phase)
+            step_tokens = self.global_batch_size * length
+            found.append(PhaseStart(phase, step, tokens, length))
+        return found
+
+    def start_of(self, step: int) -> PhaseStart:
+        """Return where the phase of a step begins, which counts from 1."""
+        return [start for start in self.starts if start.first_step < max(1, step)][-1]
+
+    def step_tokens(self, step: int) -> int:
+        """Return the tokens of the batch of a step, which counts from 1."""
+        return self.global_batch_size * self.start_of(step).sequence_length
+
+    def flops(self, step: int, *, attention: bool) -> float:
+        """Return the floating-point operations of a step (``ModelSpec.flops_per_token``)."""
+        model = replace(self.model, seq_length=self.start_of(step).sequence_length)
+        return self.step_tokens(step) * model.flops_per_token(attention=attention)
+
+    def tokens(self, steps: int) -> int:
+        """Return the tokens of the batches of the first steps."""
+        start = self.start_of(steps)
+        batches = steps - start.first_step
+        return start.tokens + batches * self.global_batch_size * start.sequence_length
 
     @property
     def sequences(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CorpusSpec, PhaseSpec, PretrainSpec
+from jobs.contract.stage_specs import CorpusSpec, PhaseSpec, PhaseStart, PretrainSpec
 from jobs.contract.units import plural
 from jobs.data import tokenized
 from jobs.data.indexed_dataset import stored_size
@@ -85,11 +85,6 @@ def _size(prefix: str, made: tokenized.TokenizedShard | None) -> CorpusSize:
     return CorpusSize(*stored_size(Path(prefix)))
 
 
-def epochs(sequences: int, seq_length: int, tokens: int) -> float:
-    """Return how often so many sequences of a corpus read its tokens."""
-    return sequences * seq_length / tokens if tokens else 0.0
-
-
 def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
     """Refuse corpora that are too small for a training, and weights that are.
 
@@ -98,16 +93,11 @@ def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
             token or no sequence in it.
         TooManyEpochs: the training would read a corpus more often than ``max_epochs``.
     """
-    length, batch = spec.model.seq_length, spec.global_batch_size
-    tokens = sum(sizes[item.corpus].tokens for item in spec.phases[0].weights)
-    sequences = max(0, tokens - 1) // length
-    if sequences < batch:
-        raise TaskError(
-            f"{plural(tokens, 'training token')} are {plural(sequences, 'sequence')} of {length}, "
-            f"and pretrain.global_batch_size is {batch}: one batch would repeat documents",
-            "train on more documents, or lower pretrain.global_batch_size in a submission with "
-            "--new, which starts another run",
-        )
+    batch, before = spec.global_batch_size, 0
+    for start in spec.starts:
+        if start.sequence_length > before:
+            _require_batch(spec, start, sizes)
+        before = max(before, start.sequence_length)
     mixture = mixture_of(spec, sizes)
     ends = [*(phase.first_sample for phase in mixture.phases[1:]), spec.train_steps * batch]
     for phase, end in zip(mixture.phases, ends, strict=True):
@@ -121,6 +111,20 @@ def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
                     "raise its weight in pretrain.mixture or pretrain.phases, or leave it out",
                 )
     _require_epochs(spec, sizes)
+
+
+def _require_batch(spec: PretrainSpec, start: PhaseStart, sizes: Mapping[str, CorpusSize]) -> None:
+    """Refuse corpora of a phase with fewer sequences than one global batch."""
+    batch, length = spec.global_batch_size, start.sequence_length
+    tokens = sum(sizes[item.corpus].tokens for item in start.phase.weights)
+    sequences = max(0, tokens - 1) // length
+    if sequences < batch:
+        raise TaskError(
+            f"{plural(tokens, 'training token')} are {plural(sequences, 'sequence')} of {length}, "
+            f"and pretrain.global_batch_size is {batch}: one batch would repeat documents",
+            "train on more documents, or lower pretrain.global_batch_size in a submission with "
+            "--new, which starts another run",
+        )
 
 
 def _require_epochs(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
@@ -150,20 +154,19 @@ def epochs_after(
     spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int
 ) -> dict[str, float]:
     """Return how often the first steps of a training read each corpus."""
-    consumed = mixture_of(spec, sizes).consumed(steps * spec.global_batch_size)
-    length = spec.model.seq_length
+    read = mixture_of(spec, sizes).tokens(steps * spec.global_batch_size)
     return {
-        name: epochs(consumed.get(name, 0), length, size.tokens) for name, size in sizes.items()
+        name: read.get(name, 0) / size.tokens if size.tokens else 0.0
+        for name, size in sizes.items()
     }
 
 
 def rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int) -> list[dict[str, Any]]:
-    """Return name, documents, tokens, epochs and share of the sequences of each corpus after some
-    steps of a training.
+    """Return name, documents, tokens, epochs and share of the tokens read of each corpus after
+    some steps of a training.
     """
-    sequences = steps * spec.global_batch_size
     try:
-        read = mixture_of(spec, sizes).consumed(sequences)
+        read = mixture_of(spec, sizes).tokens(steps * spec.global_batch_size)
     except TaskError:  # a corpus of the mixture is empty
         read = {}
     return [
@@ -171,31 +174,33 @@ def rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int) -> lis
             "name": name,
             "documents": size.documents,
             "tokens": size.tokens,
-            "epochs": epochs(read.get(name, 0), spec.model.seq_length, size.tokens),
-            "share": read.get(name, 0) / sequences if sequences else 0.0,
+            "epochs": read.get(name, 0) / size.tokens if size.tokens else 0.0,
+            "share": read.get(name, 0) / spec.tokens(steps) if steps else 0.0,
         }
         for name, size in sizes.items()
     ]
 
 
 def phase_rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize] | None) -> list[dict[str, Any]]:
-    """Return first step, tokens before it, weights, shares and tail of each phase of a training.
+    """Return first step, tokens before it, sequence length, tokens of a step, weights, shares and
+    tail of each phase of a training.
 
     Args:
         sizes: of the corpora; None while they are not known. Shares by tokens follow without them,
             others are None.
     """
-    step_tokens = spec.global_batch_size * spec.model.seq_length
     return [
         {
-            "first_step": spec.first_step(phase) + 1,
-            "tokens_before": spec.first_step(phase) * step_tokens,
-            "by": phase.by,
-            "weights": {item.corpus: item.weight for item in phase.weights},
-            "shares": _known_shares(phase, sizes),
-            "tail": asdict(phase.tail) if phase.tail else None,
+            "first_step": start.first_step + 1,
+            "tokens_before": start.tokens,
+            "sequence_length": start.sequence_length,
+            "tokens_per_step": spec.step_tokens(start.first_step + 1),
+            "by": start.phase.by,
+            "weights": {item.corpus: item.weight for item in start.phase.weights},
+            "shares": _known_shares(start.phase, sizes),
+            "tail": asdict(start.phase.tail) if start.phase.tail else None,
         }
-        for phase in spec.phases
+        for start in spec.starts
     ]
 
 

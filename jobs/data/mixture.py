@@ -10,9 +10,11 @@ places before it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from jobs.contract.errors import TaskError
@@ -41,6 +43,14 @@ class Drawn(NamedTuple):
     corpus: str
     number: int
     """Of the corpus's samples, from 0, over all its epochs."""
+
+
+class Section(NamedTuple):
+    """Samples of a corpus with one sequence length, up to the next section."""
+
+    first: int
+    """Of the corpus's samples, over all its epochs."""
+    sequence_length: int
 
 
 def shares(phase: PhaseSpec, sizes: Mapping[str, CorpusSize]) -> dict[str, float]:
@@ -132,6 +142,7 @@ class MixedPhase:
     before: Mapping[str, int]
     """Samples of each corpus before it; 0 of those not named."""
     interleaving: Interleaving
+    sequence_length: int
     tail: TailSpec | None = None
 
     def consumed(self, sample: int) -> dict[str, int]:
@@ -163,6 +174,28 @@ class Mixture:
         """Return how many of the first samples are of each corpus that a phase before had."""
         return self.phase_of(samples - 1).consumed(samples)
 
+    def tokens(self, samples: int) -> dict[str, int]:
+        """Return how many tokens of each corpus the first samples have."""
+        read: Counter[str] = Counter()
+        for phase, after in zip(self.phases, [*self.phases[1:], None], strict=True):
+            end = min(samples, after.first_sample) if after else samples
+            for name, count in phase.consumed(max(end, phase.first_sample)).items():
+                read[name] += (count - phase.before.get(name, 0)) * phase.sequence_length
+        return dict(read)
+
+    def sections(self, corpus: str, samples: int) -> list[Section]:
+        """Return the sections of the first samples of a corpus, one per change of the sequence
+        length; at least one.
+        """
+        found: list[Section] = []
+        for phase, after in zip(self.phases, [*self.phases[1:], None], strict=True):
+            begin = phase.before.get(corpus, 0)
+            end = min(samples, after.before.get(corpus, 0)) if after else samples
+            is_read = begin < end or (after is None and not found)
+            if is_read and (not found or found[-1].sequence_length != phase.sequence_length):
+                found.append(Section(begin, phase.sequence_length))
+        return found
+
     def place(self, drawn: Drawn) -> int | None:
         """Return which sample of the training is a corpus's sample; None where the last phase
         never reaches it.
@@ -176,18 +209,23 @@ class Mixture:
         return None
 
     def started(self, step: int) -> list[dict[str, Any]]:
-        """Return first step, shares and tail of the phases that the first steps have a sample of,
-        as checkpoints record them.
+        """Return first step, shares, sequence length and tail of the phases that the first steps
+        have a sample of, as checkpoints record them.
         """
         return [
             {
                 "step": phase.first_step,
                 "shares": dict(phase.interleaving.shares),
+                "sequence_length": phase.sequence_length,
                 "tail": asdict(phase.tail) if phase.tail else None,
             }
             for phase in self.phases
             if phase.first_step < step
         ]
+
+    def length_of(self, sample: int) -> int:
+        """Return the tokens of a sample."""
+        return self.phase_of(sample).sequence_length
 
     def phase_of(self, sample: int) -> MixedPhase:
         """Return the phase of a sample."""
@@ -216,15 +254,40 @@ def require_same_phases(
         TaskError: a phase that had started is another.
     """
     now = mixture.started(step)
-    if now != list(recorded):
-        tokens = step * spec.global_batch_size * spec.model.seq_length
-        later = f"; another phase of pretrain.phases may begin from_tokens: {tokens}"
-        raise TaskError(
-            f"the phases of the first {plural(step, 'step')} have changed since {checkpoint} was "
-            f"saved: {_text(recorded)} then, {_text(now)} now",
-            "restore pretrain.mixture and the phases that have started"
-            + (later if step < spec.train_steps else ""),
+    pairs = zip_longest(recorded, now, fillvalue=None)
+    changed = ((number, _changed(*pair)) for number, pair in enumerate(pairs))
+    number, key = next(((number, key) for number, key in changed if key), (0, ""))
+    if not key:
+        return
+    key = f"phases.{number - 1}{key}" if number else key[1:]
+    later = f"; another phase of pretrain.phases may begin from_tokens: {spec.tokens(step)}"
+    if step >= spec.train_steps:
+        later += f", with train_steps above {spec.train_steps}"
+    raise TaskError(
+        f"pretrain.{key}: the phases of the first {plural(step, 'step')} have changed since "
+        f"{checkpoint} was saved: {_text(recorded)} then, {_text(now)} now",
+        f"restore pretrain.mixture and the phases that have started{later}",
+    )
+
+
+def _changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """Return the key of a phase by which it is another than the one recorded in its place; empty
+    if none. An earlier version's record has fewer values.
+    """
+    if before is None or now is None or before["step"] != now["step"]:
+        return ".from_tokens"
+    if before["shares"] != now["shares"]:
+        return ".mixture"
+    if before.get("sequence_length", now["sequence_length"]) != now["sequence_length"]:
+        return ".sequence_length"
+    mine, theirs = now["tail"] or {}, before["tail"] or {}
+    if bool(mine) != bool(theirs) or any(mine[name] != theirs[name] for name in theirs):
+        return (
+            ".train_steps"
+            if mine and mine == {**theirs, "last_step": mine["last_step"]}
+            else ".tail"
         )
+    return ""
 
 
 def _text(phases: Sequence[Mapping[str, Any]]) -> str:
@@ -232,14 +295,16 @@ def _text(phases: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(
         f"from step {phase['step'] + 1} "
         + ", ".join(f"{name} {share:.4g}" for name, share in phase["shares"].items())
+        + (f" of {length} tokens" if (length := phase.get("sequence_length")) else "")
         + (f" with a tail to {tail['learning_rate']:g}" if (tail := phase["tail"]) else "")
+        + (f" at step {tail['last_step']}" if tail and "last_step" in tail else "")
         for phase in phases
     )
 
 
-def undivided(corpus: str) -> Mixture:
+def undivided(corpus: str, sequence_length: int) -> Mixture:
     """Return the mixture of one corpus alone."""
-    return Mixture([MixedPhase(0, 0, {}, Interleaving({corpus: 1.0}))])
+    return Mixture([MixedPhase(0, 0, {}, Interleaving({corpus: 1.0}), sequence_length)])
 
 
 def mixture_of(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> Mixture:
@@ -253,17 +318,19 @@ def mixture_of(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> Mixture:
     """
     phases: list[MixedPhase] = []
     before: dict[str, int] = {}
-    for phase in spec.phases:
+    for start in spec.starts:
+        phase = start.phase
         for item in phase.weights:
             if not sizes[item.corpus].tokens:
                 raise TaskError(
                     f"the corpus {item.corpus!r} has no training tokens",
                     "take it out of the weights of pretrain.mixture and pretrain.phases",
                 )
-        step = spec.first_step(phase)
-        sample = step * spec.global_batch_size
+        sample = start.first_step * spec.global_batch_size
         if phases:
             before = phases[-1].consumed(sample)
         mixed = Interleaving(shares(phase, sizes))
-        phases.append(MixedPhase(step, sample, before, mixed, phase.tail))
+        phases.append(
+            MixedPhase(start.first_step, sample, before, mixed, start.sequence_length, phase.tail)
+        )
     return Mixture(phases)

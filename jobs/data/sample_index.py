@@ -1,8 +1,9 @@
 """The epochs of a training's corpora as files: laid out once by the stage `index`, read by ranks.
 
-The folder holds, for each corpus to train on and each to validate on, the shuffled documents and
-windows of its epochs one behind the other (``sample_order.Epoch``). Which corpus a sample is of is
-computed (``mixture``). ``index.json`` has the sizes and what the files depend on. The folder gets
+The folder holds, for each corpus to train on and each to validate on, the shuffled documents of its
+epochs one behind the other (``sample_order.Epoch``), and of each section, with a sequence length of
+its own, the shuffled windows and what was unread before. Which corpus a sample is of is computed
+(``mixture``). ``index.json`` has the sizes and what the files depend on. The folder gets
 its name once it is complete. No torch.
 """
 
@@ -13,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ from jobs.contract.files import FormatError, fsync, fsync_folder, make_folder, r
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import survey
-from jobs.data.mixture import Mixture, undivided
-from jobs.data.sample_order import CorpusOrder, Epoch, TrainingOrder
+from jobs.data.mixture import Mixture, Section, undivided
+from jobs.data.sample_order import CorpusOrder, Epoch, TrainingOrder, Unread, Windows
 from jobs.data.sample_reader import CorpusFiles, OrderedFiles, SampleReader
 from jobs.data.survey import DatasetSurvey, IndexedSource
 from jobs.data.tokenized import TRAIN, VALIDATION
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 RECORD = "index.json"
 
-KINDS = {"documents": "<i4", "ends": "<i8", "windows": "<i8"}
-"""Files of a corpus, and the type of a value."""
+KINDS = {"documents": "<i4", "ends": "<i8"}
+"""Files of a corpus, and the type of a value; those of its sections have 64 bits too."""
 
 BUILD = "{meditron submit index --run} builds it"
 
@@ -80,20 +81,27 @@ class Layout:
     corpus: str
     sources: tuple[IndexedSource, ...]
     samples: int
+    sections: tuple[Section, ...]
 
     @property
     def folder(self) -> str:
-        """Return its folder in the index."""
-        return f"{self.split}-{self.corpus}"
+        """Return its folder in the index. Validation has one of each sequence length."""
+        length = f"-{self.sections[0].sequence_length}" if self.split == VALIDATION else ""
+        return f"{self.split}-{self.corpus}{length}"
 
     def files(self, run: RunDir) -> CorpusFiles:
         """Return its indexed datasets."""
         return CorpusFiles.of(run, [source.prefix for source in self.sources])
 
-    def epochs(self, seq_length: int) -> int:
-        """Return how many epochs its samples are of."""
-        tokens = sum(source.tokens for source in self.sources)
-        return self.samples * seq_length // tokens + 1
+    @property
+    def epochs(self) -> int:
+        """Return how many epochs its samples are of, at most."""
+        ends = [*(section.first for section in self.sections[1:]), self.samples]
+        tokens = sum(
+            (end - section.first) * section.sequence_length
+            for section, end in zip(self.sections, ends, strict=True)
+        )
+        return tokens // sum(source.tokens for source in self.sources) + 1
 
 
 def layouts(spec: PretrainSpec, datasets: DatasetSurvey) -> list[Layout]:
@@ -103,22 +111,26 @@ def layouts(spec: PretrainSpec, datasets: DatasetSurvey) -> list[Layout]:
     found = []
     for name, corpus in datasets.corpora.items():
         if samples := consumed.get(name, 0):
-            found.append(Layout(TRAIN, name, corpus.train, samples))
+            sections = tuple(datasets.mixture.sections(name, samples))
+            found.append(Layout(TRAIN, name, corpus.train, samples, sections))
         if corpus.validation and held_out:
-            found.append(Layout(VALIDATION, name, corpus.validation, held_out))
+            found += [
+                Layout(VALIDATION, name, corpus.validation, held_out, (Section(0, length),))
+                for length in dict.fromkeys(map(spec.length_of, spec.phases))
+            ]
     return found
 
 
 def key(spec: PretrainSpec, found: Iterable[Layout]) -> dict[str, Any]:
     """Return what the files depend on."""
-    length = spec.model.seq_length
     return {
         "seed": spec.seed,
-        "seq_length": length,
         "corpora": {
             layout.folder: {
                 "indexes": [source.index for source in layout.sources],
-                "epochs": layout.epochs(length),
+                "epochs": layout.epochs,
+                "sections": [section._asdict() for section in layout.sections],
+                "samples": layout.samples if len(layout.sections) > 1 else None,
             }
             for layout in found
         },
@@ -163,15 +175,27 @@ def write(
 def _write_layout(
     folder: Path, run: RunDir, spec: PretrainSpec, layout: Layout, report: Callable[[], None]
 ) -> None:
-    order = CorpusOrder(layout.files(run).lengths, spec.model.seq_length, spec.seed)
+    import numpy
+
+    order = CorpusOrder(layout.files(run).lengths, layout.sections, spec.seed)
     folder.mkdir()
     with ExitStack() as opened:
         out = {name: opened.enter_context((folder / name).open("wb")) for name in KINDS}
-        for number in range(layout.epochs(spec.model.seq_length)):
-            epoch = order.lay_out(number)._asdict()
+        for number in range(layout.epochs):
+            epoch = order.epoch(number)._asdict()
             for name, kind in KINDS.items():
                 out[name].write(epoch[name].astype(kind, copy=False).tobytes())
             report()
+    for section in range(len(layout.sections)):
+        unread = order.section(section).unread
+        runs = numpy.stack([unread.starts, unread.ends])
+        (folder / f"unread-{section}").write_bytes(
+            numpy.append([unread.position, unread.epoch], runs).astype("<i8").tobytes()
+        )
+        with (folder / f"windows-{section}").open("wb") as windows:
+            for number in range(order.epochs_in(section, layout.samples)):
+                windows.write(order.windows(section, number).astype("<i8", copy=False).tobytes())
+                report()
 
 
 def files(folder: Path) -> list[Path]:
@@ -193,8 +217,8 @@ def _problem(folder: Path, made_from: Mapping[str, Any]) -> str:
 
 
 def read(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> list[SampleReader]:
-    """Return the splits of a training whose index is complete: its own, then one per corpus to
-    validate on. Files stay open while others replace them.
+    """Return the splits of a training whose index is complete: its own, then one per corpus and
+    sequence length to validate on. Files stay open while others replace them.
     """
     found = layouts(spec, datasets)
 
@@ -202,33 +226,64 @@ def read(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> list[Sampl
         files = {layout.corpus: layout.files(run) for layout in some}
         folder = run.path(spec.index_dir)
         orders = {
-            layout.corpus: _stored_order(folder / layout.folder, files[layout.corpus], spec)
+            layout.corpus: CorpusOrder(
+                files[layout.corpus].lengths,
+                layout.sections,
+                spec.seed,
+                _StoredOrder(folder / layout.folder, files[layout.corpus], layout),
+            )
             for layout in some
         }
         return OrderedFiles(TrainingOrder(mixture, orders), files)
 
     train = [layout for layout in found if layout.split == TRAIN]
-    held_out = [layout for layout in found if layout.split == VALIDATION]
+    held_out = [
+        (layout, undivided(layout.corpus, layout.sections[0].sequence_length))
+        for layout in found
+        if layout.split == VALIDATION
+    ]
+    mixture = datasets.mixture
     return [
-        SampleReader("", spec.sequences, partial(split, datasets.mixture, train)),
+        SampleReader("", spec.sequences, mixture.length_of, partial(split, mixture, train)),
         *(
-            SampleReader(one.corpus, one.samples, partial(split, undivided(one.corpus), [one]))
-            for one in held_out
+            SampleReader(one.corpus, one.samples, alone.length_of, partial(split, alone, [one]))
+            for one, alone in held_out
         ),
     ]
 
 
-def _stored_order(folder: Path, datasets: CorpusFiles, spec: PretrainSpec) -> CorpusOrder:
-    """Return the samples of a corpus, whose epochs are in a folder."""
-    import numpy
+@dataclass(frozen=True)
+class _StoredOrder:
+    """The layout of a corpus's samples in a folder."""
 
-    stored = {name: numpy.memmap(folder / name, kind, "r") for name, kind in KINDS.items()}
-    documents = len(datasets.lengths)
+    folder: Path
+    datasets: CorpusFiles
+    layout: Layout
 
-    def epoch(number: int) -> Epoch:
-        begin, end = order.first_sample(number), order.first_sample(number + 1)
+    def epoch(self, number: int) -> Epoch:
+        documents = len(self.datasets.lengths)
         rows = slice(number * documents, (number + 1) * documents)
-        return Epoch(stored["documents"][rows], stored["ends"][rows], stored["windows"][begin:end])
+        return Epoch(*(self._stored(name)[rows] for name in KINDS))
 
-    order = CorpusOrder(datasets.lengths, spec.model.seq_length, spec.seed, epoch)
-    return order
+    def windows(self, section: int, epoch: int) -> Array:
+        length = self.layout.sections[section].sequence_length
+        tokens = sum(source.tokens for source in self.layout.sources)
+        found = Windows(tokens, length, self.unread(section))
+        stored = self._stored(f"windows-{section}")
+        return stored[found.first(epoch) : found.first(epoch + 1)]
+
+    def unread(self, section: int) -> Unread:
+        stored = self._stored(f"unread-{section}")
+        starts, ends = stored[2:].reshape(2, -1)
+        return Unread(starts, ends, int(stored[0]), int(stored[1]))
+
+    @cached_property
+    def _opened(self) -> dict[str, Array]:
+        return {}
+
+    def _stored(self, name: str) -> Array:
+        import numpy
+
+        if name not in self._opened:
+            self._opened[name] = numpy.memmap(self.folder / name, KINDS.get(name, "<i8"), "r")
+        return self._opened[name]

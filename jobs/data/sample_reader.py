@@ -131,6 +131,8 @@ class SampleReader:
     corpus: str
     """Name of the corpus; empty for the training's, which mixes corpora."""
     samples: int
+    length_of: Callable[[int], int]
+    """Returns the tokens of a sample."""
     open: Callable[[], OrderedFiles]
     """Called once, when the first sample is read: many ranks read none."""
 
@@ -139,7 +141,7 @@ class SampleReader:
         return self.open()
 
     def __getitem__(self, sample: int) -> numpy.ndarray:
-        """Return a sample and the token after it, int64 ``[seq_length + 1]``."""
+        """Return a sample and the token after it, int64 ``[length + 1]``."""
         import numpy
 
         order, files = self.opened

@@ -136,11 +136,16 @@ class Trace:
             name: CorpusSize(len(found.lengths), int(found.lengths.sum(dtype="i8")))
             for name, found in files.items()
         }
-        length, seed = self.spec.model.seq_length, self.spec.seed
+        mixture = mixture_of(self.spec, sizes)
+        consumed = mixture.consumed(self.spec.sequences)
         return TrainingOrder(
-            mixture_of(self.spec, sizes),
+            mixture,
             {
-                name: CorpusOrder(found.lengths, length, seed)
+                name: CorpusOrder(
+                    found.lengths,
+                    mixture.sections(name, consumed.get(name, 0)),
+                    self.spec.seed,
+                )
                 for name, found in files.items()
                 if sizes[name].tokens
             },

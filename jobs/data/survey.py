@@ -122,7 +122,8 @@ class DatasetSurvey:
         """Return what determines the samples of a training up to a step, and how many of each
         corpus it has consumed, as the checkpoint of the step records it.
         """
-        consumed = self.mixture.consumed(step * self.spec.global_batch_size)
+        samples = step * self.spec.global_batch_size
+        consumed, tokens = self.mixture.consumed(samples), self.mixture.tokens(samples)
         order = {
             "seed": self.spec.seed,
             "seq_length": self.spec.model.seq_length,
@@ -138,6 +139,7 @@ class DatasetSurvey:
                 name: {
                     "digest": digests[name],
                     "samples": consumed.get(name, 0),
+                    "tokens": tokens.get(name, 0),
                     "files": corpus.files,
                 }
                 for name, corpus in self.corpora.items()

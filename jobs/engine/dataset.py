@@ -1,6 +1,6 @@
 """Read training batches, from any position.
 
-The order of samples depends on the tokens, the mixture, the seed and the sequence length, never on
+The order of samples depends on the tokens, the phases, the seed and the sequence length, never on
 the number of ranks: with global batches of ``size`` samples, batch ``n`` begins with sample
 ``n x size``.
 """
@@ -8,6 +8,7 @@ the number of ranks: with global batches of ``size`` samples, batch ``n`` begins
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy
@@ -61,7 +62,7 @@ class Windows:
     """The part of a global batch that one rank reads."""
 
     tokens: torch.Tensor
-    """int32 ``[samples, seq_length + 1]``: each sample, and the token after its last one."""
+    """int32 ``[samples, length + 1]``: each sample, and the token after its last one."""
     fingerprint: list[int]
     """Of the samples; zeros on ranks that do not take it."""
 
@@ -75,6 +76,8 @@ class Batch:
     that need no tokens."""
     fingerprint: list[int]
     """Of the samples that this rank read."""
+    length: int
+    """Tokens of a sample."""
 
 
 @dataclass
@@ -104,21 +107,23 @@ class Split:
         """
         size = self.spec.micro_batch_size
         count = self.spec.global_batch_size // (size * self.spec.parallel.data)
+        length = self.samples.length_of(first_sample)
         if not self.role.needs_tokens:
-            return Batch([micro_batch.EMPTY] * count, [0, 0])
+            return Batch([micro_batch.EMPTY] * count, [0, 0], length)
         taken = [0, 0]
         if self.role.reads:
             windows = self._prefetcher.take(first_sample)
             taken = windows.fingerprint
             tokens = windows.tokens.to(self.device, non_blocking=True)
         else:
-            shape = (size * count, self.spec.model.seq_length + 1)
+            shape = (size * count, length + 1)
             tokens = torch.empty(shape, dtype=torch.int32, device=self.device)
         if self.spec.parallel.tensor > 1:
             source = parallel_state.get_tensor_model_parallel_src_rank()
             group = parallel_state.get_tensor_model_parallel_group()
             torch.distributed.broadcast(tokens, source, group)
-        return Batch([self._prepare(rows) for rows in torch.split(tokens.long(), size)], taken)
+        rows = torch.split(tokens.long(), size)
+        return Batch([self._prepare(part) for part in rows], taken, length)
 
     def _prepare(self, rows: torch.Tensor) -> dict[str, Any]:
         inputs, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
@@ -159,13 +164,13 @@ class Splits:
     """The samples to train and to validate on."""
 
     train: Split
-    validation: dict[str, Split]
-    """By name of the corpus; empty without validation tokens or batches."""
+    validation: dict[int, dict[str, Split]]
+    """By sequence length and name of the corpus; without validation tokens or batches of none."""
     device: torch.device
 
     def close(self) -> None:
         """End the threads that read."""
-        for split in (self.train, *self.validation.values()):
+        for split in chain([self.train], *(found.values() for found in self.validation.values())):
             split.close()
 
 
@@ -185,11 +190,11 @@ def open_splits(
     role = Role.of_rank(spec)
     unmarked = replace(role, takes_fingerprint=False)
     train, *others = sample_index.read(run, spec, datasets)
-    return Splits(
-        Split(train, spec, device, role, eod),
-        {samples.corpus: Split(samples, spec, device, unmarked, eod) for samples in others},
-        device,
-    )
+    validation: dict[int, dict[str, Split]] = {spec.length_of(phase): {} for phase in spec.phases}
+    for samples in others:
+        split = Split(samples, spec, device, unmarked, eod)
+        validation[samples.length_of(0)][samples.corpus] = split
+    return Splits(Split(train, spec, device, role, eod), validation, device)
 
 
 def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:

@@ -185,8 +185,6 @@ class Schedule:
 
     planned: Any
     tails: Sequence[schedule.Tail]
-    end: int
-    """The last step of the training."""
 
     def step(self, increment: int) -> None:
         """Advance some steps, and set the learning rate of each parameter group."""
@@ -194,7 +192,7 @@ class Schedule:
         now = self.planned.num_steps
         for group in self.planned.optimizer.param_groups if self.tails else ():
             rate_of = partial(self._planned_rate, group)
-            group["lr"] = schedule.rate(rate_of, self.tails, self.end, now)
+            group["lr"] = schedule.rate(rate_of, self.tails, now)
 
     def _planned_rate(self, group: dict[str, Any], step: int) -> float:
         now, self.planned.num_steps = self.planned.num_steps, step
@@ -217,5 +215,6 @@ def _schedule(optimizer: Any, spec: PretrainSpec) -> Schedule:
         wd_incr_steps=spec.train_steps,
         wd_incr_style="constant",
     )
-    tails = [(spec.first_step(phase), phase.tail) for phase in spec.phases if phase.tail]
-    return Schedule(planned, tails, spec.train_steps)
+    starts = spec.starts
+    tails = [(start.first_step, start.phase.tail) for start in starts if start.phase.tail]
+    return Schedule(planned, tails)

@@ -46,7 +46,6 @@ class Reporter:
         self.context = context
         self.spec = spec
         self.active = context.rank == 0
-        self.batch_tokens = spec.global_batch_size * spec.model.seq_length
         self._file: TextIO | None = None
         self._log = MetricsLog(context.run, context.task.stage)
         self._lines: list[MetricLine] = []
@@ -87,7 +86,7 @@ class Reporter:
         """
         if self._file is None:
             return
-        speed = self.batch_tokens / seconds
+        speed = self.spec.step_tokens(step) / seconds
         line = StepLine(
             step=step,
             loss=loss,
@@ -95,7 +94,7 @@ class Reporter:
             grad_norm=norm,
             consumed_samples=step * self.spec.global_batch_size,
             samples=samples,
-            tokens=step * self.batch_tokens,
+            tokens=self.spec.tokens(step),
             seconds=seconds,
             tokens_per_s=speed,
             time=time.time(),
@@ -117,7 +116,7 @@ class Reporter:
             return
         steps, world = self._period, self.spec.parallel.world_size
         seconds = sum(line.seconds for line in steps)
-        speed = len(steps) * self.batch_tokens / seconds
+        speed = sum(self.spec.step_tokens(line.step) for line in steps) / seconds
         loss = sum(line.loss for line in steps) / len(steps)
         line = PeriodLine(
             step=steps[-1].step,
@@ -135,8 +134,8 @@ class Reporter:
             step_max=max(self._step_seconds),
             tokens_per_s=speed,
             tokens_per_s_per_rank=speed / world,
-            mfu=self._utilisation(speed / world, attention=True),
-            mfu_without_attention=self._utilisation(speed / world, attention=False),
+            mfu=self._utilisation(steps, seconds, attention=True),
+            mfu_without_attention=self._utilisation(steps, seconds, attention=False),
             memory_bytes=figures.memory_bytes,
             time=time.time(),
             attempt=self.context.attempt,
@@ -146,10 +145,13 @@ class Reporter:
         self._checkpoint_seconds = self._validation_seconds = 0.0
         self._plot(line.step, plotted(line))
 
-    def _utilisation(self, speed: float, *, attention: bool) -> float | None:
-        """Return the model FLOPs utilisation at a rank's tokens per second; None without a peak."""
-        peak = self.context.task.peak_tflops * 1e12
-        return speed * self.spec.model.flops_per_token(attention=attention) / peak if peak else None
+    def _utilisation(
+        self, steps: Sequence[StepLine], seconds: float, *, attention: bool
+    ) -> float | None:
+        """Return the model FLOPs utilisation of a rank over some steps; None without a peak."""
+        peak = self.context.task.peak_tflops * 1e12 * self.spec.parallel.world_size * seconds
+        done = sum(self.spec.flops(line.step, attention=attention) for line in steps)
+        return done / peak if peak else None
 
     def spike(self, line: SpikeLine) -> None:
         """Record a spike and what followed."""
@@ -227,8 +229,8 @@ class Reporter:
             "steps",
             step=step,
             target_step=self.spec.train_steps,
-            tokens=step * self.batch_tokens,
-            target_tokens=self.spec.train_steps * self.batch_tokens,
+            tokens=self.spec.tokens(step),
+            target_tokens=self.spec.tokens(self.spec.train_steps),
             phase=phase,
             **self._last,
         )
@@ -270,13 +272,12 @@ def plotted(line: PeriodLine) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def summarise(lines: Iterable[MetricLine], done: int, tokens: int) -> dict[str, Any]:
+def summarise(lines: Iterable[MetricLine], done: int, spec: PretrainSpec) -> dict[str, Any]:
     """Return the done marker's summary; ``metrics_log.counted_steps`` selects the lines that count.
 
     Args:
         lines: of all attempts, oldest first.
         done: optimizer steps.
-        tokens: of the batches of these steps.
 
     Returns:
         ``steps``, how many of them were ``skipped``, ``tokens`` of the others, first and last loss
@@ -285,16 +286,16 @@ def summarise(lines: Iterable[MetricLine], done: int, tokens: int) -> dict[str, 
     """
     counted = counted_steps(lines)
     trained, validated = counted.trained, counted.validated
-    batch_tokens = tokens // done if done else 0
+    tokens = sum(spec.step_tokens(line.step) for line in trained)
     seconds = sum(line.seconds for line in trained)
     return {
         "steps": done,
         "skipped": len(counted.skipped),
-        "tokens": tokens - batch_tokens * len(counted.skipped),
+        "tokens": spec.tokens(done) - sum(spec.step_tokens(line.step) for line in counted.skipped),
         "loss_first": trained[0].loss if trained else None,
         "loss_last": trained[-1].loss if trained else None,
         "validation_first": validated[0].loss if validated else None,
         "validation_last": validated[-1].loss if validated else None,
         "seconds": seconds,
-        "tokens_per_s": batch_tokens * len(trained) / seconds if seconds else None,
+        "tokens_per_s": tokens / seconds if seconds else None,
     }

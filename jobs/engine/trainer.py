@@ -378,7 +378,7 @@ class Trainer:
     def _skip_step(self, reason: str) -> BatchResult:
         """Count a step without training on its batch."""
         started = time.perf_counter()
-        result = self._reduce_batch([], dataset.Batch([], [0, 0]))
+        result = self._reduce_batch([], dataset.Batch([], [0, 0], 0))
         self._count_skipped(reason, started)
         return result
 
@@ -396,7 +396,7 @@ class Trainer:
 
     def _pass(self, batch: dataset.Batch, *, forward_only: bool) -> list[Any]:
         """Run a global batch; return its micro-batches' losses on the last pipeline stage."""
-        rows, length = self.spec.micro_batch_size, self.spec.model.seq_length
+        rows, length = self.spec.micro_batch_size, batch.length
         if self.spec.reset_attention_mask:  # micro-batches are one packed row
             rows, length = 1, rows * length
         losses: list[Any] = self.forward_backward(
@@ -427,7 +427,7 @@ class Trainer:
         """Return where documents begin, for attention within them."""
         if boundaries is None:
             return None
-        longest = self.spec.model.seq_length
+        longest = self.spec.longest
         return layers.Documents(
             qkv_format="thd",
             cu_seqlens_q=boundaries,
@@ -497,8 +497,11 @@ class Trainer:
         return self._validate()
 
     def _validate(self) -> bool:
-        """Validate each corpus on a fixed set of batches; return whether a stop was requested."""
-        if not self.splits.validation:
+        """Validate each corpus on a fixed set of batches of the sequence length of the last step;
+        return whether a stop was requested.
+        """
+        splits = self.splits.validation[self.spec.start_of(self.step).sequence_length]
+        if not splits:
             return False
         self.reporter.progress(self.step, "validation")
         with (
@@ -508,7 +511,7 @@ class Trainer:
         ):
             started = time.perf_counter()
             sums = {}
-            for name, split in self.splits.validation.items():
+            for name, split in splits.items():
                 sums[name] = self._validate_on(split)
                 if sums[name] is None:
                     return True
@@ -582,12 +585,11 @@ class Trainer:
         self.reporter.progress(self.step, "step")
         sources = (*self.datasets.train, *self.datasets.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
-        tokens = self._position() * self.spec.model.seq_length
         self.context.finish(
             inputs=[done_markers.describe_file(run, f"{source.prefix}.idx") for source in sources],
             outputs=[done_markers.describe_file(run, record)],
             summary={
-                **summarise(self.reporter.lines(), self.step, tokens),
+                **summarise(self.reporter.lines(), self.step, self.spec),
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.device),
             },
         )

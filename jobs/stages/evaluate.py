@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.checkpoints import manifest, selection
+from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers
 from jobs.contract.errors import Stopped, TaskError
@@ -57,7 +58,7 @@ def evaluate(
     if context.rank == 0:
         context.progress(0, len(questions), "questions", phase="startup")
     try:
-        samples, truncated = score(context, checkpoint, questions, examples)
+        samples, truncated = score(context, checkpoint, record, questions, examples)
     except OSError:
         selection.require_same(checkpoint, record)
         raise
@@ -116,6 +117,7 @@ def keep_to_itself(scratch: Path) -> None:
 def score(
     context: Context,
     checkpoint: Path,
+    record: CheckpointRecord,
     questions: Sequence[Question],
     examples: Sequence[Question],
 ) -> tuple[Samples, int]:
@@ -140,7 +142,7 @@ def score(
         lm = MegatronLM(
             lambda tokens, places: model.logits_at(network, tokens.to(device), places),
             encoder,
-            max_length=spec.model.seq_length,
+            max_length=record.as_trained(spec.model).seq_length,
             batch_size=spec.batch_size,
             after_batch=StopCheck(context, len(questions), device),
         )

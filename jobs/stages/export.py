@@ -111,7 +111,7 @@ def export(
             )
         base = str(record.origin.get("model_type") or "")
         dtype = hf_writer.DTYPES[tensors[0].dtype]
-        config = model_config(spec, checkpoint, dtype, base)
+        config = model_config(record.as_trained(spec.model), checkpoint, dtype, base)
         files |= write_settings(folder.part, spec, content, config)
         verified = verify_stage(context, folder.part, checkpoint, title=str(folder.path))
         replaced = exported_tokenizer.replaced_part(content, config["model_type"])
@@ -272,14 +272,14 @@ def read_tokenizer(spec: ExportSpec) -> dict[str, Any]:
     return content
 
 
-def model_config(spec: ExportSpec, checkpoint: Path, dtype: str, base: str) -> dict[str, Any]:
+def model_config(model: ModelSpec, checkpoint: Path, dtype: str, base: str) -> dict[str, Any]:
     """Return ``config.json`` without ids of tokens; ``base`` is the base model's type.
 
     Raises:
         TaskError: no class of transformers computes what the model does.
     """
     try:
-        return hf_config.write(spec.model, spec.model.vocab_size, dtype, base)
+        return hf_config.write(model, model.vocab_size, dtype, base)
     except hf_config.Unsupported as error:
         raise TaskError(
             f"{checkpoint}: {error}",
@@ -342,10 +342,10 @@ def card_input(
     spec = cast(ExportSpec, context.task.spec)
     return CardInput(
         facts=run_facts.gather(context.run, record.iteration),
-        model=spec.model,
+        model=record.as_trained(spec.model),
         vocabulary=spec.tokenizer.vocabulary,
         step=record.iteration,
-        tokens=record.consumed_samples * spec.model.seq_length,
+        tokens=record.tokens(spec.model.seq_length),
         parameters=sum(tensor.parameters for tensor in tensors),
         dtype=hf_writer.DTYPES[tensors[0].dtype],
         origin=record.origin,

@@ -284,7 +284,7 @@ class Tail(Section):
     """The end of the learning rate's schedule."""
 
     learning_rate: Annotated[NonNegativeFloat, Field(le=1)]
-    """Learning rate at train_steps."""
+    """Learning rate at the last step."""
     shape: Literal["linear", "cosine"] = "linear"
     """Curve from the learning rate before the phase to this one."""
 
@@ -296,13 +296,20 @@ class Phase(Section):
     """Tokens trained on before it; it begins with the first step after them."""
     mixture: Mixture | None = None
     """Its mixture, up to the next phase; default: the one before."""
+    sequence_length: Annotated[PositiveInt, Field(le=100_000_000)] | None = None
+    """Tokens per sequence, up to the next phase; default: as before it, model.seq_length first.
+    global_batch_size sequences are a step in every phase."""
     tail: Tail | None = None
-    """Replaces the rest of the learning rate's schedule, up to train_steps; default: it stays."""
+    """Replaces the rest of the learning rate's schedule, up to the target; default: it stays."""
+    train_steps: Annotated[PositiveInt, Field(le=100_000_000)] | None = None
+    """Optimizer steps in the whole run from this phase on, more than before it; default: as before
+    it, pretrain.train_steps first. So a finished run is trained further."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that the phase changes something."""
-        if self.mixture is None and self.tail is None:
-            yield "from_tokens", "the phase changes nothing; give it a mixture or a tail"
+        keys = ("mixture", "sequence_length", "tail", "train_steps")
+        if all(getattr(self, key) is None for key in keys):
+            yield "from_tokens", f"the phase changes nothing; give it one of {', '.join(keys)}"
 
 
 class Pretrain(Section):
@@ -319,14 +326,15 @@ class Pretrain(Section):
     mixture: Mixture = Mixture()
     """Mixture from the start of the training to its first phase."""
     phases: Annotated[tuple[Phase, ...], OPERATIONAL] = ()
-    """Changes of the mixture or of the schedule's tail, each ``{from_tokens, mixture, tail}``, in
-    ascending order. One that has started cannot be changed; one may be appended."""
+    """Changes of the mixture, the sequence length, the schedule's tail or the target, each
+    ``{from_tokens, mixture, sequence_length, tail, train_steps}``, in ascending order. One that has
+    started cannot be changed; one may be appended, also to a finished run."""
     micro_batch_size: Annotated[PositiveInt, OPERATIONAL]
     """Sequences per rank and forward pass."""
     global_batch_size: Annotated[PositiveInt, Field(le=1_000_000)]
     """Sequences per optimizer step."""
     train_steps: Annotated[PositiveInt, Field(le=100_000_000)]
-    """Optimizer steps in the whole run."""
+    """Optimizer steps in the whole run, unless a phase has more."""
     max_epochs: Annotated[PositiveFloat | None, OPERATIONAL] = 4.0
     """How often training may read a corpus; more is refused; null for any number. Up to 4 epochs
     lose little against as many new tokens (arXiv 2305.16264); MEDITRON's training had 1.03."""
@@ -423,8 +431,8 @@ class Pretrain(Section):
             )
         yield from self._skip_conflicts()
         for index, step in enumerate(self.keep_steps):
-            if step > self.train_steps:
-                yield f"keep_steps.{index}", f"{step} is above train_steps, {self.train_steps}"
+            if step > self.target_step:
+                yield f"keep_steps.{index}", f"{step} is above train_steps, {self.target_step}"
             elif index and step <= self.keep_steps[index - 1]:
                 yield (
                     f"keep_steps.{index}",
@@ -444,10 +452,10 @@ class Pretrain(Section):
     def _skip_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that skipped steps are in the training and leave some to train."""
         for step in self.skip_steps[-1:]:
-            if int(step) > self.train_steps:
-                yield "skip_steps", f"{step} is above train_steps, {self.train_steps}"
-        if len(self.skip_steps) == self.train_steps:
-            yield "skip_steps", f"all {self.train_steps} steps are skipped, and none trains"
+            if int(step) > self.target_step:
+                yield "skip_steps", f"{step} is above train_steps, {self.target_step}"
+        if len(self.skip_steps) == self.target_step:
+            yield "skip_steps", f"all {self.target_step} steps are skipped, and none trains"
 
     def _corpus_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that corpora have different names."""
@@ -459,8 +467,15 @@ class Pretrain(Section):
             names.append(corpus.name)
 
     def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that phases are in order, and that tails fall."""
+        """Check that phases are in order, that targets rise, and that tails fall."""
+        target = self.train_steps
         for index, phase in enumerate(self.phases):
+            if phase.train_steps is not None and phase.train_steps <= target:
+                yield (
+                    f"phases.{index}.train_steps",
+                    f"{phase.train_steps} is not above {target}, the target before the phase",
+                )
+            target = phase.train_steps or target
             if index and phase.from_tokens <= self.phases[index - 1].from_tokens:
                 yield (
                     f"phases.{index}.from_tokens",
@@ -499,14 +514,19 @@ class Pretrain(Section):
                     yield f"{key}.weights.{name}", "this corpus has no data to train on"
 
     @property
+    def target_step(self) -> int:
+        """Return the last step of the whole training."""
+        return max([self.train_steps, *(phase.train_steps or 0 for phase in self.phases)])
+
+    @property
     def kept_steps(self) -> tuple[int, ...]:
         """Return the steps of the checkpoints of a finished run: 0, the newest, the last, and
         those of ``keep_steps``.
         """
-        every = range(self.save_interval, self.train_steps, self.save_interval)
-        saved = sorted({*every, *self.keep_steps} - {self.train_steps})
+        every = range(self.save_interval, self.target_step, self.save_interval)
+        saved = sorted({*every, *self.keep_steps} - {self.target_step})
         newest = saved[-self.keep_checkpoints :]
-        return tuple(sorted({0, *newest, *self.keep_steps, self.train_steps}))
+        return tuple(sorted({0, *newest, *self.keep_steps, self.target_step}))
 
 
 class Benchmark(Section):
@@ -694,23 +714,22 @@ class Experiment(Section):
     def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that each phase has a step of its own."""
         training = self.pretrain
-        per_step = training.global_batch_size * self.model.seq_length
-        before = None
+        step = tokens = before_step = 0
+        length, target = self.model.seq_length, training.train_steps
         for index, phase in enumerate(training.phases):
             key = f"pretrain.phases.{index}.from_tokens"
-            step = -(-phase.from_tokens // per_step)
-            if step >= training.train_steps:
-                last = (training.train_steps - 1) * per_step
+            per_step = training.global_batch_size * length
+            steps = -(-(phase.from_tokens - tokens) // per_step)
+            target = phase.train_steps or target
+            if step + steps >= target:
+                last = tokens + (target - 1 - step) * per_step
                 yield key, f"{phase.from_tokens} is after the last step begins, at {last}"
-            elif before and before.from_tokens < phase.from_tokens <= step_end(before, per_step):
+            elif steps <= 0 and phase.from_tokens > training.phases[index - 1].from_tokens:
                 yield (
                     key,
                     f"{phase.from_tokens} begins at the same step as the phase before it: a step "
-                    f"takes {per_step} tokens",
+                    f"takes {before_step} tokens",
                 )
-            before = phase
-
-
-def step_end(phase: Phase, per_step: int) -> int:
-    """Return the most tokens from which another phase would begin at the step of a phase."""
-    return -(-phase.from_tokens // per_step) * per_step
+            before_step = per_step
+            step, tokens = step + steps, tokens + steps * per_step
+            length = phase.sequence_length or length

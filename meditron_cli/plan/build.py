@@ -150,7 +150,13 @@ def layout_findings(inputs: Inputs) -> fit.Findings:
     """Check that the layout divides, fills whole nodes and fits into memory."""
     experiment, cluster = inputs.experiment, inputs.cluster
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
-    errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
+    lengths = {
+        f"pretrain.phases.{index}.sequence_length": phase.sequence_length
+        for index, phase in enumerate(experiment.pretrain.phases)
+        if phase.sequence_length
+    }
+    errors = layout.layout_errors(model, parallel, batch.micro, batch.global_, lengths)
+    model = replace(model, seq_length=max(model.seq_length, *lengths.values(), 0))
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
     precision, copies = experiment.pretrain.precision, memory.copies(experiment.pretrain)
     result += fit.memory_findings(cluster, model, parallel, batch, precision, copies=copies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.units import ranges_text
@@ -36,11 +37,10 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield schedule_line(facts)
     yield corpora_line(facts)
     phases = facts.get("phases") or []
-    target = facts["train_steps"]
     if len(phases) > 1 or any(len(phase["weights"]) > 1 for phase in phases):
         yield f"mixture      {mixture_text(phases[0])}"
-    for phase in phases[1:]:
-        yield phase_line(phase, target)
+    for before, phase in pairwise(phases):
+        yield phase_line(phase, before)
     if facts["skip_steps"]:
         yield f"skipped      the batches of steps {ranges_text(facts['skip_steps'])}"
 
@@ -84,10 +84,16 @@ def mixture_text(phase: Mapping[str, Any]) -> str:
     return f"{weights}, by {phase['by']}; shares are known once tokenize has finished"
 
 
-def phase_line(phase: Mapping[str, Any], target: int) -> str:
-    """Return where a phase begins, its mixture and its tail."""
+def phase_line(phase: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Return where a phase begins, its mixture, its tail, and a sequence length other than before.
+    """
     tail = phase["tail"]
-    changes = f"; {tail['shape']} to {tail['learning_rate']:g} at step {target}" if tail else ""
+    changes = ""
+    if phase["sequence_length"] != before["sequence_length"]:
+        changes += f"; sequences of {phase['sequence_length']} tokens"
+        changes += f", {count(phase['tokens_per_step'])} per step"
+    if tail:
+        changes += f"; {tail['shape']} to {tail['learning_rate']:g} at step {tail['last_step']}"
     return (
         f"phase        from step {phase['first_step']} ({count(phase['tokens_before'])} tokens): "
         f"{mixture_text(phase)}{changes}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
@@ -30,8 +31,18 @@ def padded_vocabulary(vocab_size: int, multiple: int) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
-def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:
-    """Return one sentence per broken divisibility rule, with the keys to change."""
+def layout_errors(
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    micro: int,
+    global_: int,
+    lengths: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Return one sentence per broken divisibility rule, with the keys to change.
+
+    Args:
+        lengths: tokens of a sequence in phases, by key.
+    """
     t, p, d = parallel.tensor, parallel.pipeline, parallel.data
     v = parallel.virtual
     layers_by = "parallel.pipeline" if v == 1 else "parallel.pipeline x parallel.virtual"
@@ -51,7 +62,8 @@ def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_:
         batches = "pretrain.micro_batch_size x parallel.data x parallel.pipeline"
         rules.append((global_, micro * d * p, "pretrain.global_batch_size", batches))
     if parallel.sequence_parallel:
-        rules.append((model.seq_length, t, "model.seq_length", "parallel.tensor"))
+        every = {"model.seq_length": model.seq_length, **(lengths or {})}
+        rules += [(length, t, key, "parallel.tensor") for key, length in every.items()]
     errors = [_indivisible(*rule) for rule in rules if rule[0] % rule[1]]
     if v > 1 and p == 1:
         errors.append(

@@ -46,7 +46,7 @@ from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Cluster, Partition
-    from meditron_cli.config.experiment_schema import Experiment, Mixture, Tail
+    from meditron_cli.config.experiment_schema import Experiment, Mixture
 
 SHORT_LEAD = 30
 """Signal lead time, in seconds, of tasks that restart from scratch."""
@@ -280,21 +280,22 @@ def corpora_of(experiment: Experiment) -> tuple[CorpusSpec, ...]:
 def phases_of(experiment: Experiment) -> tuple[PhaseSpec, ...]:
     """Return the mixtures of the training, the first from its start."""
     mixture = experiment.pretrain.mixture
-    phases = [phase_spec(0, mixture, None)]
+    phases = [phase_spec(0, mixture)]
+    length, last_step = None, experiment.pretrain.train_steps
     for phase in experiment.pretrain.phases:
-        mixture = phase.mixture or mixture
-        phases.append(phase_spec(phase.from_tokens, mixture, phase.tail))
+        mixture, tail = phase.mixture or mixture, phase.tail
+        length, last_step = phase.sequence_length or length, phase.train_steps or last_step
+        ending = TailSpec(tail.learning_rate, tail.shape, last_step) if tail else None
+        phases.append(phase_spec(phase.from_tokens, mixture, ending, length))
     return tuple(phases)
 
 
-def phase_spec(from_tokens: int, mixture: Mixture, tail: Tail | None) -> PhaseSpec:
+def phase_spec(
+    from_tokens: int, mixture: Mixture, tail: TailSpec | None = None, length: int | None = None
+) -> PhaseSpec:
     """Return one phase of the training."""
-    return PhaseSpec(
-        from_tokens,
-        mixture.by,
-        tuple(CorpusWeight(name, weight) for name, weight in mixture.weights.items()),
-        TailSpec(tail.learning_rate, tail.shape) if tail else None,
-    )
+    weights = tuple(CorpusWeight(name, weight) for name, weight in mixture.weights.items())
+    return PhaseSpec(from_tokens, mixture.by, weights, tail, length)
 
 
 def index_stage(inputs: Inputs) -> StagePlan:
@@ -318,6 +319,7 @@ def pretrain_spec(inputs: Inputs) -> PretrainSpec:
         weights=str(experiment.model.weights or ""),
         corpora=corpora_of(experiment),
         phases=phases_of(experiment),
+        train_steps=pretrain.target_step,
         tokenizer=inputs.tokenizer,
         optimizer=OptimizerSpec(**optimizer),
         seed=experiment.seed,
@@ -327,7 +329,7 @@ def pretrain_spec(inputs: Inputs) -> PretrainSpec:
         **{
             name: value
             for name, value in shared(pretrain, PretrainSpec).items()
-            if name not in ("corpora", "phases")
+            if name not in ("corpora", "phases", "train_steps")
         },
     )
 
@@ -358,7 +360,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
             path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
             kind=benchmark.kind,
             checkpoint=str(checkpoint),
-            target_step=experiment.pretrain.train_steps,
+            target_step=experiment.pretrain.target_step,
             checkpoint_dir="checkpoints",
             model=model_spec(experiment),
             parallel=parallel,
@@ -385,7 +387,7 @@ def export_stage(inputs: Inputs) -> StagePlan:
     tasks = [
         ExportSpec(
             checkpoint=str(checkpoint),
-            target_step=experiment.pretrain.train_steps,
+            target_step=experiment.pretrain.target_step,
             checkpoint_dir="checkpoints",
             model=model_spec(experiment),
             tokenizer=inputs.tokenizer,

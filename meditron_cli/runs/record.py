@@ -5,7 +5,7 @@ their last attempts ended. Reading is cheap; nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +58,9 @@ class StageRecord:
     target_step: int | None = None
     target_tokens: int | None = None
     step_tokens: int | None = None
+    """Of a step in the first phase of a training."""
+    later_phases: Sequence[Sequence[int]] = ()
+    """Steps and tokens before each, and tokens of a step in it."""
     nodes: int = 1
     gpus_per_node: int = 0
     """Of one task."""
@@ -223,6 +226,7 @@ class StageSummary:
     target_step: int | None = None
     target_tokens: int | None = None
     step_tokens: int | None = None
+    later_phases: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ def planned_stages(
                 target_step=summary.target_step,
                 target_tokens=summary.target_tokens,
                 step_tokens=summary.step_tokens,
+                later_phases=summary.later_phases,
                 nodes=resources.nodes,
                 gpus_per_node=resources.gpus_per_node,
                 done=done_indices(run, stage, summary.tasks),

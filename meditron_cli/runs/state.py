@@ -298,7 +298,9 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
     # While an attempt starts its progress file has 0.
     done = int(stage.progress.done) if stage.progress else 0
     step = max(done, stage.began_from)
-    return step, step * (stage.step_tokens or 0)
+    phases = [(0, 0, stage.step_tokens or 0), *stage.later_phases]
+    begin, tokens, each = [phase for phase in phases if phase[0] <= step][-1]
+    return step, tokens + (step - begin) * each
 
 
 def eta(progress: ProgressRecord, now: float) -> float | None:

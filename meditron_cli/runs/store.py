@@ -388,10 +388,14 @@ def stage_summary(stage: StagePlan, others: Iterable[int] = ()) -> dict[str, Any
     }
     for task in stage.tasks:
         if training := task.training:
-            step_tokens = training.global_batch_size * training.model.seq_length
             summary["target_step"] = training.train_steps
-            summary["step_tokens"] = step_tokens
-            summary["target_tokens"] = training.train_steps * step_tokens
+            summary["step_tokens"] = training.step_tokens(1)
+            summary["target_tokens"] = training.tokens(training.train_steps)
+            if later := training.starts[1:]:
+                summary["later_phases"] = [
+                    [start.first_step, start.tokens, training.step_tokens(start.first_step + 1)]
+                    for start in later
+                ]
     return summary
 
 

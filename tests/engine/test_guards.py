@@ -111,7 +111,7 @@ def mixed(*phases: tuple[int, str, float | None]) -> PretrainSpec:
                 step * tokens,
                 "tokens",
                 (CorpusWeight(corpus, 1.0),),
-                None if rate is None else TailSpec(rate, "linear"),
+                None if rate is None else TailSpec(rate, "linear", WINDOW.train_steps),
             )
             for step, corpus, rate in phases
         ),

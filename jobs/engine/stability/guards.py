@@ -112,15 +112,16 @@ class Guard:
 
 
 def steps_before_mixture(spec: PretrainSpec, number: int) -> int:
-    """Return the steps before the mixture of a step: losses of other tokens have another level,
-    which is no spike.
+    """Return the steps before the mixture and the sequence length of a step: losses of other tokens
+    and of longer sequences have another level, which is no spike.
     """
     first = 0
-    for earlier, phase in pairwise(spec.phases):
-        begins = spec.first_step(phase)
-        changes = (earlier.by, earlier.weights) != (phase.by, phase.weights)
-        if changes and begins < number:
-            first = begins
+    for earlier, start in pairwise(spec.starts):
+        before, phase = earlier.phase, start.phase
+        changes = (before.by, before.weights) != (phase.by, phase.weights)
+        changes |= earlier.sequence_length != start.sequence_length
+        if changes and start.first_step < number:
+            first = start.first_step
     return first
 
 

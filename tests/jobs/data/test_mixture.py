@@ -118,7 +118,7 @@ def test_phases_continue_each_corpus_where_it_is(spec: PretrainSpec) -> None:
 
 
 def test_one_corpus_alone_is_taken_in_its_order() -> None:
-    assert undivided("a").take(7, 3) == [Drawn("a", 7), Drawn("a", 8), Drawn("a", 9)]
+    assert undivided("a", 8).take(7, 3) == [Drawn("a", 7), Drawn("a", 8), Drawn("a", 9)]
 
 
 def test_a_corpus_of_the_mixture_without_tokens_is_refused(spec: PretrainSpec) -> None:

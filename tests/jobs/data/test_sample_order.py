@@ -8,7 +8,7 @@ from collections import Counter
 import numpy
 import pytest
 
-from jobs.data.mixture import Interleaving, MixedPhase, Mixture
+from jobs.data.mixture import Interleaving, MixedPhase, Mixture, Section
 from jobs.data.sample_order import CorpusOrder, TrainingOrder, Use
 
 EPOCHS = 4
@@ -33,6 +33,10 @@ def plain_samples(lengths: list[int], length: int, seed: int) -> list[list[tuple
     return samples
 
 
+def order_of(lengths: list[int], length: int, seed: int) -> CorpusOrder:
+    return CorpusOrder(numpy.array(lengths, dtype=numpy.int32), [Section(0, length)], seed)
+
+
 def corpora() -> list[tuple[list[int], int, int]]:
     source = random.Random(20)
     found = [([3], 8, 1), ([100], 8, 2)]  # an epoch shorter than a sample; one document
@@ -48,7 +52,7 @@ def corpora() -> list[tuple[list[int], int, int]]:
 def test_samples_are_those_of_the_plain_computation(
     lengths: list[int], length: int, seed: int
 ) -> None:
-    order = CorpusOrder(numpy.array(lengths, dtype=numpy.int32), length, seed)
+    order = order_of(lengths, length, seed)
     expected = plain_samples(lengths, length, seed)
 
     uses: dict[int, list[Use]] = {document: [] for document in range(len(lengths))}
@@ -61,7 +65,7 @@ def test_samples_are_those_of_the_plain_computation(
         ] == tokens
         for document, offset, count in stretches:
             uses[document].append(Use(sample, offset, count))
-    assert order.first_sample(EPOCHS) == len(expected)
+    assert order.section(0).first(EPOCHS) == len(expected)
     for document, used in uses.items():
         for trained in (0, len(expected) // 3, len(expected)):
             found = order.uses(document, trained)
@@ -82,9 +86,12 @@ def test_an_epoch_repeats_nothing_and_skips_nothing(
 
 def test_the_order_does_not_depend_on_the_length_of_the_training() -> None:
     lengths = {"a": numpy.full(50, 40, dtype=numpy.int32), "b": numpy.full(9, 7, dtype=numpy.int32)}
-    mixture = Mixture([MixedPhase(0, 0, {}, Interleaving({"a": 0.9, "b": 0.1}))])
+    mixture = Mixture([MixedPhase(0, 0, {}, Interleaving({"a": 0.9, "b": 0.1}), 16)])
     short, long = (
-        TrainingOrder(mixture, {name: CorpusOrder(found, 16, 3) for name, found in lengths.items()})
+        TrainingOrder(
+            mixture,
+            {name: CorpusOrder(found, [Section(0, 16)], 3) for name, found in lengths.items()},
+        )
         for _ in range(2)
     )
     late = [long.stretches(drawn) for drawn in long.take(300, 40)]
@@ -105,11 +112,92 @@ def test_the_order_does_not_depend_on_the_length_of_the_training() -> None:
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     lengths = numpy.full(40, 10, dtype=numpy.int32)
-    orders = [CorpusOrder(lengths, 20, seed) for seed in (1, 2)]
+    orders = [CorpusOrder(lengths, [Section(0, 20)], seed) for seed in (1, 2)]
     epochs = [
         [order.stretches(sample) for sample in range(first, first + 19)]
         for order in orders
-        for first in (order.first_sample(0), order.first_sample(1))
+        for first in (order.section(0).first(0), order.section(0).first(1))
     ]
 
     assert len({str(found) for found in epochs}) == 4
+
+
+def changes() -> list[tuple[list[int], list[Section], int]]:
+    """Return corpora and sections, as if phases changed the sequence length at some samples."""
+    source = random.Random(8)
+    found = []
+    for lengths, length, seed in corpora():
+        sections, first = [Section(0, length)], 0
+        for _ in range(source.randrange(1, 4)):
+            epoch = sum(lengths) // sections[-1].sequence_length
+            first += source.choice((1, source.randrange(1, 3 * epoch + 3)))
+            sections.append(Section(first, source.choice((1, 2, 5, 16, 64))))
+        found.append((lengths, sections, seed))
+    return found
+
+
+def read_tokens(order: CorpusOrder, samples: range) -> list[list[tuple[int, int]]]:
+    """Return document and offset of the tokens of some samples."""
+    return [
+        [(document, offset + place) for document, offset, n in parts for place in range(n)]
+        for parts in map(order.stretches, samples)
+    ]
+
+
+@pytest.mark.parametrize(("lengths", "sections", "seed"), changes())
+def test_a_change_of_the_sequence_length_repeats_nothing_and_skips_nothing(
+    lengths: list[int], sections: list[Section], seed: int
+) -> None:
+    order = CorpusOrder(numpy.array(lengths, dtype=numpy.int32), sections, seed)
+    last, length = order.section(len(sections) - 1), sections[-1].sequence_length
+    epochs = 3 + length // sum(lengths)
+    end = sections[-1].first + last.first(epochs)
+
+    read: list[int] = []
+    samples = read_tokens(order, range(end))
+    for number in range(len(sections)):
+        windows = order.section(number)
+        for sample in range(order.samples_in(number, end)):
+            epoch = windows.epoch_of(sample)
+            place = int(order.windows(number, epoch)[sample - windows.first(epoch)])
+            pieces = windows.pieces(windows.first(epoch) + place)
+            read += [token for piece in pieces for token in range(*piece)][:-1]
+    whole = (last.unread.epoch + epochs) * sum(lengths)
+    assert len(read) == len(set(read)) == sum(len(sample) - 1 for sample in samples)
+    assert whole - length <= len(read) < whole
+    assert set(read) <= set(range(whole))
+    counts = Counter(token for sample in samples for token in sample[:-1])
+    assert max(counts.values()) <= last.unread.epoch + epochs
+    for number, section in enumerate(sections):
+        count = order.samples_in(number, end)
+        inside = samples[section.first : section.first + count]
+        assert {len(sample) for sample in inside} <= {section.sequence_length + 1}
+
+
+@pytest.mark.parametrize(("lengths", "sections", "seed"), changes())
+def test_a_document_is_traced_across_changes_of_the_sequence_length(
+    lengths: list[int], sections: list[Section], seed: int
+) -> None:
+    order = CorpusOrder(numpy.array(lengths, dtype=numpy.int32), sections, seed)
+    end = sections[-1].first + 9
+    expected = [
+        Use(sample, offset, count)
+        for sample in range(end)
+        for document, offset, count in order.stretches(sample)
+        if document == 0
+    ]
+
+    assert order.uses(0, end) == sorted(expected)
+    assert order.uses(0, end // 2) == sorted(use for use in expected if use.sample < end // 2)
+
+
+@pytest.mark.parametrize(("lengths", "sections", "seed"), changes()[:12])
+def test_a_later_section_leaves_the_samples_before_it_as_they_are(
+    lengths: list[int], sections: list[Section], seed: int
+) -> None:
+    documents = numpy.array(lengths, dtype=numpy.int32)
+    whole = CorpusOrder(documents, sections, seed)
+    for number in range(1, len(sections)):
+        before = CorpusOrder(documents, sections[:number], seed)
+        samples = range(sections[number].first)
+        assert read_tokens(before, samples) == read_tokens(whole, samples)

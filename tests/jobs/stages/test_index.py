@@ -24,6 +24,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data import sample_index, survey
 from jobs.data.indexed_dataset import IndexedWriter
+from jobs.data.mixture import Section
 from jobs.data.sample_order import CorpusOrder
 from jobs.data.sample_reader import SampleReader
 
@@ -97,7 +98,7 @@ def test_each_corpus_has_a_split_of_its_own_and_all_is_as_in_memory(
     for split in splits:
         order, files = split.opened
         orders = {
-            name: CorpusOrder(found.lengths, spec.model.seq_length, spec.seed)
+            name: CorpusOrder(found.lengths, [Section(0, spec.model.seq_length)], spec.seed)
             for name, found in files.items()
         }
         for number in range(split.samples):

@@ -315,6 +315,14 @@ def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
     assert steps_and_tokens(stage) == (30, 240)
 
 
+@pytest.mark.parametrize(("step", "tokens"), [(0, 0), (20, 160), (21, 184), (30, 400), (31, 402)])
+def test_the_tokens_of_a_step_follow_the_phases(step: int, tokens: int) -> None:
+    stage = StageRecord("pretrain", range(1), target_step=40, step_tokens=8, began_from=step)
+    stage.later_phases = [[20, 160, 24], [30, 400, 2]]
+
+    assert steps_and_tokens(stage) == (step, tokens)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
