@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
@@ -13,7 +13,7 @@ from meditron_cli.plan import data_summary, layout, memory
 from meditron_cli.plan.disk import disk_need
 from meditron_cli.plan.figures import count, seconds_text, size, speed_text
 from meditron_cli.plan.footprint import footprint
-from meditron_cli.plan.hardware import machine_of, measured_figures, missing_figures
+from meditron_cli.plan.hardware import Machine, machine_of, measured_figures, missing_figures
 from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.step_model import Work, step_time
 from meditron_cli.plan.step_times import best_save_interval
@@ -56,10 +56,9 @@ def training(
     """
     node = cluster.gpu_partition.node
     batch = layout.BatchLayout(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
-    stages = memory.stages(spec.model, spec.parallel, batch, spec.precision, spec.device)
+    longest = replace(spec.model, seq_length=spec.longest)
+    stages = memory.stages(longest, spec.parallel, batch, spec.precision, spec.device)
     need = max(stages, key=lambda stage: stage.total)
-    tokens_per_step = spec.global_batch_size * spec.model.seq_length
-    tokens = tokens_per_step * spec.train_steps
     return {
         "tensor": spec.parallel.tensor,
         "pipeline": spec.parallel.pipeline,
@@ -75,11 +74,11 @@ def training(
         "micro_batch_size": spec.micro_batch_size,
         "gradient_accumulation": batch.accumulation,
         "global_batch_size": spec.global_batch_size,
-        "tokens_per_step": tokens_per_step,
+        "tokens_per_step": spec.step_tokens(1),
         "train_steps": spec.train_steps,
         "max_epochs": spec.max_epochs,
         **data_summary.figures(spec),
-        "tokens": tokens,
+        "tokens": spec.tokens(spec.train_steps),
         **memory_bytes(need),
         "stages": [memory_bytes(stage) for stage in stages],
         "save_bytes": need.copied(memory.copies(spec)),
@@ -149,9 +148,9 @@ def duration(
         spec.parallel.world_size,
         resources.time_minutes,
     )
-    keys = ("step", "seconds", "mfu", "mfu_without_attention", "gpu_hours", "kwh", "kg_co2")
+    keys = ("step", "phase_step_seconds", "seconds", "mfu", "mfu_without_attention", "gpu_hours")
     figures: dict[str, Any] = {
-        **dict.fromkeys((*keys, "price", "jobs")),
+        **dict.fromkeys((*keys, "kwh", "kg_co2", "price", "jobs")),
         "job_minutes": minutes,
         "pue": cluster.accounting.pue,
         "currency": cluster.accounting.currency,
@@ -167,17 +166,27 @@ def duration(
         lacking = ", ".join(missing_figures(node, gpus))
         return figures | {"no_time": f"the profile of {cluster.name} lacks {lacking}"}
     step = step_time(Work(spec.model, spec.parallel, batch), machine)
-    seconds = step.seconds * spec.train_steps
-    rate = spec.global_batch_size * spec.model.seq_length / (step.seconds * gpus * machine.peak)
+    ends = [*(start.first_step for start in spec.starts[1:]), spec.train_steps]
+    steps = [end - start.first_step for start, end in zip(spec.starts, ends, strict=True)]
+    each = step_seconds(spec, batch, machine)
+    seconds = sum(count * one for count, one in zip(steps, each, strict=True))
+    rate = spec.step_tokens(1) / (step.seconds * gpus * machine.peak)
     work = minutes * 60 - resources.signal_lead_seconds
     return figures | {
         "step": {**asdict(step), "seconds": step.seconds},
         "seconds": seconds,
+        "phase_step_seconds": each,
         "mfu": rate * spec.model.flops_per_token(),
         "mfu_without_attention": rate * spec.model.flops_per_token(attention=False),
         **asdict(footprint(seconds, gpus, node.gpu_watts, cluster.accounting)),
         "jobs": math.ceil(seconds / work),
     }
+
+
+def step_seconds(spec: PretrainSpec, batch: layout.BatchLayout, machine: Machine) -> list[float]:
+    """Return the computed seconds of a step in each phase."""
+    models = [replace(spec.model, seq_length=start.sequence_length) for start in spec.starts]
+    return [step_time(Work(model, spec.parallel, batch), machine).seconds for model in models]
 
 
 def training_lines(facts: dict[str, Any]) -> list[str]:
