@@ -117,6 +117,40 @@ def test_phases_continue_each_corpus_where_it_is(spec: PretrainSpec) -> None:
     assert mixture.place(Drawn("other", 0)) is None
 
 
+def test_a_phase_begins_at_a_whole_step_of_the_length_before_it(spec: PretrainSpec) -> None:
+    """Steps of 256 tokens, then of 512, then of 64."""
+    longer = dataclasses.replace(phase("tokens", 2500, corpus=3, replay=1), sequence_length=128)
+    shorter = dataclasses.replace(phase("tokens", 2561 + 5 * 512, corpus=1), sequence_length=16)
+    spec = dataclasses.replace(spec, phases=(phase("tokens", corpus=1), longer, shorter))
+
+    starts = [(start.first_step, start.tokens, start.sequence_length) for start in spec.starts]
+    assert starts == [(0, 0, 64), (10, 2560, 128), (16, 5632, 16)]
+    assert [spec.tokens(steps) for steps in (0, 1, 10, 11, 16, 17)] == [
+        0,
+        256,
+        2560,
+        3072,
+        5632,
+        5696,
+    ]
+    assert spec.longest == 128
+    mixture = mixture_of(spec, SIZES)
+    assert mixture.tokens(40) == {"corpus": 40 * 64}
+    assert mixture.tokens(64) == {"corpus": 40 * 64 + 18 * 128, "replay": 6 * 128}
+    assert sum(mixture.tokens(68).values()) == spec.tokens(17)
+    assert mixture.sections("corpus", 40) == [(0, 64)]
+    assert mixture.sections("corpus", 62) == [(0, 64), (40, 128), (58, 16)]
+    assert mixture.sections("replay", 6) == [(0, 128)]
+
+
+def test_a_corpus_that_a_phase_does_not_read_has_no_section_of_it(spec: PretrainSpec) -> None:
+    other = dataclasses.replace(phase("tokens", 2560, replay=1), sequence_length=128)
+    back = phase("tokens", 5120, corpus=1)
+    spec = dataclasses.replace(spec, phases=(phase("tokens", corpus=1), other, back))
+
+    assert mixture_of(spec, SIZES).sections("corpus", 50) == [(0, 64)]
+
+
 def test_one_corpus_alone_is_taken_in_its_order() -> None:
     assert undivided("a", 8).take(7, 3) == [Drawn("a", 7), Drawn("a", 8), Drawn("a", 9)]
 

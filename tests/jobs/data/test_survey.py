@@ -23,6 +23,7 @@ from jobs.contract.stage_specs import (
     CorpusSpec,
     CorpusWeight,
     PhaseSpec,
+    TailSpec,
     TokenizerRef,
 )
 from jobs.data.indexed_dataset import HEADER, MAGIC, TOKEN_TYPES, VERSION, IndexedWriter
@@ -354,7 +355,9 @@ def test_corpora_and_phases_may_be_added_behind_a_checkpoint(
     both = (*corpus_spec(OWN), CorpusSpec("replay", (elsewhere,)))
     before = survey_of().record(4)
     assert before["corpora"]["corpus"]["samples"] == 4
-    assert before["phases"] == [{"step": 0, "shares": {"corpus": 1.0}, "tail": None}]
+    assert before["phases"] == [
+        {"step": 0, "shares": {"corpus": 1.0}, "sequence_length": 64, "tail": None}
+    ]
 
     first = survey_of(corpora=both, phases=(WHOLE, later(4, corpus=1, replay=1)))
     first.require_same(run, before, 4, "iter_0000004")
@@ -373,16 +376,21 @@ def test_a_phase_that_has_started_cannot_be_changed(
     both = (*corpus_spec(OWN), CorpusSpec("replay", (elsewhere,)))
     recorded = survey_of(corpora=both, phases=(WHOLE, later(4, replay=1))).record(6)
 
-    for phases in (
-        (later(4, corpus=1, replay=1),),
-        (later(5, replay=1),),
-        (),
-        (later(4, replay=1), later(5, corpus=1)),
+    longer = dataclasses.replace(later(4, replay=1), sequence_length=128)
+    ending = dataclasses.replace(later(4, replay=1), tail=TailSpec(0.0, "linear", 60))
+    for key, phases in (
+        ("0.mixture", (later(4, corpus=1, replay=1),)),
+        ("0.from_tokens", (later(5, replay=1),)),
+        ("0.from_tokens", ()),
+        ("0.sequence_length", (longer,)),
+        ("0.tail", (ending,)),
+        ("1.from_tokens", (later(4, replay=1), later(5, corpus=1))),
     ):
         found = survey_of(corpora=both, phases=(WHOLE, *phases))
         with pytest.raises(TaskError) as refusal:
             found.require_same(run, recorded, 6, "iter_0000006")
-        assert refusal.value.message.startswith("the phases of the first 6 steps have changed")
+        where = f"pretrain.phases.{key}: the phases of the first 6 steps have changed"
+        assert refusal.value.message.startswith(where)
         assert refusal.value.hint.endswith("may begin from_tokens: 384")
     edited = survey_of(corpora=both, phases=(WHOLE, later(4, replay=1), later(6, corpus=1)))
     edited.require_same(run, recorded, 6, "iter_0000006")

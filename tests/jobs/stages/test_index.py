@@ -110,6 +110,40 @@ def test_each_corpus_has_a_split_of_its_own_and_all_is_as_in_memory(
     assert set(splits[0].opened.files) == {"corpus", "replay"}
 
 
+def test_another_sequence_length_is_laid_out_as_in_memory(bench: Any, training: Training) -> None:
+    (first,) = training().phases
+    phases = (
+        first,
+        *(
+            dataclasses.replace(first, from_tokens=n, sequence_length=length)
+            for n, length in ((1300, 16), (1700, 192), (6000, None))
+        ),
+    )
+    spec = training(phases=phases)
+    task(bench, spec)
+
+    assert bench.start("index").returncode == 0
+
+    train, *held_out = read(bench, spec)
+    assert [(split.corpus, split.length_of(0)) for split in held_out] == [
+        (name, length) for name in ("corpus", "replay") for length in (64, 16, 192)
+    ]
+    assert {len(split[number]) for split in held_out for number in range(8)} == {65, 17, 193}
+    order, files = train.opened
+    mixture = order.mixture
+    consumed = mixture.consumed(spec.sequences)
+    assert len(mixture.sections("corpus", consumed["corpus"])) == 4
+    plain = {
+        name: CorpusOrder(found.lengths, mixture.sections(name, consumed[name]), spec.seed)
+        for name, found in files.items()
+    }
+    for number in range(train.samples):
+        (drawn,) = order.take(number, 1)
+        assert order.stretches(drawn) == plain[drawn.corpus].stretches(drawn.number)
+        assert len(train[number]) == train.length_of(number) + 1
+    assert samples(bench, training())[0][:16] == [train[n].tolist() for n in range(16)]
+
+
 def test_done_again_it_keeps_what_fits_and_replaces_what_does_not(
     bench: Any, training: Training
 ) -> None:

@@ -247,6 +247,8 @@ def test_a_plan_shows_the_epochs_of_each_corpus_once_they_are_known(
         {
             "first_step": 1,
             "tokens_before": 0,
+            "sequence_length": 128,
+            "tokens_per_step": 16 * 128,
             "by": "epochs",
             "weights": {"corpus": 1.0},
             "shares": {"corpus": 1.0},
@@ -326,18 +328,54 @@ def test_a_phase_that_has_started_is_not_changed_and_one_is_appended(
     assert submit(corpora, phases(begun)).exit_code == 0
     run = meditron.run()
     shares = [
-        {"step": 0, "shares": {"corpus": 1.0}, "tail": None},
+        {"step": 0, "shares": {"corpus": 1.0}, "sequence_length": 128, "tail": None},
         {"step": 100, "shares": {"corpus": 0.5, "replay": 0.5}, "tail": None},
     ]
     write_checkpoint(run.path("checkpoints"), 200, data={"phases": shares})
 
     done = submit(corpora, phases((100, "{replay: 1}")))
     assert done.exit_code == 2
-    assert "error: the phases of the first 200 steps have changed since iter_0000200" in done.stderr
+    assert (
+        "error: pretrain.phases.0.mixture: the phases of the first 200 steps have changed since "
+        "iter_0000200 was saved"
+    ) in done.stderr
     assert "from step 101 corpus 0.5, replay 0.5 then" in done.stderr
     assert f"may begin from_tokens: {200 * 16 * 128}" in done.stderr
     assert submit(corpora, phases(begun, (200, "{corpus: 1}"))).exit_code == 0
     assert meditron.run().name == run.name
+
+
+def test_a_finished_run_is_trained_further_by_a_phase(
+    meditron: Bench, submit: Callable[..., Result]
+) -> None:
+    """The recipe ``tiny`` has 500 steps of 16 x 128 tokens."""
+    write_tokens(meditron.folder / "tokens", 20 * TOKENS)
+    end = 500 * 16 * 128
+    tail = f"{{from_tokens: {end - 100 * 16 * 128}, tail: {{learning_rate: 1e-5}}}}"
+    assert submit(f"pretrain.phases=[{tail}]").exit_code == 0
+    run = meditron.run()
+    _, second = shares = [
+        {"step": step, "shares": {"corpus": 1.0}, "sequence_length": 128, "tail": None}
+        for step in (0, 400)
+    ]
+    second["tail"] = {"learning_rate": 1e-5, "shape": "linear", "last_step": 500}
+    write_checkpoint(run.path("checkpoints"), 500, data={"phases": shares})
+    longer = f"{{from_tokens: {end}, sequence_length: 256, train_steps: 600}}"
+
+    edited = tail.replace("from_tokens", "train_steps: 600, from_tokens")
+    done = submit(f"pretrain.phases=[{edited}]")
+    assert done.exit_code == 2
+    assert "error: pretrain.phases.0.train_steps: the phases of the first 500" in done.stderr
+    assert f"may begin from_tokens: {end}, with train_steps above 600" in done.stderr
+    more = f"pretrain.phases=[{tail}, {longer}]"
+    done = meditron("submit", "pretrain", "--run", run.name, "--set", more)
+    assert done.exit_code == 0, done.output
+    training = specs.load_task(meditron.run(), "pretrain", 0).training
+    assert training is not None
+    assert meditron.run().name == run.name
+    assert (training.train_steps, training.optimizer.decay_steps) == (600, 500)
+    assert training.tokens(600) == end + 100 * 16 * 256
+    assert [phase.tail.last_step for phase in training.phases if phase.tail] == [500]
 
 
 def test_a_checkpoint_beyond_the_target(meditron: Bench, submit: Callable[..., Result]) -> None:

@@ -574,6 +574,19 @@ def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -
             "pretrain.phases[1].from_tokens: 5 is not above that of the phase before it",
         ),
         (
+            "phases: [{from_tokens: 256, train_steps: 100}]",
+            "pretrain.phases[0].train_steps: 100 is not above 100, the target before the phase",
+        ),
+        (
+            "phases: [{from_tokens: 25600, train_steps: 101}, {from_tokens: 25856, tail: "
+            "{learning_rate: 0}}]",
+            "pretrain.phases[1].from_tokens: 25856 is after the last step begins, at 25600",
+        ),
+        (
+            "phases: [{from_tokens: 256, sequence_length: 64}, {from_tokens: 50433, mixture: {}}]",
+            "pretrain.phases[1].from_tokens: 50433 is after the last step begins, at 50432",
+        ),
+        (
             "phases: [{from_tokens: 5, tail: {learning_rate: 0.5}}]",
             "pretrain.phases[0].tail.learning_rate: 0.5 is above pretrain.learning_rate, the peak",
         ),
