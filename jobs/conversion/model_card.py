@@ -238,7 +238,12 @@ def recipe_rows(spec: PretrainSpec) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"AdamW, {betas}, {rest}"
     yield "learning rate", f"{warmup}, then {cosine}"
     yield "target", f"{spec.train_steps:,} steps"
-    yield "batch", f"{spec.global_batch_size:,} sequences of {spec.model.seq_length:,} tokens"
+    first, *later = spec.starts
+    lengths = f"{first.sequence_length:,} tokens"
+    for before, start in zip([first, *later], later, strict=False):
+        if start.sequence_length != before.sequence_length:
+            lengths += f", {start.sequence_length:,} from step {start.first_step + 1:,}"
+    yield "batch", f"{spec.global_batch_size:,} sequences of {lengths}"
     yield "gradient clipping", f"{optimizer.clip_grad:g}"
     yield "precision", spec.precision
     yield "tensor x pipeline x data", f"{parallel.tensor} x {parallel.pipeline} x {parallel.data}"

@@ -91,3 +91,22 @@ def test_the_shares_of_corpora_add_up_to_the_whole_training() -> None:
 
     assert sum(row["share"] for row in rows) == pytest.approx(1.0)
     assert [row["name"] for row in rows] == ["corpus", "replay"]
+
+
+def test_a_phase_shows_its_sequence_length_and_a_later_target() -> None:
+    """The recipe has 16 sequences of 128 tokens a step."""
+    phases = (
+        "pretrain.phases=[{from_tokens: 204800, sequence_length: 256},"
+        " {from_tokens: 1024000, train_steps: 600, tail: {learning_rate: 0}}]"
+    )
+    facts = facts_of(None, phases)
+
+    lines = list(data_summary.lines({**facts, "phase_step_seconds": [1.0, 2.5, 2.5]}))
+
+    assert facts["train_steps"] == 600
+    assert [phase["tokens_per_step"] for phase in facts["phases"]] == [2048, 4096, 4096]
+    assert lines[-2:] == [
+        "phase        from step 101 (204.8K tokens): 100% corpus; sequences of 256 tokens, 4.1K per "
+        "step of 2.5 s, computed",
+        "phase        from step 301 (1.0M tokens): 100% corpus; linear to 0 at step 600",
+    ]
