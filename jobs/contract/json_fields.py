@@ -139,6 +139,7 @@ CONVERTERS: dict[str, Convert] = {
     "tuple[str, ...]": _several(str),
     "tuple[int, ...]": _several(int),
     "tuple[float, ...]": lambda value: tuple(map(_number, _list(value))),
+    "tuple[tuple[int, ...], ...]": lambda value: tuple(map(_several(int), _list(value))),
     "tuple[dict[str, Any], ...]": _several(dict),
     "RootCause": RootCause,
     "RetryAction": RetryAction,

@@ -260,7 +260,8 @@ def require_same_phases(
     if not key:
         return
     key = f"phases.{number - 1}{key}" if number else key[1:]
-    later = f"; another phase of pretrain.phases may begin from_tokens: {spec.tokens(step)}"
+    tokens = _tokens(spec, recorded, step)
+    later = f"; another phase of pretrain.phases may begin from_tokens: {tokens}"
     if step >= spec.train_steps:
         later += f", with train_steps above {spec.train_steps}"
     raise TaskError(
@@ -268,6 +269,18 @@ def require_same_phases(
         f"{checkpoint} was saved: {_text(recorded)} then, {_text(now)} now",
         f"restore pretrain.mixture and the phases that have started{later}",
     )
+
+
+def _tokens(spec: PretrainSpec, recorded: Sequence[Mapping[str, Any]], step: int) -> int:
+    """Return the tokens of the steps before a checkpoint; an earlier version's record has one
+    length.
+    """
+    ends = [*(phase["step"] for phase in recorded[1:]), step]
+    lengths: list[int] = [
+        (end - phase["step"]) * phase.get("sequence_length", spec.model.seq_length)
+        for phase, end in zip(recorded, ends, strict=True)
+    ]
+    return spec.global_batch_size * sum(lengths)
 
 
 def _changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:

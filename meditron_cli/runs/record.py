@@ -5,7 +5,7 @@ their last attempts ended. Reading is cheap; nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ class StageRecord:
     target_tokens: int | None = None
     step_tokens: int | None = None
     """Of a step in the first phase of a training."""
-    later_phases: Sequence[Sequence[int]] = ()
+    later_phases: tuple[tuple[int, ...], ...] = ()
     """Steps and tokens before each, and tokens of a step in it."""
     nodes: int = 1
     gpus_per_node: int = 0
@@ -226,7 +226,7 @@ class StageSummary:
     target_step: int | None = None
     target_tokens: int | None = None
     step_tokens: int | None = None
-    later_phases: Sequence[Sequence[int]] = ()
+    later_phases: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_a_phase_begins_at_a_whole_step_of_the_length_before_it(spec: PretrainSp
     ]
     assert spec.longest == 128
     mixture = mixture_of(spec, SIZES)
-    assert mixture.tokens(40) == {"corpus": 40 * 64}
+    assert mixture.tokens(40) == {"corpus": 40 * 64, "replay": 0}
     assert mixture.tokens(64) == {"corpus": 40 * 64 + 18 * 128, "replay": 6 * 128}
     assert sum(mixture.tokens(68).values()) == spec.tokens(17)
     assert mixture.sections("corpus", 40) == [(0, 64)]

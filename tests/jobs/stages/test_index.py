@@ -141,7 +141,10 @@ def test_another_sequence_length_is_laid_out_as_in_memory(bench: Any, training: 
         (drawn,) = order.take(number, 1)
         assert order.stretches(drawn) == plain[drawn.corpus].stretches(drawn.number)
         assert len(train[number]) == train.length_of(number) + 1
-    assert samples(bench, training())[0][:16] == [train[n].tolist() for n in range(16)]
+    begins = [train[number].tolist() for number in range(16)]
+    task(bench, training())
+    assert bench.start("index").returncode == 0
+    assert samples(bench, training())[0][:16] == begins
 
 
 def test_done_again_it_keeps_what_fits_and_replaces_what_does_not(

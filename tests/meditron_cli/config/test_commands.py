@@ -228,7 +228,7 @@ def test_explain_of_a_list_explains_the_keys_of_its_items(folder: Path) -> None:
     assert lines[0] == "pretrain.phases = []"
     assert shown["pretrain.phases.from_tokens"] == "-"
     assert shown["pretrain.phases.tail.shape"] == '"linear"'
-    assert any(line.endswith("Learning rate at train_steps.") for line in lines[head:])
+    assert any(line.endswith("Learning rate at the last step.") for line in lines[head:])
 
 
 def test_explain_knows_a_key_and_a_section_of_a_list_s_items(folder: Path) -> None:

@@ -566,7 +566,7 @@ def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -
         ),
         (
             "phases: [{from_tokens: 5}]",
-            "pretrain.phases[0].from_tokens: the phase changes nothing; give it a",
+            "pretrain.phases[0].from_tokens: the phase changes nothing; give it one of",
         ),
         (
             "phases: [{from_tokens: 5, tail: {learning_rate: 0}}, {from_tokens: 5, tail: "

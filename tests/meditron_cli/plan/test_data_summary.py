@@ -106,7 +106,7 @@ def test_a_phase_shows_its_sequence_length_and_a_later_target() -> None:
     assert facts["train_steps"] == 600
     assert [phase["tokens_per_step"] for phase in facts["phases"]] == [2048, 4096, 4096]
     assert lines[-2:] == [
-        "phase        from step 101 (204.8K tokens): 100% corpus; sequences of 256 tokens, 4.1K per "
-        "step of 2.5 s, computed",
+        "phase        from step 101 (204.8K tokens): 100% corpus; sequences of 256 tokens, 4.1K "
+        "per step of 2.5 s, computed",
         "phase        from step 301 (1.0M tokens): 100% corpus; linear to 0 at step 600",
     ]
