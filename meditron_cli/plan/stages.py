@@ -303,7 +303,8 @@ def index_stage(inputs: Inputs) -> StagePlan:
     training = pretrain_spec(inputs)
     tasks = [IndexSpec(training.order, training, training.index_dir)]
     resources = cpu_resources(inputs, "index", inputs.experiment.index.cpus)
-    return stage_plan(inputs, "index", tasks, resources, max_parallel=1)
+    need = 8 * training.sequences / GIB  # of the samples; documents are not counted yet
+    return stage_plan(inputs, "index", tasks, resources, max_parallel=1, min_free_gb=need)
 
 
 def pretrain_spec(inputs: Inputs) -> PretrainSpec:
