@@ -303,7 +303,7 @@ def index_stage(inputs: Inputs) -> StagePlan:
     training = pretrain_spec(inputs)
     tasks = [IndexSpec(training.order, training, training.index_dir)]
     resources = cpu_resources(inputs, "index", inputs.experiment.index.cpus)
-    need = 8 * training.sequences / GIB  # of the samples; documents are not counted yet
+    need = 2 * 8 * training.sequences / GIB  # 8 bytes per window; guessed: as much for all else
     return stage_plan(inputs, "index", tasks, resources, max_parallel=1, min_free_gb=need)
 
 
