@@ -331,7 +331,7 @@ class PhaseSpec:
 
 
 class PhaseStart(NamedTuple):
-    """Where a phase begins."""
+    """The place where a phase begins."""
 
     phase: PhaseSpec
     first_step: int

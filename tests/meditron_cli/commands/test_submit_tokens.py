@@ -366,7 +366,7 @@ def test_a_finished_run_is_trained_further_by_a_phase(
     done = submit(f"pretrain.phases=[{edited}]")
     assert done.exit_code == 2
     assert "error: pretrain.phases.0.train_steps: the phases of the first 500" in done.stderr
-    assert f"may begin from_tokens: {end}, with train_steps above 600" in done.stderr
+    assert f"may begin from_tokens: {end}" in done.stderr
     more = f"pretrain.phases=[{tail}, {longer}]"
     done = meditron("submit", "pretrain", "--run", run.name, "--set", more)
     assert done.exit_code == 0, done.output
