@@ -43,22 +43,45 @@ BUILD = "{meditron submit index --run} builds it"
 
 
 def build(
-    run: RunDir, spec: PretrainSpec, report: Callable[[], None] = lambda: None
+    run: RunDir,
+    spec: PretrainSpec,
+    report: Callable[[], None] = lambda: None,
+    scanned: Callable[[int, int], None] = lambda done, total: None,
 ) -> DatasetSurvey:
     """Check the tokens of a training, and lay out its samples unless the run has them already.
 
     Args:
         report: called after each dataset and each epoch.
+        scanned: called while the ids of datasets are checked that meditron has not tokenized, with
+            bytes done and in all. Those of which the run has an index are not read again.
 
     Raises:
-        TaskError: as ``survey.survey`` raises it.
+        TaskError: as ``survey.survey`` and ``survey.scan`` raise it.
         OSError: a file cannot be written.
     """
     datasets = survey.survey(run, spec, report)
     folder, found = run.path(spec.index_dir), layouts(spec, datasets)
     if _problem(folder, key(spec, found)):
+        known = _scanned(folder)
+        unknown = [source for source in made_elsewhere(found) if source.binary not in known]
+        survey.scan(run, unknown, spec.model.vocab_size, scanned)
         write(run, spec, found, report)
     return datasets
+
+
+def made_elsewhere(found: Iterable[Layout]) -> list[IndexedSource]:
+    """Return the datasets that meditron has not tokenized, each once."""
+    sources = {source.prefix: source for layout in found for source in layout.sources}
+    return [source for source in sources.values() if not source.tokenized]
+
+
+def _scanned(folder: Path) -> Sequence[str]:
+    """Return the ``.bin`` files whose ids were all checked when the index in a folder was made."""
+    try:
+        found: Sequence[str] = read_json(folder / RECORD)["made_from"]["scanned"]
+    except (FileNotFoundError, FormatError, KeyError):
+        return ()
+    return found
 
 
 def require(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> None:
@@ -121,10 +144,11 @@ def layouts(spec: PretrainSpec, datasets: DatasetSurvey) -> list[Layout]:
     return found
 
 
-def key(spec: PretrainSpec, found: Iterable[Layout]) -> dict[str, Any]:
-    """Return what the files depend on."""
+def key(spec: PretrainSpec, found: Sequence[Layout]) -> dict[str, Any]:
+    """Return what the files depend on, and the ``.bin`` files whose ids are all checked."""
     return {
         "seed": spec.seed,
+        "scanned": [source.binary for source in made_elsewhere(found)],
         "corpora": {
             layout.folder: {
                 "indexes": [source.index for source in layout.sources],

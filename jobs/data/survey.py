@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     import numpy
 
 SCANNED_BYTES = 64 << 20
-"""Bytes of tokens checked before training over all files of a split, an equal share at the start of
-each, so that more shards do not slow a start. Every batch is checked when it is read."""
+"""Bytes of tokens checked at submission and by ranks over all files of a split, an equal share at
+the start of each, so that more shards do not slow a start. The stage ``index`` checks all of those
+that meditron has not tokenized (``scan``), and ranks every batch when they read it."""
+
+SCANNED_BLOCK = 16 << 20
+"""Bytes that a thread holds."""
 
 SAMPLED_BLOCKS = 64
 SAMPLED_BYTES = 4096
@@ -56,6 +60,8 @@ class IndexedSource:
     its modification time in nanoseconds."""
     index: str
     """SHA-256 of the ``.idx``."""
+    tokenized: bool
+    """Whether tokenize wrote it, in this run or another, with the tokenizer of the training."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +329,10 @@ class _Surveyor:
             content = self.require_written(prefix, binary, index_digest)
         _check_ids(binary, entries.kind, self.spec.model.vocab_size, scanned)
         documents = len(entries.lengths)
-        return IndexedSource(prefix, documents, tokens, content, index_digest) if tokens else None
+        if not tokens:
+            return None
+        known = prefix in self.written
+        return IndexedSource(prefix, documents, tokens, content, index_digest, known)
 
     def open(self, prefix: str) -> tuple[Path, Path, Index]:
         """Check the sizes of a dataset and with which tokenizer it was made; return ``.bin``,
@@ -450,3 +459,70 @@ def refuse_outside(smallest: int, largest: int, vocab_size: int, where: str) -> 
             "tokenize with the tokenizer of this model, or set the model's vocabulary to its size",
             CONFIGURATION,
         )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of a dataset's tokens."""
+
+    prefix: Path
+    entries: Index
+    begin: int
+    tokens: int
+
+    @property
+    def bytes(self) -> int:
+        """Return its size."""
+        return int(self.tokens * self.entries.kind.itemsize)
+
+
+def scan(
+    run: RunDir,
+    sources: Iterable[IndexedSource],
+    vocab_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    block_bytes: int = SCANNED_BLOCK,
+) -> None:
+    """Refuse a dataset with an id that is negative or not in a vocabulary.
+
+    Args:
+        progress: called after each block with the bytes that were read and those to read in all.
+
+    Raises:
+        TaskError: the first such id of a dataset, with its document and its position there.
+    """
+    blocks = [block for source in sources for block in _blocks(run, source, block_bytes)]
+    done, total = 0, sum(block.bytes for block in blocks)
+    for size in side_by_side(partial(_check_block, vocab_size), blocks):
+        done += size
+        progress(done, total)
+
+
+def _blocks(run: RunDir, source: IndexedSource, block_bytes: int) -> list[_Block]:
+    prefix = run.path(source.prefix)
+    entries = read_index(prefix.with_name(f"{prefix.name}.idx"))
+    step = block_bytes // entries.kind.itemsize
+    return [
+        _Block(prefix, entries, begin, min(step, source.tokens - begin))
+        for begin in range(0, source.tokens, step)
+    ]
+
+
+def _check_block(vocab_size: int, block: _Block) -> int:
+    """Refuse an id of a block that is outside of the vocabulary; return the block's bytes."""
+    import numpy
+
+    binary = block.prefix.with_name(f"{block.prefix.name}.bin")
+    kind, offsets = block.entries.kind, block.entries.offsets
+    with binary.open("rb") as file:
+        file.seek(block.begin * kind.itemsize)
+        ids = numpy.fromfile(file, kind, block.tokens)
+    if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+        first = int(numpy.flatnonzero((ids < 0) | (ids >= vocab_size))[0])
+        place = (block.begin + first) * kind.itemsize
+        document = int(numpy.searchsorted(offsets, place, "right")) - 1
+        position = (place - int(offsets[document])) // kind.itemsize
+        token = int(ids[first])
+        where = f"{binary}: document {document} at position {position}, both counted from 0,"
+        refuse_outside(token, token, vocab_size, where)
+    return block.bytes

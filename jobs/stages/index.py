@@ -6,6 +6,7 @@ torch or megatron.core is imported.
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 from jobs.contract import done_markers
@@ -29,14 +30,26 @@ def run(context: Context) -> None:
         if context.stop:
             raise Stopped("stop requested; the index starts from scratch in the next attempt")
 
+    due = 0.0
+
+    def scanned(done: int, total: int) -> None:
+        nonlocal due
+        report()
+        if (now := time.monotonic()) >= due or done == total:
+            context.progress(done, total, "bytes")
+            due = now + 1.0
+
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
-    datasets = sample_index.build(context.run, spec.training, report)
-    own = [source.prefix for source in (*datasets.train, *datasets.validation)]
+    datasets = sample_index.build(context.run, spec.training, report, scanned)
+    inputs = []
+    for source in (*datasets.train, *datasets.validation):
+        inputs.append(f"{source.prefix}.idx")
+        if not source.tokenized:
+            inputs.append(f"{source.prefix}.bin")
     context.finish(
         inputs=[
-            done_markers.describe_file(context.run, f"{prefix}.idx", with_digest=False)
-            for prefix in own
+            done_markers.describe_file(context.run, name, with_digest=False) for name in inputs
         ],
         outputs=[
             done_markers.describe_file(

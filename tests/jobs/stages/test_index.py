@@ -16,6 +16,7 @@ import pytest
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import (
+    WHOLE,
     CorpusSpec,
     CorpusWeight,
     IndexSpec,
@@ -145,6 +146,37 @@ def test_another_sequence_length_is_laid_out_as_in_memory(bench: Any, training: 
     task(bench, training())
     assert bench.start("index").returncode == 0
     assert samples(bench, training())[0][:16] == begins
+
+
+@pytest.mark.parametrize(("token", "kind"), [(-1, "int32"), (60_000, "uint16")])
+def test_an_id_outside_of_the_vocabulary_is_found_wherever_it_is(
+    bench: Any, training: Training, tmp_path: Path, token: int, kind: str
+) -> None:
+    """Behind the bytes that a submission reads; a corrected file is checked again."""
+    tokens = numpy.zeros(survey.SCANNED_BYTES // numpy.dtype(kind).itemsize + 1000, kind)
+    tokens[-7] = token
+    large = IndexedWriter(tmp_path / "large", kind)
+    large.add(tokens, numpy.array([len(tokens) - 10, 10], numpy.int32))
+    large.publish()
+    spec = training(corpora=(CorpusSpec("corpus", (f"{tmp_path}/large",)),), phases=(WHOLE,))
+    survey.check_elsewhere(bench.run, spec)
+    task(bench, spec)
+
+    refused = bench.start("index")
+
+    assert refused.returncode == 2
+    where = f"{tmp_path}/large.bin: document 1 at position 3, both counted from 0,"
+    assert f"{where} holds token {token}, the model has a vocabulary" in refused.stderr
+    with pytest.raises(TaskError, match="is missing or incomplete"):
+        require(bench, spec)
+
+    tokens[-7] = 0
+    tokens.tofile(tmp_path / "large.bin")
+    assert bench.start("index").returncode == 0
+    require(bench, spec)
+    tokens.tofile(tmp_path / "large.bin")
+    with pytest.raises(TaskError, match="is of other tokens"):
+        require(bench, spec)
 
 
 def test_done_again_it_keeps_what_fits_and_replaces_what_does_not(
