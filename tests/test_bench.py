@@ -15,7 +15,7 @@ SMALLEST = {
     "help": {"rounds": 1},
     "recovery": {"rounds": 1, "counts": (20,)},
     "status": {"rounds": 1, "count": 101},
-    "engine": {"rounds": 1, "shards": ()},
+    "loop": {"rounds": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
     "plan": {},
     "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},
@@ -25,7 +25,7 @@ SMALLEST = {
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
-    "engine": [pytest.mark.engine],
+    "loop": [pytest.mark.engine],
     "heartbeat": [pytest.mark.engine, pytest.mark.full],
     "resume": [pytest.mark.engine, pytest.mark.full],
     "weights": [pytest.mark.engine, pytest.mark.full],

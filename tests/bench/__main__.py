@@ -11,6 +11,9 @@ from meditron_cli.console import plain_table
 from tests import bench
 from tests.bench import Figure
 
+GROUPS = {"engine": ("loop", "saves", "memory", "plan")}
+"""Names for several subjects."""
+
 
 def subjects() -> list[str]:
     """Return the names of the modules beside this one."""
@@ -20,13 +23,15 @@ def subjects() -> list[str]:
 def main(wanted: list[str]) -> int:
     """Measure some subjects, or all."""
     known = subjects()
-    odd = [name for name in wanted if name not in known]
+    named = [subject for name in wanted for subject in GROUPS.get(name, (name,))]
+    odd = [name for name in named if name not in known]
     if odd:
-        print(f"no subject is called {odd[0]}; there are {', '.join(known)}", file=sys.stderr)
+        there = ", ".join([*known, *GROUPS])
+        print(f"no subject is called {odd[0]}; there are {there}", file=sys.stderr)
         return 2
     found: list[Figure] = []
     broken = 0
-    for name in wanted or known:
+    for name in named or known:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         try:
             found += importlib.import_module(f"tests.bench.{name}").figures()

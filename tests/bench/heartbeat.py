@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jobs.contract import rundir
 from jobs.runtime import heartbeat
-from tests.bench import Figure, engine, environment, ratio
+from tests.bench import Figure, environment, loop, ratio
 
 BEATS = 200_000
 ROUNDS = 60
@@ -26,7 +26,7 @@ ROUNDS = 60
 def figures(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        engine.write_task(run, 2 * (rounds + engine.WARM_UP_ROUNDS))
+        loop.write_task(run, 2 * (rounds + loop.WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.heartbeat", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -72,7 +72,7 @@ def measure(root: Path) -> dict[str, object]:
     heart.open("meditron-bench", 0, heartbeat.folders({}))
     context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
     turns = Turns(heart)
-    engine.train(context, engine.prepare(context), turns.step)
+    loop.train(context, loop.prepare(context), turns.step)
     return {
         "beating": turns.times[False].after_warm_up(),
         "silent": turns.times[True].after_warm_up(),
@@ -90,7 +90,7 @@ class Turns:
         self.started = False
         self.beaten = 0
         """Steps with heartbeats."""
-        self.times = {False: engine.Times(), True: engine.Times()}
+        self.times = {False: loop.Times(), True: loop.Times()}
 
     def step(self) -> None:
         """Note the end of a step."""

@@ -67,7 +67,7 @@ def loop_over_bare(rounds: int) -> Figure:
         run = rundir.RunDir(Path(folder))
         write_task(run, rounds + WARM_UP_ROUNDS)
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.engine", folder],
+            [sys.executable, "-m", "tests.bench.loop", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
             check=True,
             stdout=subprocess.PIPE,
