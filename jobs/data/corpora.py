@@ -93,13 +93,11 @@ def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
             token or no sequence in it.
         TooManyEpochs: the training would read a corpus more often than ``max_epochs``.
     """
-    batch, before = spec.global_batch_size, 0
     for start in spec.starts:
-        if start.sequence_length > before:
-            _require_batch(spec, start, sizes)
-        before = max(before, start.sequence_length)
+        _require_batch(spec, start, sizes)
     mixture = mixture_of(spec, sizes)
-    ends = [*(phase.first_sample for phase in mixture.phases[1:]), spec.train_steps * batch]
+    last = spec.train_steps * spec.global_batch_size
+    ends = [*(phase.first_sample for phase in mixture.phases[1:]), last]
     for phase, end in zip(mixture.phases, ends, strict=True):
         after = phase.consumed(end)
         for name in phase.interleaving.shares:

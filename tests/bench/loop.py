@@ -88,8 +88,8 @@ def loop_over_bare(rounds: int) -> Figure:
 
 
 def first_step(shards: int, starts: int) -> Figure:
-    """Measure starts of a rank until its first step is in the metrics: the first one, which builds
-    the index files of samples, and later ones from step 0, which find them.
+    """Measure starts of a rank until its first step is in the metrics, each from step 0; the index
+    of samples is there before, as the stage ``index`` leaves it.
     """
     from jobs.contract.metrics_log import MetricsLog
 
