@@ -155,8 +155,8 @@ def differences(described: Described, spec: ModelSpec, base: int) -> Iterator[st
             yield f"model.{label} is {_shown(own)}, the folder's is {_shown(value)}"
     if described.window is not None and described.window < spec.seq_length:
         yield (
-            f"model.seq_length is {spec.seq_length}, beyond the folder's sliding window of "
-            f"{described.window} tokens, which is not supported"
+            f"sequences have {spec.seq_length} tokens (model.seq_length, pretrain.phases), beyond "
+            f"the folder's sliding window of {described.window} tokens, which is not supported"
         )
 
 

@@ -150,6 +150,13 @@ def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
     return {name: getattr(section, name) for name in names}
 
 
+def sequence_lengths(experiment: Experiment) -> list[int]:
+    """Return the tokens of a sequence in the phases of the training, ascending."""
+    phases = experiment.pretrain.phases
+    later = {phase.sequence_length for phase in phases if phase.sequence_length}
+    return sorted({experiment.model.seq_length, *later})
+
+
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Return the architecture."""
     model = experiment.model

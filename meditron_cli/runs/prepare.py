@@ -4,6 +4,7 @@ before anything is created.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -291,8 +292,10 @@ def weights_problems(loaded: Loaded) -> Iterator[str]:
     if folder is None:
         return
     vocabulary = stages.vocabulary_spec(experiment)
+    longest = stages.sequence_lengths(experiment)[-1]
+    model = dataclasses.replace(stages.model_spec(experiment), seq_length=longest)
     try:
-        base_model.require_importable(folder, stages.model_spec(experiment), vocabulary)
+        base_model.require_importable(folder, model, vocabulary)
     except TaskError as error:
         yield f"model.weights: {error.message}; {error.hint}"
 

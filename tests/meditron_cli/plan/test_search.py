@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import fit, layout, search
+from meditron_cli.plan import fit, layout, memory, search
 from meditron_cli.plan.stages import model_spec
 
 from ...plans import GOLDEN, plan_of, profile_of
@@ -44,6 +46,20 @@ def test_the_fastest_is_first_and_its_settings_make_its_plan() -> None:
     assert plan.training.tasks[0].training
     assert plan.training.tasks[0].training.parallel == found[0].parallel
     assert plan.training_lead.times.step_seconds == seconds[0]
+
+
+def test_a_layout_fits_in_the_longest_phase() -> None:
+    found = found_on(
+        "rcp", "70b", "pretrain.phases=[{from_tokens: 40000000000, sequence_length: 16384}]"
+    )
+    loaded = load(str(profile_of("rcp")), "70b", GOLDEN / "experiment.yaml", [])
+    model = dataclasses.replace(model_spec(loaded.experiment), seq_length=16384)
+
+    assert 0 < len(found) < len(found_on("rcp", "70b"))
+    for one in found:
+        need = memory.fullest(model, one.parallel, one.batch, "bf16", "cuda")
+        assert one.memory == need
+        assert need.total <= 80 * 2**30
 
 
 def test_the_published_layout_of_70b_is_near_the_best() -> None:
