@@ -224,11 +224,19 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
         cuda: Any = torch.cuda
         stream = cuda.Stream()  # beside that of the step's kernels
         stream.wait_stream(cuda.current_stream())
-        self._copy = in_thread("copy", lambda: self._stage_all(turns, stream))
+        device = cuda.current_device()
+        self._copy = in_thread("copy", lambda: self._stage_all(turns, stream, device))
 
-    def _stage_all(self, entries: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
-        """Copy entries, on a stream of the device, and tell the threads that these are all."""
+    def _stage_all(
+        self, entries: Sequence[tuple[ShardFile, Entry]], stream: Any, device: Any
+    ) -> None:
+        """Copy entries, on a stream of the device, and tell the threads that these are all.
+
+        CUDA's device is one per thread, and the first one in a new thread: page-locks would take
+        memory of a GPU that is another rank's.
+        """
         try:
+            torch.cuda.set_device(device)
             sizes = [entry.host_bytes for _, entry in entries]
             self._memory.reserve(sum(sizes), max(sizes, default=0))
             with torch.cuda.stream(stream):
