@@ -85,8 +85,11 @@ class Unread(NamedTuple):
         import numpy
 
         runs = self.ends.searchsorted(unread, side="right")
-        behind = numpy.append(self.ends, 0)[runs - 1] * (runs > 0)  # unread before each one's run
-        found: Array = numpy.append(self.starts, self.position)[runs] + unread - behind
+        found: Array = self.position + unread - self.in_runs
+        within = runs < len(self.ends)
+        at = runs[within]
+        before = numpy.where(at > 0, self.ends[at - 1], 0)  # unread before each one's run
+        found[within] = self.starts[at] + unread[within] - before
         return found
 
 
