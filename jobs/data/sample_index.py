@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +254,7 @@ def read(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> list[Sampl
                 files[layout.corpus].lengths,
                 layout.sections,
                 spec.seed,
-                _StoredOrder(folder / layout.folder, files[layout.corpus], layout),
+                _StoredOrder(files[layout.corpus], layout, _mapped(folder, layout)),
             )
             for layout in some
         }
@@ -276,38 +276,41 @@ def read(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> list[Sampl
     ]
 
 
+def _mapped(folder: Path, layout: Layout) -> dict[str, Array]:
+    """Map all files of a layout at once, so that none is of an index that replaces this one."""
+    import numpy
+
+    sections = range(len(layout.sections))
+    names = [*KINDS, *(f"{kind}-{n}" for kind in ("unread", "windows") for n in sections)]
+    paths = {name: folder / layout.folder / name for name in names}
+    return {
+        name: numpy.memmap(path, KINDS.get(name, "<i8"), "r")
+        for name, path in paths.items()
+        if path.stat().st_size
+    }
+
+
 @dataclass(frozen=True)
 class _StoredOrder:
     """The layout of a corpus's samples in a folder."""
 
-    folder: Path
     datasets: CorpusFiles
     layout: Layout
+    files: Mapping[str, Array]
+    """By name, those that are not empty."""
 
     def epoch(self, number: int) -> Epoch:
         documents = len(self.datasets.lengths)
         rows = slice(number * documents, (number + 1) * documents)
-        return Epoch(*(self._stored(name)[rows] for name in KINDS))
+        return Epoch(*(self.files[name][rows] for name in KINDS))
 
     def windows(self, section: int, epoch: int) -> Array:
         length = self.layout.sections[section].sequence_length
         tokens = sum(source.tokens for source in self.layout.sources)
         found = Windows(tokens, length, self.unread(section))
-        stored = self._stored(f"windows-{section}")
-        return stored[found.first(epoch) : found.first(epoch + 1)]
+        return self.files[f"windows-{section}"][found.first(epoch) : found.first(epoch + 1)]
 
     def unread(self, section: int) -> Unread:
-        stored = self._stored(f"unread-{section}")
+        stored = self.files[f"unread-{section}"]
         starts, ends = stored[2:].reshape(2, -1)
         return Unread(starts, ends, int(stored[0]), int(stored[1]))
-
-    @cached_property
-    def _opened(self) -> dict[str, Array]:
-        return {}
-
-    def _stored(self, name: str) -> Array:
-        import numpy
-
-        if name not in self._opened:
-            self._opened[name] = numpy.memmap(self.folder / name, KINDS.get(name, "<i8"), "r")
-        return self._opened[name]

@@ -142,10 +142,13 @@ def test_another_sequence_length_is_laid_out_as_in_memory(bench: Any, training: 
         (drawn,) = order.take(number, 1)
         assert order.stretches(drawn) == plain[drawn.corpus].stretches(drawn.number)
         assert len(train[number]) == train.length_of(number) + 1
-    begins = [train[number].tolist() for number in range(16)]
+    content = [train[number].tolist() for number in range(train.samples)]
+    running = read(bench, spec)[0]
+    assert running[0].tolist() == content[0]
     task(bench, training())
     assert bench.start("index").returncode == 0
-    assert samples(bench, training())[0][:16] == begins
+    assert samples(bench, training())[0][:16] == content[:16]
+    assert [running[number].tolist() for number in range(train.samples)] == content
 
 
 @pytest.mark.parametrize(("token", "kind"), [(-1, "int32"), (60_000, "uint16")])
