@@ -1,10 +1,10 @@
-"""The tests of `make test` and `make test-full` in two sessions: those marked ``slurm`` or
-``end_to_end`` beside all others.
+"""The tests of `make test` and `make test-full` in three sessions at once: those marked ``slurm``,
+those marked ``engine`` or ``end_to_end``, and all others.
 
-These tests mostly wait: for a node that counts as down, for a time limit, for a queue, for one
-stage after another. The sessions take about as long as each other, so that both cores of a small
-machine have work to the end. The output of the second is kept in a file and follows that of the
-first.
+Tests on Slurm mostly wait: for a node that counts as down, for a time limit, for a queue; ranks
+wait for each other. Three sessions of about the same length keep both cores of a small machine
+at work to the end. The first shows its output as it comes; those of the others are kept in files
+and follow in turn.
 
     python -m tests.side_by_side [EXPRESSION]      # "not full": the gate
 """
@@ -24,25 +24,25 @@ from types import FrameType
 
 REPOSITORY = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PARTS = ("not (slurm or engine or end_to_end)", "(engine or end_to_end) and not slurm", "slurm")
 
 
 def main(words: Sequence[str]) -> int:
-    """Run both sessions and return the exit status, 0 where both passed."""
-    parts = ("not (slurm or end_to_end)", "(slurm or end_to_end)")
-    expressions = [" and ".join((part, *(f"({word})" for word in words))) for part in parts]
+    """Run the sessions and return the exit status, 0 where all passed."""
+    expressions = [" and ".join((f"({part})", *(f"({word})" for word in words))) for part in PARTS]
     examples = () if words else ("--hypothesis-profile=explore",)
     return run(*([sys.executable, "-m", "pytest", *examples, "-m", text] for text in expressions))
 
 
-def run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Run two commands at once, show the output of the second after that of the first, and return
+def run(*commands: Sequence[str]) -> int:
+    """Run commands at once, show the output of the first, then of each other in turn, and return
     the first exit status that is not 0.
 
     Each has a session of its own: an interrupt or a request to stop reaches it once, from here,
-    and this process exits after both.
+    and this process exits after all of them.
     """
-    with tempfile.TemporaryFile() as kept:
-        outputs = ((first, None), (second, kept))
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands[1:]]
         running: list[subprocess.Popen[bytes]] = []
 
         def forward(number: int, frame: FrameType | None) -> None:
@@ -52,8 +52,8 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
 
         for number in SIGNALS:
             signal.signal(number, forward)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until both are known to the handler
-        for command, output in outputs:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until all are known to the handler
+        for command, output in zip(commands, (None, *kept), strict=True):
             running.append(
                 subprocess.Popen(
                     command,
@@ -67,9 +67,10 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
             )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         running[0].wait()
-        show(kept.fileno(), running[1])
+        for output, process in zip(kept, running[1:], strict=True):
+            show(output.fileno(), process)
         codes = [process.wait() for process in running]
-    for command, code in zip((first, second), codes, strict=True):
+    for command, code in zip(commands, codes, strict=True):
         print(f"{command[-1]}: {'passed' if code == 0 else f'exit status {code}'}", flush=True)
     return next((code if code > 0 else 128 - code for code in codes if code), 0)
 

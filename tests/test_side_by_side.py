@@ -1,4 +1,4 @@
-"""Two sessions of tests at once: what is shown, the exit status, and an interrupt."""
+"""Sessions of tests at once: what is shown, the exit status, and an interrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .ranks import wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = (
-    "import sys; from tests.side_by_side import run; sys.exit(run(sys.argv[1:4], sys.argv[4:]))"
+    "import sys; from tests.side_by_side import run; words = sys.argv[1:];"
+    "sys.exit(run(*(words[place : place + 3] for place in range(0, len(words), 3))))"
 )
 WAIT = """
 import os, sys, time
@@ -28,7 +29,7 @@ except KeyboardInterrupt:
 
 
 def start(*commands: tuple[str, str]) -> subprocess.Popen[str]:
-    """Start two Python programs with one argument each."""
+    """Start Python programs with one argument each."""
     words = [word for code, argument in commands for word in (sys.executable, code, argument)]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
@@ -46,29 +47,32 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("codes", "status"), [((0, 0), 0), ((0, 1), 1), ((3, 0), 3)])
+@pytest.mark.parametrize(
+    ("codes", "status"), [((0, 0, 0), 0), ((0, 1, 0), 1), ((0, 0, 2), 2), ((3, 0, 1), 3)]
+)
 def test_the_status_is_that_of_the_part_that_failed(
-    tmp_path: Path, codes: tuple[int, int], status: int
+    tmp_path: Path, codes: tuple[int, int, int], status: int
 ) -> None:
     path = tmp_path / "ends.py"
     path.write_text("import sys; print('ran', sys.argv[1]); sys.exit(int(sys.argv[1][-1]))")
 
-    process = start((str(path), f"a{codes[0]}"), (str(path), f"b{codes[1]}"))
+    words = [f"{name}{code}" for name, code in zip("abc", codes, strict=True)]
+    process = start(*((str(path), word) for word in words))
     output, _ = process.communicate()
 
     assert process.returncode == status
-    ran, beside, *ends = output.splitlines()
-    assert (ran, beside) == (f"ran a{codes[0]}", f"ran b{codes[1]}")
-    assert [end.partition(": ")[2] for end in ends] == [
+    lines = output.splitlines()
+    assert lines[:3] == [f"ran {word}" for word in words]
+    assert [end.partition(": ")[2] for end in lines[3:]] == [
         f"exit status {code}" if code else "passed" for code in codes
     ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_reaches_both_once_and_is_waited_for(
+def test_an_interrupt_reaches_each_once_and_is_waited_for(
     tmp_path: Path, program: Path, number: signal.Signals
 ) -> None:
-    begun = [tmp_path / "one", tmp_path / "other"]
+    begun = [tmp_path / "one", tmp_path / "other", tmp_path / "third"]
     process = start(*((str(program), str(file)) for file in begun))
     wait_until(lambda: all(file.exists() for file in begun) or process.poll() is not None)
 
@@ -76,4 +80,4 @@ def test_an_interrupt_reaches_both_once_and_is_waited_for(
     output, _ = process.communicate()
 
     assert process.returncode == 2
-    assert output.splitlines()[:2] == ["cleaned up one", "cleaned up other"]
+    assert output.splitlines()[:3] == ["cleaned up one", "cleaned up other", "cleaned up third"]

@@ -34,7 +34,7 @@ class Figure:
 
 
 def record(figures: Mapping[str, float], path: Path = REPOSITORY / "bench.json") -> None:
-    """Merge figures into ``bench.json``: `make bench` and both sessions of `make test` write
+    """Merge figures into ``bench.json``: `make bench` and the sessions of `make test` write
     different ones.
     """
     if not figures:
