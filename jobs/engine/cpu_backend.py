@@ -54,6 +54,8 @@ def _install_stand_ins() -> None:
     )
     _replace(torch.Tensor, {"cuda": _itself, "type": _type_name(torch.Tensor.type)})
     _replace(torch.nn.Module, {"cuda": _itself})
+    # By name, so before the names mean others: or `with torch.device("meta")` would do nothing.
+    torch.utils._device._device_constructors()
     # Compiled code is not used on CPU, and importing the compiler costs each process a second.
     _replace(torch, {"compile": _skip_compile, **_factories(here)})
 

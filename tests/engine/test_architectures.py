@@ -98,6 +98,24 @@ def test_logits_and_greedy_continuations_are_those_of_transformers(tmp_path, for
             assert result["same_frequencies"], name
 
 
+LOAD_AGAIN = """
+import torch
+from transformers import AutoModelForCausalLM
+from tests.engine import parity
+family, spec = parity.MODELS["llama 2"]
+saved = parity.reference(family, spec, seed=5)
+saved.save_pretrained("hf")
+loaded = AutoModelForCausalLM.from_pretrained("hf")
+tokens = torch.arange(20)[None]
+with torch.inference_mode():
+    print(torch.allclose(loaded(tokens).logits, saved(tokens).logits, atol=1e-4))
+"""
+
+
+def test_transformers_loads_what_it_saved_beside_stand_ins_for_cuda(tmp_path, fork_server):
+    assert fork_server.run(LOAD_AGAIN, tmp_path).splitlines()[-1] == "True"
+
+
 COMPARE_FREQUENCIES = """
 import torch
 from transformers import LlamaConfig
