@@ -12,11 +12,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jobs.contract.files import AppendedLines, json_values
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+
+if TYPE_CHECKING:
+    from jobs.contract.stage_specs import PretrainSpec
 
 BLOCK_BYTES = 1 << 22
 """Read at once: the log of a long training need not fit into the memory of its supervisor."""
@@ -309,8 +312,8 @@ class StepTimes:
 class MetricsSummary:
     """The durations and the highest checkpoint in a training's metrics."""
 
-    steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
-    """Seconds of the newest steps."""
+    steps: deque[StepLine] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
+    """The newest."""
     saves: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
     """Seconds from the beginning of the newest saves to their commits."""
     blocked: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
@@ -326,7 +329,7 @@ class MetricsSummary:
         """Add the lines that follow those added so far."""
         for line in lines:
             if isinstance(line, StepLine):
-                self.steps.append(line.seconds)
+                self.steps.append(line)
             elif isinstance(line, ValidationLine):
                 self.longest_validation = max(self.longest_validation, line.seconds)
             elif isinstance(line, SnapshotLine):
@@ -339,12 +342,17 @@ class MetricsSummary:
                 self.longest_save = max(self.longest_save, line.written)
                 self.highest_saved = max(self.highest_saved, line.step)
 
-    @property
-    def step_times(self) -> StepTimes | None:
-        """Return the step times; None before the first save and the first step."""
+    def step_times(self, training: PretrainSpec | None) -> StepTimes | None:
+        """Return the step times; None before the first save and the first step.
+
+        Args:
+            training: whose longest sequences the steps are to have; None for those they had.
+        """
         if not self.saves or not self.steps:
             return None
-        steps = list(self.steps)[-NEWEST_STEPS:]
+        newest = list(self.steps)[-NEWEST_STEPS:]
+        longer = training.longest_over if training else lambda step: 1.0
+        steps = [line.seconds * longer(line.step) for line in newest]
         return StepTimes(
             quantile(self.saves, SLOW), quantile(steps, SLOW), quantile(self.blocked, SLOW)
         )
@@ -363,9 +371,11 @@ class MetricsReader:
         return self._summary
 
 
-def measured_step_times(run: RunDir, stage: str) -> StepTimes | None:
-    """Return the step times of a run's training; None before its first save and its first step."""
-    return MetricsReader(run, stage).current().step_times
+def measured_step_times(
+    run: RunDir, stage: str, training: PretrainSpec | None = None
+) -> StepTimes | None:
+    """Return ``MetricsSummary.step_times`` of a run's training."""
+    return MetricsReader(run, stage).current().step_times(training)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

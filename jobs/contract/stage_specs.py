@@ -451,6 +451,14 @@ class PretrainSpec:
         model = replace(self.model, seq_length=self.start_of(step).sequence_length)
         return self.step_tokens(step) * model.flops_per_token(attention=attention)
 
+    def longest_over(self, step: int) -> float:
+        """Return how many times the operations of a step those of the longest one are; its time is
+        no more times as long, as attention computes less than counts here.
+        """
+        longest = replace(self.model, seq_length=self.longest)
+        most = self.global_batch_size * self.longest * longest.flops_per_token()
+        return most / self.flops(step, attention=True)
+
     def tokens(self, steps: int) -> int:
         """Return the tokens of the batches of the first steps."""
         start = self.start_of(steps)

@@ -112,7 +112,7 @@ class AttemptRunner:
         attempt, task = self.attempt, self.task
         environ = {**environ, **launcher.rank_environment(attempt, task, environ, port)}
         metrics = self.metrics.current()
-        timeouts = self.limits.leave_timeouts(task, metrics.step_times)
+        timeouts = self.limits.leave_timeouts(task, metrics.step_times(task.training))
         step = self._step()
         ranks = launcher.start(attempt, task, environ, timeouts, step)
         learned = hang_detector.learn(metrics)

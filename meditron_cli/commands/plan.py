@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,22 +125,25 @@ def training_figures(plan: Plan, loaded: Loaded, run: RunDir) -> dict[str, Any] 
     task = stage.tasks[0]
     assert task.training
     facts = summary.training(task.training, loaded.cluster, stage.resources, plan.lead)
-    facts |= data_figures(run, task.training)
+    facts |= data_figures(run, task.training, loaded.experiment.pretrain.targets)
     facts["weights_folder"] = plan.weights_folder or None
     given = loaded.experiment.supervision.startup_limit_seconds is not None
     return facts | summary.startup(task, plan.lead, given)
 
 
-def data_figures(run: RunDir, spec: PretrainSpec) -> dict[str, Any]:
+def data_figures(run: RunDir, spec: PretrainSpec, targets: Sequence[int]) -> dict[str, Any]:
     """Return the corpora of a training, their tokens, and how often it reads them, None while that
-    is not known; and its phases.
+    is not known; and its phases, with the target step that is known to each.
     """
     from jobs.data import corpora
 
     found = corpora.sizes(run, spec)
     return {
         "corpora": corpora.rows(spec, found, spec.train_steps) if found else None,
-        "phases": corpora.phase_rows(spec, found),
+        "phases": [
+            {**row, "train_steps": target}
+            for row, target in zip(corpora.phase_rows(spec, found), targets, strict=True)
+        ],
     }
 
 

@@ -468,14 +468,12 @@ class Pretrain(Section):
 
     def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that phases are in order, that targets rise, and that tails fall."""
-        target = self.train_steps
-        for index, phase in enumerate(self.phases):
+        for index, (phase, target) in enumerate(zip(self.phases, self.targets, strict=False)):
             if phase.train_steps is not None and phase.train_steps <= target:
                 yield (
                     f"phases.{index}.train_steps",
                     f"{phase.train_steps} is not above {target}, the target before the phase",
                 )
-            target = phase.train_steps or target
             if index and phase.from_tokens <= self.phases[index - 1].from_tokens:
                 yield (
                     f"phases.{index}.from_tokens",
@@ -516,7 +514,15 @@ class Pretrain(Section):
     @property
     def target_step(self) -> int:
         """Return the last step of the whole training."""
-        return max([self.train_steps, *(phase.train_steps or 0 for phase in self.phases)])
+        return max(self.targets)
+
+    @property
+    def targets(self) -> list[int]:
+        """Return the last step of the training as it is known from its start and each phase on."""
+        found = [self.train_steps]
+        for phase in self.phases:
+            found.append(phase.train_steps or found[-1])
+        return found
 
     @property
     def kept_steps(self) -> tuple[int, ...]:

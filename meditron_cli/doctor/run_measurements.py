@@ -24,8 +24,9 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.training.tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    times = metrics_log.measured_step_times(run, task.stage) if run else None
     measured = read_task(run, task.stage, 0) if run else None
+    training = measured.training if measured else None
+    times = metrics_log.measured_step_times(run, task.stage, training) if run else None
     if run is None or times is None or measured is None:
         return describe(plan, task, plan.training_lead.times, f"estimated for {plan.size}")
     return describe(plan, measured, times, f"measured in run {run.name}")

@@ -15,8 +15,10 @@ from meditron_cli.plan.stages import (
     Inputs,
     batch_of,
     model_spec,
+    models_of,
     named_paths,
     parallel_spec,
+    pretrain_spec,
     signal_lead,
     site_names,
 )
@@ -142,24 +144,43 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
 
 def training_findings(inputs: Inputs) -> fit.Findings:
     """Check a training's layout, and that jobs leave time to save."""
-    is_slurm = inputs.cluster.scheduler == "slurm"
-    return layout_findings(inputs) + (save_findings(inputs) if is_slurm else fit.Findings())
+    found = layout_findings(inputs) + schedule_findings(inputs)
+    return found + save_findings(inputs) if inputs.cluster.scheduler == "slurm" else found
+
+
+def schedule_findings(inputs: Inputs) -> fit.Findings:
+    """Warn of steps with a learning rate of 0: the cosine or a tail has ended, training has not."""
+    spec = pretrain_spec(inputs)
+    parts = [(0, spec.optimizer.decay_steps, spec.optimizer.min_learning_rate)]
+    tails = [(start.first_step, start.phase.tail) for start in spec.starts]
+    parts += [(first, tail.last_step, tail.learning_rate) for first, tail in tails if tail]
+    ends = [*(first for first, _, _ in parts[1:]), spec.train_steps]
+    sentences, is_zero = [], False
+    for (first, last, rate), end in zip(parts, ends, strict=True):
+        zero_from = first if is_zero else last
+        is_zero = rate == 0 and last <= end
+        if rate == 0 and zero_from < end:
+            sentences.append(
+                f"steps {zero_from + 1} to {end} have a learning rate of 0 and change no weights: "
+                f"the schedule ends with step {last}; give them a phase whose tail ends above 0"
+            )
+    return fit.warning_findings(*sentences)
 
 
 def layout_findings(inputs: Inputs) -> fit.Findings:
     """Check that the layout divides, fills whole nodes and fits into memory."""
     experiment, cluster = inputs.experiment, inputs.cluster
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
+    longest = models_of(experiment)[-1]
     lengths = {
         f"pretrain.phases.{index}.sequence_length": phase.sequence_length
         for index, phase in enumerate(experiment.pretrain.phases)
         if phase.sequence_length
     }
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_, lengths)
-    model = replace(model, seq_length=max(model.seq_length, *lengths.values(), 0))
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
     precision, copies = experiment.pretrain.precision, memory.copies(experiment.pretrain)
-    result += fit.memory_findings(cluster, model, parallel, batch, precision, copies=copies)
+    result += fit.memory_findings(cluster, longest, parallel, batch, precision, copies=copies)
     return result + fit.sharing_findings(parallel.world_size, inputs.host_cores)
 
 
@@ -178,10 +199,10 @@ def save_findings(inputs: Inputs) -> fit.Findings:
 def layout_hint(inputs: Inputs) -> str:
     """Return the settings of a layout that fits; empty where none does."""
     experiment = inputs.experiment
-    model, configured = model_spec(experiment), parallel_spec(experiment)
+    configured = parallel_spec(experiment)
     near = fit.fitting_layout(
         inputs.cluster,
-        model,
+        models_of(experiment),
         configured,
         batch_of(experiment),
         experiment.pretrain.precision,

@@ -39,9 +39,9 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     phases = facts.get("phases") or []
     if len(phases) > 1 or any(len(phase["weights"]) > 1 for phase in phases):
         yield f"mixture      {mixture_text(phases[0])}"
-    times = facts.get("phase_step_seconds") or [None] * len(phases)
-    for (before, phase), seconds in zip(pairwise(phases), times[1:], strict=False):
-        yield phase_line(phase, before, seconds)
+    steps = facts.get("phase_steps") or [None] * len(phases)
+    for (before, phase), step in zip(pairwise(phases), steps[1:], strict=False):
+        yield phase_line(phase, before, step)
     if facts["skip_steps"]:
         yield f"skipped      the batches of steps {ranges_text(facts['skip_steps'])}"
 
@@ -85,16 +85,22 @@ def mixture_text(phase: Mapping[str, Any]) -> str:
     return f"{weights}, by {phase['by']}; shares are known once tokenize has finished"
 
 
-def phase_line(phase: Mapping[str, Any], before: Mapping[str, Any], seconds: float | None) -> str:
-    """Return where a phase begins, its mixture, its tail, and a sequence length other than before
-    with the computed seconds of a step.
+def phase_line(
+    phase: Mapping[str, Any], before: Mapping[str, Any], step: Mapping[str, Any] | None
+) -> str:
+    """Return where a phase begins, its mixture and its tail, and, where it changes them, its target
+    and its sequence length with the computed time of a step.
     """
     tail = phase["tail"]
     changes = ""
     if phase["sequence_length"] != before["sequence_length"]:
         changes += f"; sequences of {phase['sequence_length']} tokens"
         changes += f", {count(phase['tokens_per_step'])} per step"
-        changes += f" of {seconds:,.3g} s, computed" if seconds else ""
+        if step:
+            changes += f" of {step['step']['seconds']:,.2f} s at {step['mfu']:.1%} of the peak"
+            changes += ", computed"
+    if phase["train_steps"] != before["train_steps"]:
+        changes += f"; to step {phase['train_steps']}"
     if tail:
         changes += f"; {tail['shape']} to {tail['learning_rate']:g} at step {tail['last_step']}"
     return (

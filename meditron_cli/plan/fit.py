@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -265,7 +266,7 @@ def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
 
 def fitting_layout(
     cluster: Cluster,
-    model: ModelSpec,
+    models: Sequence[ModelSpec],
     parallel: ParallelSpec,
     batch: layout.BatchLayout,
     precision: str,
@@ -276,8 +277,11 @@ def fitting_layout(
 
     Nearest is: as many of the requested ranks as fit, then the tensor size, then
     the pipeline.
+
+    Args:
+        models: the architecture with each sequence length, the longest last.
     """
-    partition = cluster.gpu_partition
+    partition, model = cluster.gpu_partition, models[-1]
     slots = partition.node.gpus or partition.node.cpus
     most = min(parallel.world_size, slots * partition.nodes)
     tensors = [size for size in range(1, parallel.tensor + 1) if slots % size == 0]
@@ -289,7 +293,7 @@ def fitting_layout(
         for data in range(1, most // (tensor * pipeline) + 1)
         if is_fitting(
             cluster,
-            model,
+            models,
             candidate := replace(
                 parallel,
                 tensor=tensor,
@@ -309,7 +313,7 @@ def fitting_layout(
 
 def is_fitting(
     cluster: Cluster,
-    model: ModelSpec,
+    models: Sequence[ModelSpec],
     parallel: ParallelSpec,
     batch: layout.BatchLayout,
     precision: str,
@@ -317,11 +321,11 @@ def is_fitting(
     copies: int,
 ) -> bool:
     """Return whether a layout has neither errors nor warnings."""
-    if layout.layout_errors(model, parallel, batch.micro, batch.global_):
+    if any(layout.layout_errors(one, parallel, batch.micro, batch.global_) for one in models):
         return False
     if shape_findings(cluster, parallel).errors:
         return False
-    found = memory_findings(cluster, model, parallel, batch, precision, copies=copies)
+    found = memory_findings(cluster, models[-1], parallel, batch, precision, copies=copies)
     return found == Findings()
 
 

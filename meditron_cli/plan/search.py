@@ -12,7 +12,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, memory
 from meditron_cli.plan.hardware import machine_of, missing_figures
 from meditron_cli.plan.layout import BatchLayout
-from meditron_cli.plan.stages import batch_of, model_spec, parallel_spec, sequence_lengths
+from meditron_cli.plan.stages import batch_of, model_spec, models_of, parallel_spec
 from meditron_cli.plan.step_model import StepTime, Work, step_time
 
 if TYPE_CHECKING:
@@ -75,18 +75,15 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
             f"{', '.join(missing_figures(node, world))}",
             hint="add them to the profile; `meditron explain gpu_partition.node` explains them",
         )
-    shapes = [replace(model, seq_length=length) for length in sequence_lengths(experiment)]
+    models = models_of(experiment)
     found = []
     for parallel, batch in layouts(cluster, experiment):
-        if not all(
-            fit.is_fitting(cluster, shape, parallel, batch, precision, copies=copies)
-            for shape in shapes
-        ):
+        if not fit.is_fitting(cluster, models, parallel, batch, precision, copies=copies):
             continue
         step = step_time(Work(model, parallel, batch), machine)
         tokens = batch.global_ * model.seq_length
         mfu = tokens * model.flops_per_token() / (step.seconds * world * machine.peak)
-        need = memory.fullest(shapes[-1], parallel, batch, precision, cluster.device)
+        need = memory.fullest(models[-1], parallel, batch, precision, cluster.device)
         found.append(Candidate(parallel, batch, step, need, mfu))
     if not found:
         raise ConfigError(

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
-from jobs.contract.metrics_log import StepTimes
+from jobs.contract.metrics_log import MetricsSummary, StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
@@ -67,7 +67,7 @@ class Inputs:
     """Of the tokenizer's bytes; it decides what a token file contains."""
     interpreter: str
     """Python of the submitting process, used where the profile names none."""
-    measured: StepTimes | None = None
+    measured: MetricsSummary | None = None
     """Measured in the run that is continued; None for a new one."""
     host_cores: int = 0
     """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
@@ -108,16 +108,19 @@ class Inputs:
 
     @cached_property
     def training_lead(self) -> Lead:
-        """Return the signal lead time of training: set, measured or estimated."""
+        """Return the signal lead time of training: set, measured or estimated, for the longest of
+        its sequences.
+        """
         experiment = self.experiment
-        model, pretrain = model_spec(experiment), experiment.pretrain
+        model, pretrain = models_of(experiment)[-1], experiment.pretrain
         size = model.checkpoint_bytes(pretrain.precision)
         parallel, node = parallel_spec(experiment), self.cluster.gpu_partition.node
         step = step_times.step_seconds(
             model, parallel, batch_of(experiment), pretrain.precision, node
         )
         estimated = StepTimes(step_times.save_seconds(size), step)
-        return step_times.lead_of(pretrain.signal_lead_seconds, self.measured, estimated, size)
+        measured = self.measured.step_times(pretrain_spec(self)) if self.measured else None
+        return step_times.lead_of(pretrain.signal_lead_seconds, measured, estimated, size)
 
     def stage(self, name: str) -> StagePlan:
         """Return the plan of a stage, built once."""
@@ -150,13 +153,6 @@ def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
     return {name: getattr(section, name) for name in names}
 
 
-def sequence_lengths(experiment: Experiment) -> list[int]:
-    """Return the tokens of a sequence in the phases of the training, ascending."""
-    phases = experiment.pretrain.phases
-    later = {phase.sequence_length for phase in phases if phase.sequence_length}
-    return sorted({experiment.model.seq_length, *later})
-
-
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Return the architecture."""
     model = experiment.model
@@ -169,6 +165,13 @@ def model_spec(experiment: Experiment) -> ModelSpec:
         },
         padded_vocab_size=layout.padded_vocabulary(model.vocab_size, model.vocab_multiple),
     )
+
+
+def models_of(experiment: Experiment) -> list[ModelSpec]:
+    """Return the architecture with each sequence length of the training, the longest last."""
+    model = model_spec(experiment)
+    later = {phase.sequence_length for phase in experiment.pretrain.phases if phase.sequence_length}
+    return [replace(model, seq_length=length) for length in sorted({model.seq_length, *later})]
 
 
 def vocabulary_spec(experiment: Experiment) -> VocabularySpec:
@@ -286,12 +289,12 @@ def corpora_of(experiment: Experiment) -> tuple[CorpusSpec, ...]:
 
 def phases_of(experiment: Experiment) -> tuple[PhaseSpec, ...]:
     """Return the mixtures of the training, the first from its start."""
-    mixture = experiment.pretrain.mixture
+    pretrain, length = experiment.pretrain, None
+    mixture = pretrain.mixture
     phases = [phase_spec(0, mixture)]
-    length, last_step = None, experiment.pretrain.train_steps
-    for phase in experiment.pretrain.phases:
+    for phase, last_step in zip(pretrain.phases, pretrain.targets[1:], strict=True):
         mixture, tail = phase.mixture or mixture, phase.tail
-        length, last_step = phase.sequence_length or length, phase.train_steps or last_step
+        length = phase.sequence_length or length
         ending = TailSpec(tail.learning_rate, tail.shape, last_step) if tail else None
         phases.append(phase_spec(phase.from_tokens, mixture, ending, length))
     return tuple(phases)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import PhaseStart, PretrainSpec
 from jobs.contract.units import GIB, plural
 from meditron_cli.plan import data_summary, layout, memory
 from meditron_cli.plan.disk import disk_need
@@ -148,7 +148,7 @@ def duration(
         spec.parallel.world_size,
         resources.time_minutes,
     )
-    keys = ("step", "phase_step_seconds", "seconds", "mfu", "mfu_without_attention", "gpu_hours")
+    keys = ("step", "phase_steps", "seconds", "mfu", "mfu_without_attention", "gpu_hours")
     figures: dict[str, Any] = {
         **dict.fromkeys((*keys, "kwh", "kg_co2", "price", "jobs")),
         "job_minutes": minutes,
@@ -165,28 +165,33 @@ def duration(
     if machine is None:
         lacking = ", ".join(missing_figures(node, gpus))
         return figures | {"no_time": f"the profile of {cluster.name} lacks {lacking}"}
-    step = step_time(Work(spec.model, spec.parallel, batch), machine)
     ends = [*(start.first_step for start in spec.starts[1:]), spec.train_steps]
     steps = [end - start.first_step for start, end in zip(spec.starts, ends, strict=True)]
-    each = step_seconds(spec, batch, machine)
-    seconds = sum(count * one for count, one in zip(steps, each, strict=True))
-    rate = spec.step_tokens(1) / (step.seconds * gpus * machine.peak)
+    each = [phase_step(spec, start, batch, machine) for start in spec.starts]
+    seconds = sum(count * one["step"]["seconds"] for count, one in zip(steps, each, strict=True))
     work = minutes * 60 - resources.signal_lead_seconds
     return figures | {
-        "step": {**asdict(step), "seconds": step.seconds},
+        **each[0],
         "seconds": seconds,
-        "phase_step_seconds": each,
-        "mfu": rate * spec.model.flops_per_token(),
-        "mfu_without_attention": rate * spec.model.flops_per_token(attention=False),
+        "phase_steps": each,
         **asdict(footprint(seconds, gpus, node.gpu_watts, cluster.accounting)),
         "jobs": math.ceil(seconds / work),
     }
 
 
-def step_seconds(spec: PretrainSpec, batch: layout.BatchLayout, machine: Machine) -> list[float]:
-    """Return the computed seconds of a step in each phase."""
-    models = [replace(spec.model, seq_length=start.sequence_length) for start in spec.starts]
-    return [step_time(Work(model, spec.parallel, batch), machine).seconds for model in models]
+def phase_step(
+    spec: PretrainSpec, start: PhaseStart, batch: layout.BatchLayout, machine: Machine
+) -> dict[str, Any]:
+    """Return the computed time of a step of a phase by part, and its share of the peak."""
+    model = replace(spec.model, seq_length=start.sequence_length)
+    step = step_time(Work(model, spec.parallel, batch), machine)
+    available = step.seconds * spec.parallel.world_size * machine.peak
+    tokens = spec.global_batch_size * start.sequence_length
+    return {
+        "step": {**asdict(step), "seconds": step.seconds},
+        "mfu": tokens * model.flops_per_token() / available,
+        "mfu_without_attention": tokens * model.flops_per_token(attention=False) / available,
+    }
 
 
 def training_lines(facts: dict[str, Any]) -> list[str]:
@@ -385,8 +390,11 @@ def jobs_line(facts: dict[str, Any]) -> str:
 def saves_line(facts: dict[str, Any]) -> str:
     """Return how often training saves, and the interval of least cost."""
     hours = facts["save_interval"] * facts["step_seconds"] / 3600
+    lengths = {phase["sequence_length"] for phase in facts.get("phases") or []}
+    longest = " of the longest sequences" if len(lengths) > 1 else ""
     return (
-        f"saves        every {plural(facts['save_interval'], 'step')}, about {hours:,.2f} h; "
+        f"saves        every {plural(facts['save_interval'], 'step')}, about {hours:,.2f} h"
+        f"{longest}; "
         f"every {facts['best_save_interval']} would cost least: Young's formula at 6.5 failures in "
         "1000 node-days (published), at most a quarter of a job, and 30 minutes where saves are "
         "cheap"

@@ -4,7 +4,6 @@ before anything is created.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -33,7 +32,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request
 
 if TYPE_CHECKING:
-    from jobs.contract.metrics_log import StepTimes
+    from jobs.contract.metrics_log import MetricsSummary
     from jobs.contract.rundir import RunDir
     from jobs.contract.stage_specs import PretrainSpec
     from meditron_cli.config.cluster_schema import Cluster
@@ -53,7 +52,7 @@ HINT_CORRECT = (
 def plan_of(
     loaded: Loaded,
     stages: Collection[str],
-    measured: StepTimes | None = None,
+    measured: MetricsSummary | None = None,
     digest: str | None = None,
     converted: Path | None = None,
 ) -> Plan:
@@ -62,7 +61,7 @@ def plan_of(
     Args:
         loaded: the configuration.
         stages: names of stages.
-        measured: step times of the run that the plan continues.
+        measured: times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
         converted: folder of the base model, where it is not found any more.
 
@@ -292,10 +291,8 @@ def weights_problems(loaded: Loaded) -> Iterator[str]:
     if folder is None:
         return
     vocabulary = stages.vocabulary_spec(experiment)
-    longest = stages.sequence_lengths(experiment)[-1]
-    model = dataclasses.replace(stages.model_spec(experiment), seq_length=longest)
     try:
-        base_model.require_importable(folder, model, vocabulary)
+        base_model.require_importable(folder, stages.models_of(experiment)[-1], vocabulary)
     except TaskError as error:
         yield f"model.weights: {error.message}; {error.hint}"
 
@@ -390,14 +387,14 @@ def planned(reader: RecordReader) -> Plan:
     return plan_of(loaded, stages, measured, digest, recorded_folder(run))
 
 
-def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:
-    """Return how long steps and saves of a run's training take; None before it has saved, and for
-    stages that do not train.
+def measured_times(run: RunDir, stages: Collection[str]) -> MetricsSummary | None:
+    """Return how long steps and saves of a run's training took; None for stages that do not
+    train.
     """
-    from jobs.contract import metrics_log
+    from jobs.contract.metrics_log import MetricsReader
 
     stage = training_stage(stages)
-    return metrics_log.measured_step_times(run, stage) if stage else None
+    return MetricsReader(run, stage).current() if stage else None
 
 
 def recorded_folder(run: RunDir) -> Path | None:

@@ -45,7 +45,7 @@ class LearnedDurations:
 def learn(metrics: MetricsSummary) -> LearnedDurations:
     """Learn durations from the metrics of earlier attempts."""
     learned = LearnedDurations()
-    learned.steps.extend(metrics.steps)
+    learned.steps.extend(line.seconds for line in metrics.steps)
     learned.record(Phase.CHECKPOINT, metrics.longest_save)
     learned.record(Phase.VALIDATION, metrics.longest_validation)
     return learned

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from jobs.contract import specs
 from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
@@ -195,18 +196,21 @@ def following(
         after=(),
         exclude=request.exclude,
         delay_seconds=round(request.delay),
-        lead_seconds=next_lead(earlier, reader),
+        lead_seconds=next_lead(run, earlier, reader),
     )
 
 
-def next_lead(earlier: Submission, reader: RunReader) -> int:
-    """Return the signal lead time of the next job in seconds, by the run's own saves, but at most
-    half of the job's time.
+def next_lead(run: RunDir, earlier: Submission, reader: RunReader) -> int:
+    """Return the signal lead time of the next job in seconds, by the run's own saves and the
+    longest step of its training, but at most half of the job's time.
     """
-    metrics = reader.metrics(earlier.stage).current() if earlier.measures_lead else None
-    if metrics is None or metrics.step_times is None:
+    if not earlier.measures_lead:
         return earlier.lead_seconds
-    return min(metrics.step_times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
+    task = specs.read_task(run, earlier.stage, earlier.indices[0])
+    times = reader.metrics(earlier.stage).current().step_times(task.training if task else None)
+    if times is None:
+        return earlier.lead_seconds
+    return min(times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
 def intent_of(run: RunDir, next_submission: Submission, request: ResubmitRequest) -> IntentEvent:

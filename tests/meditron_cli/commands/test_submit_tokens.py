@@ -253,6 +253,7 @@ def test_a_plan_shows_the_epochs_of_each_corpus_once_they_are_known(
             "weights": {"corpus": 1.0},
             "shares": {"corpus": 1.0},
             "tail": None,
+            "train_steps": 500,
         }
     ]
     assert corpus["epochs"] == pytest.approx(500 / 60)

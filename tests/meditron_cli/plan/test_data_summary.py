@@ -35,7 +35,7 @@ def facts_of(sizes: dict[str, CorpusSize] | None, *overrides: str) -> dict[str, 
         "train_steps": spec.train_steps,
         "max_epochs": spec.max_epochs,
         "corpora": corpora.rows(spec, sizes, spec.train_steps) if sizes else None,
-        "phases": corpora.phase_rows(spec, sizes),
+        "phases": [{**row, "train_steps": 500} for row in corpora.phase_rows(spec, sizes)],
     }
 
 
@@ -100,13 +100,16 @@ def test_a_phase_shows_its_sequence_length_and_a_later_target() -> None:
         " {from_tokens: 1024000, train_steps: 600, tail: {learning_rate: 0}}]"
     )
     facts = facts_of(None, phases)
+    facts["phases"][2]["train_steps"] = 600
+    steps = [{"step": {"seconds": 1.0}, "mfu": 0.4}, *[{"step": {"seconds": 2.5}, "mfu": 0.41}] * 2]
 
-    lines = list(data_summary.lines({**facts, "phase_step_seconds": [1.0, 2.5, 2.5]}))
+    lines = list(data_summary.lines({**facts, "phase_steps": steps}))
 
     assert facts["train_steps"] == 600
     assert [phase["tokens_per_step"] for phase in facts["phases"]] == [2048, 4096, 4096]
     assert lines[-2:] == [
         "phase        from step 101 (204.8K tokens): 100% corpus; sequences of 256 tokens, 4.1K "
-        "per step of 2.5 s, computed",
-        "phase        from step 301 (1.0M tokens): 100% corpus; linear to 0 at step 600",
+        "per step of 2.50 s at 41.0% of the peak, computed",
+        "phase        from step 301 (1.0M tokens): 100% corpus; to step 600; linear to 0 at step "
+        "600",
     ]

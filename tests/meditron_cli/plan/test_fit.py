@@ -251,7 +251,7 @@ def test_the_nearest_layout_that_fits_keeps_the_ranks_then_the_tensor_size() -> 
     site = cluster(gpu_memory_gb=80, memory_gb=1000)
     asked = layout(tensor=8)
 
-    found = fit.fitting_layout(site, SEVEN, asked, BatchLayout(1, 8, 1), "bf16", copies=1)
+    found = fit.fitting_layout(site, [SEVEN], asked, BatchLayout(1, 8, 1), "bf16", copies=1)
 
     assert found == layout(tensor=4, data=2)
 
@@ -260,7 +260,7 @@ def test_no_layout_is_proposed_where_none_fits() -> None:
     tiny = cluster(gpu_memory_gb=2)
 
     assert (
-        fit.fitting_layout(tiny, SEVEN, layout(tensor=8), BatchLayout(1, 8, 1), "bf16", copies=1)
+        fit.fitting_layout(tiny, [SEVEN], layout(tensor=8), BatchLayout(1, 8, 1), "bf16", copies=1)
         is None
     )
 
