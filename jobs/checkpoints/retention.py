@@ -60,6 +60,16 @@ def choose_for_resume(folder: Path, trained: int = 0) -> StoredCheckpoint | None
     return None
 
 
+def beyond_target(path: Path, target: int) -> TaskError:
+    """Return the error for a checkpoint of a step after the last one of its training."""
+    step = manifest.step_of(path)
+    return TaskError(
+        f"{path}: it is of step {step}, beyond the target of this training, step {target}",
+        f"restore the phase of pretrain.phases that had a later target, or give one train_steps of "
+        f"at least {step}; if the checkpoint is another run's, move it away",
+    )
+
+
 def highest_saved(past: TaskHistory, in_metrics: int) -> int:
     """Return the highest step that a training has saved by its events and metrics, or 0.
 

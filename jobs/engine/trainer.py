@@ -203,11 +203,7 @@ class Trainer:
                 f"{path}: it holds weights alone, and only step 0 has no optimizer state", back
             )
         if record.iteration > self.spec.train_steps:
-            raise TaskError(
-                f"{path}: it is of step {record.iteration}, beyond the target of this training, "
-                f"step {self.spec.train_steps}",
-                back,
-            )
+            raise retention.beyond_target(path, self.spec.train_steps)
         began = record.origin.get("weights")
         if (began == manifest.RANDOM) != (self.spec.weights == manifest.RANDOM):
             raise TaskError(

@@ -22,8 +22,12 @@ from jobs.contract.stage_specs import (
     TRAINING_STAGES,
     ConvertSpec,
     CurateSpec,
+    EvaluateSpec,
+    ExportSpec,
     IndexSpec,
+    PretrainSpec,
     SelftestSpec,
+    Spec,
     TokenizeSpec,
     training_stage,
 )
@@ -34,7 +38,6 @@ from meditron_cli.runs import request
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import MetricsSummary
     from jobs.contract.rundir import RunDir
-    from jobs.contract.stage_specs import PretrainSpec
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
@@ -192,6 +195,8 @@ def require_trainable(plan: Plan, run: RunDir) -> None:
     from jobs.data import corpora, survey
     from jobs.data.mixture import mixture_of, require_same_phases
 
+    for spec in (task.spec for stage in plan.stages for task in stage.tasks):
+        require_saved_within(run, spec)
     for spec in (task.training for stage in plan.stages for task in stage.tasks if task.training):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
             survey.check_elsewhere(run, spec)
@@ -202,13 +207,29 @@ def require_trainable(plan: Plan, run: RunDir) -> None:
             if newest and (phases := newest[1].data.get("phases")):
                 mixture = mixture_of(spec, found)
                 require_same_phases(spec, mixture, phases, newest[1].iteration, newest[0].name)
-        saved = manifest.folders(run.path(spec.checkpoint_dir))
-        for path in (path for path in saved if manifest.step_of(path) > spec.train_steps):
-            raise TaskError(
-                f"{path}: it is of a step beyond the target of this training, {spec.train_steps}",
-                "{meditron checkpoints} shows the run's checkpoints; move away those of others",
-            )
         require_untrained(run, plan, spec)
+
+
+def require_saved_within(run: RunDir, spec: Spec) -> None:
+    """Refuse a training, its index, or a reader of its last checkpoint whose target is below a
+    step that is saved.
+
+    Raises:
+        TaskError: naming the checkpoint.
+    """
+    from jobs.checkpoints import manifest, retention
+
+    if isinstance(spec, IndexSpec):
+        spec = spec.training
+    if isinstance(spec, PretrainSpec):
+        target = spec.train_steps
+    elif isinstance(spec, EvaluateSpec | ExportSpec) and spec.checkpoint == "last":
+        target = spec.target_step
+    else:
+        return
+    for path in manifest.folders(run.path(spec.checkpoint_dir)):
+        if manifest.step_of(path) > target:
+            raise retention.beyond_target(path, target)
 
 
 def require_untrained(run: RunDir, plan: Plan, spec: PretrainSpec) -> None:

@@ -379,19 +379,47 @@ def test_a_finished_run_is_trained_further_by_a_phase(
     assert [phase.tail.last_step for phase in training.phases if phase.tail] == [500]
 
 
-def test_a_checkpoint_beyond_the_target(meditron: Bench, submit: Callable[..., Result]) -> None:
-    write_tokens(meditron.folder / "tokens")
-    assert submit().exit_code == 0
+@pytest.mark.parametrize("stage", ["pretrain", "index", "export"])
+def test_a_target_below_the_step_that_is_saved(
+    meditron: Bench, submit: Callable[..., Result], stage: str
+) -> None:
+    """The phase with the later target is given a lower one, or removed."""
+    write_tokens(meditron.folder / "tokens", 20 * TOKENS)
+    longer = "{from_tokens: 921600, train_steps: 600}"
+    assert submit(f"pretrain.phases=[{longer}]").exit_code == 0
     run = meditron.run()
-    write_checkpoint(run.path("checkpoints"), 501)
+    write_checkpoint(run.path("checkpoints"), 580)
+    jobs = len(meditron.scheduler.submitted)
+    lowered = longer.replace("600", "550")
+
+    for phases, target in ((lowered, 550), ("", 500)):
+        value = f"pretrain.phases=[{phases}]"
+        words = ("--run", run.name, "--set", value, "--set", "export.step=last")
+        done = meditron("submit", stage, *words)
+
+        assert (done.exit_code, done.stdout) == (2, ""), done.output
+        assert done.stderr == (
+            f"error: {run.path('checkpoints/iter_0000580')}: it is of step 580, beyond the target "
+            f"of this training, step {target}\n"
+            "hint: restore the phase of pretrain.phases that had a later target, or give one "
+            "train_steps of at least 580; if the checkpoint is another run's, move it away\n"
+        )
+    assert len(meditron.scheduler.submitted) == jobs
+
+
+def test_removing_a_phase_that_has_started_below_the_step_that_is_saved(
+    meditron: Bench, submit: Callable[..., Result]
+) -> None:
+    write_tokens(meditron.folder / "tokens", 20 * TOKENS)
+    assert submit("pretrain.phases=[{from_tokens: 921600, train_steps: 600}]").exit_code == 0
+    run = meditron.run()
+    shares = [{"step": step, "shares": {"corpus": 1.0}, "tail": None} for step in (0, 450)]
+    write_checkpoint(run.path("checkpoints"), 580, data={"phases": shares})
 
     done = submit()
 
     assert done.exit_code == 2
-    folder = run.path("checkpoints/iter_0000501")
-    message = f"{folder}: it is of a step beyond the target of this training, 500\n"
-    assert f"error: {message}" in done.stderr
-    assert f"hint: `{run.command('checkpoints')}` shows the run's checkpoints" in done.stderr
+    assert "hint: restore the phase of pretrain.phases that had a later target" in done.stderr
 
 
 def test_a_step_to_skip_that_is_trained_already(
