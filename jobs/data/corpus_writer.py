@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ class CorpusWriter:
         self.min_chars = spec.min_chars
         self.keys = (spec.text_key, spec.id_key, SOURCE_KEY)
         self.shards: list[Shard] = []
+        self.repairs: Counter[str] = Counter()
+        """Documents in which something was repaired, and how often for each kind of repair."""
         self._folder = folder
         self._spec = spec
         self._seen: set[bytes] = set()
@@ -86,7 +89,8 @@ class CorpusWriter:
         """
         if record.problem:
             return self._reject(path, record)
-        text = normalise(record.value[self._spec.text_key])
+        text, repairs = normalise(record.value[self._spec.text_key])
+        self.repairs.update({"documents": any(repairs.values()), **repairs})
         if not text:
             return "empty"
         if len(text) < self.min_chars:

@@ -21,6 +21,7 @@ from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, fsync_folder
 from jobs.contract.stage_specs import CurateSpec
 from jobs.contract.units import plural
+from jobs.data.cleaning import REPAIRS
 from jobs.data.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.runtime.context import Context
 
@@ -53,7 +54,14 @@ def run(context: Context) -> None:
         corpus.discard()
     counts = total_counts(corpus, sources)
     shards = corpus.describe(context.run.root)
-    content = {"counts": counts, "sources": sources, "shards": shards, "ignored": ignored}
+    repairs = {name: corpus.repairs[name] for name in ("documents", *REPAIRS)}
+    content = {
+        "counts": counts,
+        "repairs": repairs,
+        "sources": sources,
+        "shards": shards,
+        "ignored": ignored,
+    }
     manifest = write_manifest(context.path(spec.output_dir) / "manifest.json", content)
     written = [*(shard.part for shard in corpus.shards), manifest]
     context.finish(inputs, [part.describe(context.run) for part in written], counts)
@@ -88,6 +96,7 @@ def curate_files(
     due = 0.0
     for number, path in enumerate(files):
         counts: Counter[str] = Counter()
+        repaired = corpus.repairs.copy()
         for record in readers.read_records(path, corpus.keys):
             if context.stop:
                 raise Stopped("stop requested; curation starts from scratch in the next attempt")
@@ -96,7 +105,9 @@ def curate_files(
                 done = sum(sizes[:number]) + record.position
                 context.progress(done, sum(sizes), "bytes", documents=corpus.documents)
                 due = now + 1.0
-        sources.append({"path": str(path), "bytes": sizes[number], **by_outcome(counts)})
+        repairs = {name: corpus.repairs[name] - repaired[name] for name in ("documents", *REPAIRS)}
+        described = {"path": str(path), "bytes": sizes[number], "repairs": repairs}
+        sources.append({**described, **by_outcome(counts)})
     context.progress(sum(sizes), sum(sizes), "bytes", documents=corpus.documents)
     return sources
 
@@ -115,6 +126,7 @@ def total_counts(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> dic
     """Return the task's summary: all files' counts, documents per split, bytes of all shards."""
     return {
         **sum_counts(sources),
+        "repaired": corpus.repairs["documents"],
         "documents": corpus.documents,
         "train": sum(shard.documents for shard in corpus.train),
         "validation": corpus.validation.documents,

@@ -89,7 +89,8 @@ def test_the_kind_of_file_makes_no_difference(name: str, bench: Any, tmp_path: P
     assert by_id(train + held_out) == by_id(DOCUMENTS)
     assert counts == {
         "in": 60, "kept": 60, "empty": 0, "short": 0, "duplicate": 0, "bad": 0,
-        "documents": 60, "train": len(train), "validation": len(held_out), "bytes": counts["bytes"],
+        "repaired": 0, "documents": 60,
+        "train": len(train), "validation": len(held_out), "bytes": counts["bytes"],
     }  # fmt: skip
     assert 0 < len(held_out) < 30
     assert shard_digests(bench) == DIGESTS
@@ -134,6 +135,34 @@ def test_equal_texts_of_different_files_and_kinds_are_kept_once(bench: Any, tmp_
     ]
 
 
+def test_repairs_are_counted_per_source(bench: Any, write_jsonl: Any) -> None:
+    clean = write_jsonl("in/clean.jsonl", {"id": "a", "text": "Give 5 mg of it twice daily."})
+    damaged = write_jsonl(
+        "in/damaged.jsonl",
+        {"id": "b", "text": "Give 5\x9610 mg of it, 10\xad20 mg later, 1\u200b000 mg at most."},
+        {"id": "c", "text": "Give 5\xad6 mg of it, and no more."},
+    )
+    bench.curate(clean, damaged, validation_fraction=0.0)
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert by_id(bench.documents()) == by_id(
+        [
+            {"id": "a", "text": "Give 5 mg of it twice daily."},
+            {"id": "b", "text": "Give 5\u201310 mg of it, 10-20 mg later, 1 000 mg at most."},
+            {"id": "c", "text": "Give 5-6 mg of it, and no more."},
+        ]
+    )
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
+    assert [source["repairs"] for source in manifest["sources"]] == [
+        {"documents": 0, "encoding": 0, "hyphen": 0, "space": 0},
+        {"documents": 2, "encoding": 1, "hyphen": 2, "space": 1},
+    ]
+    assert manifest["repairs"] == manifest["sources"][1]["repairs"]
+    assert bench.done("curate")["summary"]["repaired"] == 2
+
+
 def test_the_manifest_counts_every_record_and_names_every_shard(
     bench: Any, write_jsonl: Any
 ) -> None:
@@ -155,7 +184,10 @@ def test_the_manifest_counts_every_record_and_names_every_shard(
     manifest = read_json(bench.run.path("corpus/manifest.json"))
     outcomes = {"in": 5, "kept": 2, "empty": 1, "short": 1, "duplicate": 1, "bad": 0}
     size = source.stat().st_size
-    assert manifest["sources"] == [{"path": str(source), "bytes": size, **outcomes}]
+    repairs = {"documents": 0, "encoding": 0, "hyphen": 0, "space": 0}
+    described = {"path": str(source), "bytes": size, "repairs": repairs}
+    assert manifest["sources"] == [described | outcomes]
+    assert manifest["repairs"] == repairs
     assert manifest["ignored"] == [str(source.parent / "README.md")]
     files = bench.files("corpus")
     assert manifest["shards"] == [
