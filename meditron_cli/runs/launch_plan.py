@@ -215,6 +215,7 @@ def decide(
             others={index: job for index, job in alive.items() if index not in wanted},
         )
     refuse_waiting_stages(record, infos, decisions)
+    refuse_other_index(plan, record, infos, decisions, recorded)
     return decisions
 
 
@@ -245,19 +246,53 @@ def replaced_jobs(
         info, task = infos[job.job_id], record.history.task(stage.stage, index)
         runs = info.state is not JobState.QUEUED and task.has_begun and index not in done
         if runs and job.job_id in jobs:
-            run = RunDir(record.path)
-            saves = stage.stage in SAVING_STAGES
-            cancel = (
-                store.command(run, "cancel", "--save") if saves else store.command(run, "cancel")
-            )
-            raise ConfigError(
-                f"{stage.stage} of run {record.name} runs in job {job.job_id} with other settings, "
-                "so nothing was submitted",
-                hint=f"`{cancel}` ends the run's jobs, "
-                f"`{store.command(run, 'status')}` shows when they have ended; then repeat the "
-                "command",
-            )
+            raise runs_with_others(record, stage.stage, job)
     return tuple(jobs)
+
+
+def runs_with_others(record: RunRecord, stage: str, job: TaskJob) -> ConfigError:
+    """Return the error for a task that runs with other settings than a submission has."""
+    run = RunDir(record.path)
+    cancel = store.command(run, "cancel", *(["--save"] if stage in SAVING_STAGES else []))
+    return ConfigError(
+        f"{stage} of run {record.name} runs in job {job.job_id} with other settings, "
+        "so nothing was submitted",
+        hint=f"`{cancel}` ends the run's jobs, `{store.command(run, 'status')}` shows when they "
+        "have ended; then repeat the command",
+    )
+
+
+def refuse_other_index(
+    plan: Plan,
+    record: RunRecord,
+    infos: Mapping[str, JobInfo],
+    decisions: Mapping[str, StageDecision],
+    recorded: RecordedSpecs,
+) -> None:
+    """Refuse to lay out the samples of other settings under a training outside of the plan, whose
+    next start in its job would not find its own.
+
+    Raises:
+        WaitingStages: it is queued.
+        ConfigError: it runs.
+    """
+    stage = next((stage for stage in plan.stages if stage.stage == "index"), None)
+    if stage is None or not changed_tasks(stage, recorded.get(stage.stage, {})):
+        return
+    for name, reader in record.stages.items():
+        if name in decisions or stage.stage not in reader.after:
+            continue
+        for index, job in reader.jobs.items():
+            if index in reader.done or not is_in_queue(infos.get(job.job_id)):
+                continue
+            if infos[job.job_id].state is not JobState.QUEUED:
+                raise runs_with_others(record, name, job)
+            pipeline = store.command(RunDir(record.path), "submit", "pipeline", "--run")
+            raise WaitingStages(
+                f"{name} of run {record.name} is queued as job {job.job_id} with other settings "
+                f"than {stage.stage} has now, so nothing was submitted",
+                hint=f"`{pipeline}` submits all of them",
+            )
 
 
 def refuse_waiting_stages(

@@ -525,6 +525,52 @@ def test_other_settings_of_a_running_job_are_refused(meditron: Bench, training: 
     assert last["experiment"]["pretrain"]["save_interval"] != 7
 
 
+PHASE = "pretrain.phases=[{from_tokens: 204800, sequence_length: 256}]"
+
+
+def test_an_index_of_other_phases_is_refused_while_the_training_of_its_own_runs(
+    meditron: Bench, training: RunDir, finish: Callable[..., None]
+) -> None:
+    """Its next start in the same job would find the samples of other phases."""
+    before = training.spec("index", 0).read_bytes()
+
+    same = meditron("submit", "index", "--run", training.name)
+    other = meditron("submit", "index", "--run", training.name, "--set", PHASE)
+
+    assert same.exit_code == 0, same.output
+    assert other.exit_code == 2
+    assert (
+        f"error: pretrain of run {training.name} runs in job 104_0 with other settings, so nothing "
+        "was submitted\n"
+    ) in other.stderr
+    assert f"hint: `meditron cancel --save {training.name}` ends the run's jobs" in other.stderr
+    assert len(meditron.scheduler.submitted) == 5
+    assert training.spec("index", 0).read_bytes() == before
+    finish(training, "pretrain", 0)
+    meditron.scheduler.jobs.clear()
+    again = meditron("submit", "index", "--run", training.name, "--set", PHASE)
+    assert again.exit_code == 0, again.output
+    assert meditron.scheduler.submitted[-1].stage == "index"
+
+
+def test_an_index_of_other_phases_is_refused_while_the_training_of_its_own_is_queued(
+    meditron: Bench, trained_on: RunDir
+) -> None:
+    trained_on.done("pretrain", 0).unlink()
+    meditron("submit", "pretrain", "--run", trained_on.name)
+    jobs = len(meditron.scheduler.submitted)
+
+    result = meditron("submit", "index", "--run", trained_on.name, "--set", PHASE)
+
+    assert result.exit_code == 2
+    assert "with other settings than index has now, so nothing was submitted" in result.stderr
+    assert "hint: `meditron submit pipeline --run" in result.stderr
+    assert len(meditron.scheduler.submitted) == jobs
+    both = meditron("submit", "pretrain", "--run", trained_on.name, "--set", PHASE)
+    assert both.exit_code == 0, both.output
+    assert [item.stage for item in meditron.scheduler.submitted[jobs:]] == ["index", "pretrain"]
+
+
 def test_a_resume_keeps_running_jobs_whatever_a_later_request_says(
     meditron: Bench, trained_on: RunDir
 ) -> None:
