@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from itertools import chain
 from typing import Any
 
 import pytest
 
 from .bench import confidence
-from .bench.__main__ import main, subjects
+from .bench.__main__ import GROUPS, main, subjects, wanted_subjects
 from .bench._models import SMALL
 
 SMALLEST = {
     "help": {"rounds": 1},
     "recovery": {"rounds": 1, "counts": (20,)},
     "status": {"rounds": 1, "count": 101},
-    "loop": {"rounds": 1, "shards": ()},
+    "loop": {"rounds": 1, "saves": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
     "plan": {},
     "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},
@@ -61,3 +62,8 @@ def test_an_unknown_subject_is_refused_with_the_known_ones(
     assert main(["hlep"]) == 2
 
     assert "no subject is called hlep; there are" in capsys.readouterr().err
+
+
+def test_a_group_stands_for_its_subjects_in_order() -> None:
+    assert wanted_subjects(["engine", "help"]) == ["loop", "saves", "memory", "plan", "help"]
+    assert set(chain(*GROUPS.values())) <= set(subjects())

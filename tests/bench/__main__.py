@@ -20,10 +20,15 @@ def subjects() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name[0] != "_"]
 
 
+def wanted_subjects(wanted: list[str]) -> list[str]:
+    """Return the subjects that some names stand for."""
+    return [subject for name in wanted for subject in GROUPS.get(name, (name,))]
+
+
 def main(wanted: list[str]) -> int:
     """Measure some subjects, or all."""
     known = subjects()
-    named = [subject for name in wanted for subject in GROUPS.get(name, (name,))]
+    named = wanted_subjects(wanted)
     odd = [name for name in named if name not in known]
     if odd:
         there = ", ".join([*known, *GROUPS])
