@@ -26,7 +26,8 @@ ROUNDS = 60
 def figures(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        loop.write_task(run, 2 * (rounds + loop.WARM_UP_ROUNDS))
+        steps = 2 * (rounds + loop.WARM_UP_ROUNDS)
+        loop.write_task(run, steps, 2 * steps)
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.heartbeat", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -72,34 +73,36 @@ def measure(root: Path) -> dict[str, object]:
     heart.open("meditron-bench", 0, heartbeat.folders({}))
     context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
     turns = Turns(heart)
-    loop.train(context, loop.prepare(context), turns.step)
+    loop.train(context, loop.prepare(context), turns)
     return {
-        "beating": turns.times[False].after_warm_up(),
-        "silent": turns.times[True].after_warm_up(),
+        "beating": loop.by_kind(turns.times[False]),
+        "silent": loop.by_kind(turns.times[True]),
         "beats": heart.beats,
         "steps": turns.beaten,
         "beat_ns": nanoseconds(),
     }
 
 
-class Turns:
-    """A callback that switches heartbeats off every other step and keeps both sides' times."""
+class Turns(loop.Observer):
+    """An observer that switches heartbeats off every other step and keeps both sides' times."""
 
     def __init__(self, heart: Silenceable) -> None:
         self.heart = heart
         self.started = False
         self.beaten = 0
         """Steps with heartbeats."""
-        self.times = {False: loop.Times(), True: loop.Times()}
+        self.clock = loop.Clock()
+        self.times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+        """By whether heartbeats were off."""
 
     def step(self) -> None:
         """Note the end of a step."""
         self.beaten += not self.heart.silent
         if self.started:
-            self.times[self.heart.silent].stop()
+            self.times[self.heart.silent].append(self.clock.stop())
             self.heart.silent = not self.heart.silent
         self.started = True
-        self.times[self.heart.silent].start()
+        self.clock.start()
 
 
 def nanoseconds() -> float:

@@ -1,13 +1,18 @@
 """Our training loop beside a bare megatron.core loop: same model, same data, taking turns; and the
-time from a rank's start to its first step, by the number of shards.
+time from a rank's start to its first step, and of the stage ``index`` before it, by the number of
+shards.
 
 Both live in one process on one CPU thread. ``jobs.engine.trainer`` runs as it is, with its metrics,
-TensorBoard, agreement on stop requests and finite checks; its reporter is one that, after each
-step, stops the clock, lets the bare loop do a step, and starts the clock again. The bare loop is
-what megatron.core's own quick start does: read a batch, forward, backward, optimizer step.
+TensorBoard, agreement on stop requests, finite checks and asynchronous rolling saves, whose bytes
+are digested; its reporter is one that, after each step, stops the clock, lets the bare loop do a
+step, and starts the clock again. The bare loop is what megatron.core's own quick start does: read a
+batch, forward, backward, optimizer step. It saves nothing.
 
-A processor's speed varies from step to step, by several per cent. So the figure is a median over
-pairs of steps that follow each other, with the interval in which it lies.
+A processor's speed varies from step to step, by several per cent. So the ratio of steps is a median
+over pairs that follow each other, with the interval in which it lies. A save counts with the
+seconds by which it lengthens the steps from its beginning to its end, once per interval of the
+recipe, 100 steps. The bare loop rests then, since our threads would slow it down too; and in the
+second part, in which saves are measured, so that one of our steps is before each.
 
 Python's automatic garbage collection is off in both, as in a training: with it, a collection would
 count on the side where it happens to fall. Only our loop pays for collections, at its own steps,
@@ -19,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,23 +38,29 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, write_json
-from jobs.contract.stage_specs import MAIN_CORPUS, CorpusSpec, PretrainSpec
+from jobs.contract.stage_specs import MAIN_CORPUS, CorpusSpec, IndexSpec, PretrainSpec
 from jobs.data import sample_index
 from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.runs.prepare import plan_of
-from tests.bench import Figure, confidence, environment, ratio, ratios
+from tests.bench import Figure, confidence, environment, ratio, ratios, seconds_of
 
 if TYPE_CHECKING:
     import torch
 
+    from jobs.checkpoints.manifest import StoredCheckpoint
     from jobs.contract.metrics_log import MetricsLog
     from jobs.runtime.context import Context
 
 TOKENIZER = Path(sample.__file__).with_name("tokenizer.json")
-ROUNDS = 120
-"""Pairs of steps. Their ratios vary by a tenth, and the median of so many by a hundredth or two."""
+ROUNDS = 160
+"""Our steps in turn with the bare loop, a quarter of them beside saves. The ratios of the others
+vary by a tenth, and the median of so many by a hundredth or two.
+"""
 WARM_UP_ROUNDS = 4
+SAVES = 10
+STEPS_PER_SAVE = 10
+"""Of the measured steps. A save ends after two or three; it is compared with the others."""
 SHARDS = (1, 1000)
 STARTS = 4
 STEPS = 200
@@ -57,17 +69,22 @@ POLL_SECONDS = 0.02
 
 
 def figures(
-    rounds: int = ROUNDS, shards: Sequence[int] = SHARDS, starts: int = STARTS
+    rounds: int = ROUNDS,
+    saves: int = SAVES,
+    shards: Sequence[int] = SHARDS,
+    starts: int = STARTS,
 ) -> list[Figure]:
-    return [loop_over_bare(rounds), *(first_step(count, starts) for count in shards)]
+    starting = [figure for count in shards for figure in first_step(count, starts)]
+    return [loop_over_bare(rounds, saves), *starting]
 
 
-def loop_over_bare(rounds: int) -> Figure:
+def loop_over_bare(rounds: int, saves: int) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        write_task(run, rounds + WARM_UP_ROUNDS)
+        paired = 1 + WARM_UP_ROUNDS + rounds  # the clock starts after the first step
+        interval = write_task(run, paired + (saves + 1) * STEPS_PER_SAVE, STEPS_PER_SAVE)
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.loop", folder],
+            [sys.executable, "-m", "tests.bench.loop", folder, str(paired)],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
             check=True,
             stdout=subprocess.PIPE,
@@ -75,38 +92,69 @@ def loop_over_bare(rounds: int) -> Figure:
         )
         found = json.loads(done.stdout.splitlines()[-1])
         tokens = step_tokens(task_of(run))
-    ours, bare = found["ours"], found["bare"]
+    ours, bare, alone = found["ours"], found["bare"], found["alone"]
+    between = statistics.median(alone["between"])
+    longer = [sum(steps) - len(steps) * between for steps in alone["saves"]]
+    save = statistics.median(longer)
+    step = statistics.median(ours["wall"])
+    with_saves = interval * step / (interval * step + save)
     speed = [round(tokens / statistics.median(side["wall"])) for side in (ours, bare)]
     low, high = confidence(ratios(bare["wall"], ours["wall"]))
-    of_sums = sum(bare["wall"]) / sum(ours["wall"])
     note = (
-        f"{low:.3f} to {high:.3f} at 95 % over {rounds} pairs of steps; of the sums {of_sums:.3f}, "
-        f"of processor time {ratio(bare['processor'], ours['processor']):.3f}; "
+        f"a save each {interval} steps lengthens these {interval * step:.1f} s by {save:.3f} s "
+        f"({min(longer):.3f} to {max(longer):.3f}, {len(longer)} saves, each beside "
+        f"{statistics.mean(map(len, alone['saves'])):.1f} steps); "
+        f"without saves {ratio(bare['wall'], ours['wall']):.3f}, {low:.3f} to {high:.3f} at 95 % "
+        f"over {len(ours['wall'])} pairs of steps, of processor time "
+        f"{ratio(bare['processor'], ours['processor']):.3f}; "
         f"tokens/s: {speed[0]} and {speed[1]} bare"
     )
-    return Figure("loop_over_bare", ratio(bare["wall"], ours["wall"]), "≥ 0.98", note)
+    value = ratio(bare["wall"], ours["wall"]) * with_saves
+    return Figure("loop_over_bare", value, "≥ 0.98", note)
 
 
-def first_step(shards: int, starts: int) -> Figure:
-    """Measure starts of a rank until its first step is in the metrics, each from step 0; the index
-    of samples is there before, as the stage ``index`` leaves it.
+def first_step(shards: int, starts: int) -> list[Figure]:
+    """Measure starts of a rank until its first step is in the metrics, each from step 0, and the
+    stage ``index`` before them.
     """
     from jobs.contract.metrics_log import MetricsLog
 
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
         prefixes = [f"tokens/train-{number:04d}" for number in range(shards)]
-        write_task(run, STEPS, prefixes)
+        write_task(run, STEPS, STEPS, prefixes)
         write_shards([run.path(prefix) for prefix in prefixes], task_of(run))
-        sample_index.build(run, task_of(run))
+        index = [seconds_of_index(run) for _ in range(starts)]
         found = []
         for attempt in range(1, starts + 1):
             log = MetricsLog(run, "pretrain")
             list(log.read_new())  # those of earlier attempts
             found.append(seconds_to_first_step(run, attempt, log))
-    later = statistics.median(found[1:])
-    name = f"first_step_seconds_{shards}_{'shard' if shards == 1 else 'shards'}"
-    return Figure(name, later, "", f"{found[0]:.1f} s the first time")
+    of = f"{shards}_{'shard' if shards == 1 else 'shards'}"
+    return [
+        Figure(f"index_seconds_{of}", statistics.median(index), "", spread(index)),
+        Figure(f"first_step_seconds_{of}", statistics.median(found), "", spread(found)),
+    ]
+
+
+def spread(seconds: Sequence[float]) -> str:
+    return f"{min(seconds):.1f} to {max(seconds):.1f} s, {len(seconds)} starts"
+
+
+def seconds_of_index(run: rundir.RunDir) -> float:
+    """Return the seconds of the stage ``index`` from the start of its process to its end, in a run
+    without an index.
+    """
+    spec = task_of(run)
+    shutil.rmtree(run.path(spec.index_dir), ignore_errors=True)
+    task = specs.read_task(run, "pretrain", 0)
+    assert task is not None
+    stage = dataclasses.replace(
+        task, stage="index", spec=IndexSpec(spec.order, spec, spec.index_dir)
+    )
+    write_json(run.spec("index", 0), specs.to_json(stage))
+    command = [sys.executable, "-m", "jobs", "index", str(run.root), "0"]
+    return seconds_of(command, environment(), run.root)
 
 
 def seconds_to_first_step(run: rundir.RunDir, attempt: int, log: MetricsLog) -> float:
@@ -133,8 +181,17 @@ def seconds_to_first_step(run: rundir.RunDir, attempt: int, log: MetricsLog) -> 
         rank.wait()
 
 
-def write_task(run: rundir.RunDir, steps: int, prefixes: Sequence[str] = ("tokens/train",)) -> None:
-    """Write the task of recipe ``tiny`` on one rank, on random tokens, for the measured steps."""
+def write_task(
+    run: rundir.RunDir,
+    steps: int,
+    save_interval: int,
+    prefixes: Sequence[str] = ("tokens/train",),
+) -> int:
+    """Write the task of recipe ``tiny`` on one rank, on random tokens, for the measured steps.
+
+    Returns:
+        The steps between two saves in the recipe.
+    """
     settings = [f"tokenize.tokenizer={TOKENIZER}"]
     plan = plan_of(load("local", "tiny", None, settings), ("pretrain",))
     task = plan.stage("pretrain").tasks[0]
@@ -146,9 +203,10 @@ def write_task(run: rundir.RunDir, steps: int, prefixes: Sequence[str] = ("token
         max_epochs=None,
         train_steps=steps + 1,  # the clock starts after the first step
         validation_interval=0,
-        save_interval=10 * steps,
+        save_interval=save_interval,
     )
     write_json(run.spec("pretrain", 0), specs.to_json(dataclasses.replace(task, spec=changed)))
+    return spec.save_interval
 
 
 def task_of(run: rundir.RunDir) -> PretrainSpec:
@@ -162,16 +220,16 @@ def step_tokens(spec: PretrainSpec) -> int:
     return spec.global_batch_size * spec.model.seq_length
 
 
-def measure(root: Path) -> dict[str, dict[str, list[float]]]:
-    """Train in this process, and return ``Turns.times``."""
+def measure(root: Path, paired: int) -> dict[str, Any]:
+    """Train in this process, the first steps in turn with the bare loop; return ``Turns.times``."""
     from jobs.runtime.context import context_from
 
     context = context_from(root, "pretrain", 0, os.environ)
     spec = task_of(context.run)
     place = prepare(context)
     tokens = Path(spec.corpora[0].data[0])
-    turns = Turns(bare_loop(spec, tokens, root / "bare-cache", place))
-    train(context, place, turns.step)
+    turns = Turns(bare_loop(spec, tokens, root / "bare-cache", place), paired)
+    train(context, place, turns)
     return turns.times()
 
 
@@ -187,8 +245,8 @@ def prepare(context: Context) -> torch.device:
     return place
 
 
-def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
-    """Run our loop unchanged, and a callback after each step."""
+def train(context: Context, place: torch.device, observer: Observer) -> None:
+    """Run our loop unchanged, and tell an observer of each step and save."""
     from jobs.data import survey
     from jobs.engine import dataset, device, garbage, model, optim, reporter
     from jobs.engine.trainer import StopRequests, Trainer
@@ -200,7 +258,17 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
             self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
         ) -> None:
             super().step(step, loss, rate, norm, seconds, samples)
-            after_step()
+            observer.step()
+
+        def snapshot(self, step: int, seconds: float) -> None:
+            super().snapshot(step, seconds)
+            observer.begin_save()
+
+        def committed(
+            self, kind: Any, stored: StoredCheckpoint, seconds: float, written: float
+        ) -> None:
+            super().committed(kind, stored, seconds, written)
+            observer.end_save()
 
     spec = task_of(context.run)
     datasets = survey.survey(context.run, spec)
@@ -222,49 +290,96 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
     device.end()
 
 
-@dataclass
-class Times:
-    """Wall-clock and processor seconds of one side's steps."""
+class Observer:
+    """What is called at the end of each step of our loop, and around each save."""
 
-    wall: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
-    _started: tuple[float, float] = (0.0, 0.0)
+    def step(self) -> None:
+        """Do something after a step."""
+
+    def begin_save(self) -> None:
+        """Do something once a save has begun."""
+
+    def end_save(self) -> None:
+        """Do something once a save is committed."""
+
+
+@dataclass
+class Clock:
+    """A clock of wall time and of processor time."""
+
+    started: tuple[float, float] = (0.0, 0.0)
 
     def start(self) -> None:
-        self._started = time.perf_counter(), time.process_time()
+        self.started = time.perf_counter(), time.process_time()
 
-    def stop(self) -> None:
-        self.wall.append(time.perf_counter() - self._started[0])
-        self.processor.append(time.process_time() - self._started[1])
+    def stop(self) -> tuple[float, float]:
+        """Return both seconds since the start."""
+        return time.perf_counter() - self.started[0], time.process_time() - self.started[1]
 
-    def after_warm_up(self) -> dict[str, list[float]]:
-        """Return the times without the first steps, in which caches fill."""
-        return {"wall": self.wall[WARM_UP_ROUNDS:], "processor": self.processor[WARM_UP_ROUNDS:]}
+
+def by_kind(steps: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+    """Return the seconds of steps by wall and by processor, without the first ones, in which caches
+    fill.
+    """
+    wall, processor = zip(*steps[WARM_UP_ROUNDS:], strict=True)
+    return {"wall": list(wall), "processor": list(processor)}
 
 
 @dataclass
-class Turns:
-    """A callback that lets both sides train a step in turn and keeps their times."""
+class Turns(Observer):
+    """The times of our steps: at first each in turn with a step of the bare loop, then alone."""
 
     step_of_bare: Callable[[], None]
-    started: bool = False
-    """Our first step is done, and the clock runs."""
-    ours: Times = field(default_factory=Times)
-    bare: Times = field(default_factory=Times)
+    paired: int
+    """Of our steps, those of the first part."""
+    done: int = 0
+    """Our steps. The clock runs from the end of the first one on."""
+    clock: Clock = field(default_factory=Clock)
+    pairs: list[tuple[tuple[float, float], tuple[float, float]]] = field(default_factory=list)
+    """Ours and the bare loop's step, beside no save."""
+    between: list[float] = field(default_factory=list)
+    """Seconds of our steps of the second part beside no save."""
+    saves: list[list[float]] = field(default_factory=list)
+    """Of the second part: of each save, the seconds of our steps from its beginning to its end."""
+    saving: list[float] | None = None
+    """The same of a save that has not ended, or has since the last step."""
+    has_ended: bool = False
+
+    def begin_save(self) -> None:
+        self.saving, self.has_ended = [], False
+
+    def end_save(self) -> None:
+        self.has_ended = True
 
     def step(self) -> None:
         """Note the end of one of our steps."""
-        if self.started:
-            self.ours.stop()
-            self.bare.start()
+        ours = self.clock.stop()
+        if self.saving is not None:
+            self.saving.append(ours[0])
+            self._note_save()
+        elif self.done >= self.paired:
+            self.between.append(ours[0])
+        elif self.done:
+            self.clock.start()
             self.step_of_bare()
-            self.bare.stop()
-        self.started = True
-        self.ours.start()
+            self.pairs.append((ours, self.clock.stop()))
+        self.done += 1
+        self.clock.start()
 
-    def times(self) -> dict[str, dict[str, list[float]]]:
-        """Return both sides' steps."""
-        return {"ours": self.ours.after_warm_up(), "bare": self.bare.after_warm_up()}
+    def _note_save(self) -> None:
+        if self.has_ended:
+            if self.done >= self.paired:
+                self.saves.append(self.saving or [])
+            self.saving, self.has_ended = None, False
+
+    def times(self) -> dict[str, Any]:
+        """Return both sides' steps of the first part, and ours of the second."""
+        ours, bare = zip(*self.pairs, strict=True)
+        return {
+            "ours": by_kind(ours),
+            "bare": by_kind(bare),
+            "alone": {"between": self.between, "saves": self.saves},
+        }
 
 
 def write_tokens(prefix: Path, spec: PretrainSpec) -> None:
@@ -377,4 +492,4 @@ def bare_dataset(spec: PretrainSpec, tokens: Path, cache: Path) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]))))
+    print(json.dumps(measure(Path(sys.argv[1]), int(sys.argv[2]))))
