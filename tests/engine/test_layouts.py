@@ -5,6 +5,7 @@ have unequal numbers of scored tokens; and those of a plain PyTorch Llama.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from jobs.checkpoints import manifest
+from jobs.contract.stage_specs import ParallelSpec
 from jobs.conversion.sharded_reader import ShardedReader
 
 from ..model_specs import corpus_spec
@@ -115,59 +117,69 @@ def differences(run: Run, other: Run) -> dict[str, float]:
     }
 
 
-def one_layout(tensor: int, pipeline: int, data: int, *, within: bool = False, **more: Any) -> Any:
-    """Return a case of the layout test, named by what is special in it."""
-    marks = more.pop("marks", ())
-    parallel = parallel_spec(tensor, pipeline, data, **more)
-    words = [f"TP{tensor}xPP{pipeline}xDP{data}"]
+def words_of(parallel: ParallelSpec, within: bool = False) -> str:
+    """Return the name of a layout: its sizes, and what is special in it."""
+    words = [f"TP{parallel.tensor}xPP{parallel.pipeline}xDP{parallel.data}"]
     words += [f"{parallel.virtual}-pieces"] if parallel.virtual > 1 else []
     words += ["sequence-parallel"] if parallel.sequence_parallel else []
     words += [] if parallel.distributed_optimizer else ["whole-optimizer"]
     words += [] if parallel.recompute == "none" else [f"recompute-{parallel.recompute}"]
     words += ["within-documents"] if within else []
-    return pytest.param(parallel, within, id=" ".join(words), marks=marks)
+    return " ".join(words)
 
 
-SHAPES: tuple[tuple[tuple[int, int, int], dict[str, Any]], ...] = (
-    ((1, 1, 1), {}),
-    ((2, 1, 1), {}),
-    ((1, 2, 1), {}),
-    ((1, 2, 1), {"virtual": 2}),
-    ((1, 4, 1), {}),
-    ((1, 1, 2), {}),
-    ((2, 2, 1), {}),
-    ((2, 2, 2), {}),
-    ((2, 2, 2), {"virtual": 2}),
+SHAPES: tuple[dict[str, int], ...] = (
+    {},
+    {"tensor": 2},
+    {"pipeline": 2},
+    {"data": 2},
+    {"tensor": 2, "pipeline": 2},
+    {"tensor": 2, "pipeline": 2, "data": 2},
+    {"pipeline": 2, "virtual": 2},
+    {"pipeline": 2, "data": 2, "virtual": 2},
+)
+"""Each is tested with and without sequence parallelism and the distributed optimizer, and with each
+kind of recomputation.
+"""
+
+GATE = (
+    (parallel_spec(tensor=2, sequence_parallel=False, recompute="selective"), False),
+    (parallel_spec(pipeline=2, recompute="full"), True),
+    (parallel_spec(data=2), False),
+    (parallel_spec(data=2, distributed_optimizer=False), True),
+)
+"""Layouts of `make test`, and whether attention and positions are within documents. It has two more
+in tests of their own: eight ranks, and interleaved stages.
+"""
+
+FURTHER = (
+    (parallel_spec(pipeline=4), False),
+    (parallel_spec(tensor=2, pipeline=2, data=2, virtual=2), False),
+    (parallel_spec(tensor=2), True),
+    (parallel_spec(recompute="full"), True),
+    (parallel_spec(pipeline=2, data=2, virtual=2), True),
+    (parallel_spec(tensor=2, pipeline=2, recompute="selective"), True),
+    (parallel_spec(tensor=2, pipeline=2, data=2, sequence_parallel=False), True),
 )
 
 
 def cases() -> Iterator[Any]:
-    """Yield the layouts of the gate, and the others that are tested: each shape with each kind of
-    recomputation, and some with less usual settings.
-    """
-    yield one_layout(2, 1, 1, recompute="selective")
-    yield one_layout(1, 2, 1, recompute="full", within=True)
-    yield one_layout(1, 1, 2)
-    yield one_layout(1, 1, 2, distributed_optimizer=False, within=True)
-    elsewhere = [
-        ((1, 1, 1), {}, "none"),
-        ((2, 1, 1), {}, "selective"),
-        ((1, 1, 2), {}, "none"),
-        ((1, 2, 1), {"virtual": 2}, "none"),
-    ]
-    for sizes, pieces in SHAPES:
-        for recompute in ("none", "selective", "full"):
-            if (sizes, pieces, recompute) not in elsewhere:
-                yield one_layout(*sizes, **pieces, recompute=recompute, marks=FULL)
-    yield one_layout(2, 1, 1, sequence_parallel=False, marks=FULL)
-    yield one_layout(2, 2, 1, sequence_parallel=False, marks=FULL)
-    yield one_layout(2, 1, 1, within=True, marks=FULL)
-    yield one_layout(1, 1, 1, recompute="full", within=True, marks=FULL)
-    yield one_layout(1, 2, 2, virtual=2, within=True, marks=FULL)
-    yield one_layout(2, 2, 1, distributed_optimizer=False, marks=FULL)
-    yield one_layout(2, 2, 1, virtual=2, distributed_optimizer=False, marks=FULL)
-    yield one_layout(2, 2, 1, recompute="selective", within=True, marks=FULL)
-    yield one_layout(2, 2, 2, sequence_parallel=False, within=True, marks=FULL)
+    """Yield the layouts of the gate, then all others."""
+    own = [parallel_spec(), parallel_spec(pipeline=2, virtual=2)]
+    seen = [*GATE, *((parallel, False) for parallel in own)]  # have tests of their own
+    yield from (pytest.param(*case, id=words_of(*case)) for case in GATE)
+    choices = itertools.product(SHAPES, (True, False), (True, False), ("none", "selective", "full"))
+    for sizes, sequence, distributed, recompute in choices:
+        case = parallel_spec(
+            **sizes,
+            sequence_parallel=sequence and "tensor" in sizes,
+            distributed_optimizer=distributed,
+            recompute=recompute,
+        )
+        if (case, False) not in seen:
+            seen.append((case, False))
+            yield pytest.param(case, False, id=words_of(case), marks=FULL)
+    yield from (pytest.param(*case, id=words_of(*case), marks=FULL) for case in FURTHER)
 
 
 @pytest.mark.parametrize(("parallel", "within"), list(cases()))
