@@ -45,7 +45,7 @@ def make_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of
-    the folder.
+    the folder. An error of the storage names the file.
     """
     make_folder(path.parent)
     part = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -55,8 +55,10 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     fsync_folder(path.parent)
 
