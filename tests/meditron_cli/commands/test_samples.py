@@ -25,13 +25,22 @@ from ...byte_tokenizer import write_byte_tokenizer
 from ...conftest import Bench
 
 REPOSITORY = Path(__file__).parents[3]
-BATCH, LENGTH, STEPS = 4, 32, 40
+BATCH, STEPS = 4, 40
+LENGTHS = {**dict.fromkeys(range(1, 6), 32), **dict.fromkeys(range(6, 10), 16)}
+"""Sequence length of each step of the first two phases."""
+LONG = 48
+"""Sequence length of the last phase."""
+PHASES = [
+    {"from_tokens": BATCH * sum(list(LENGTHS.values())[:5]), "sequence_length": 16},
+    {"from_tokens": BATCH * sum(LENGTHS.values()), "sequence_length": LONG},
+]
 SETTINGS = (
     f"pretrain.global_batch_size={BATCH}",
     "pretrain.micro_batch_size=2",
     f"pretrain.train_steps={STEPS}",
     "pretrain.warmup_steps=1",
-    f"model.seq_length={LENGTH}",
+    f"model.seq_length={LENGTHS[1]}",
+    f"pretrain.phases={json.dumps(PHASES)}",
     "model.vocab_size=257",
     "curate.validation_fraction=0.1",
     "curate.min_chars=1",
@@ -107,14 +116,14 @@ def test_each_sequence_has_the_texts_of_its_documents_from_their_offsets(
 ) -> None:
     corpus = corpus_of(run)
     of_place = {(shard, byte): (text, name) for text, (shard, byte, name) in corpus.items()}
-    for step in (1, LAST):
+    for step in (1, 5, 6, 9, 10, LAST):  # both ends of each sequence length
         found = traced(meditron, run, "--step", str(step))
 
         assert (found["run"], found["step"], found["missing"]) == (run.name, step, [])
         assert found["verified"] is True
         assert [item["sequence"] for item in found["sequences"]] == list(range(BATCH))
         for sequence in found["sequences"]:
-            assert sum(part["tokens"] for part in sequence["parts"]) == LENGTH + 1
+            assert sum(part["tokens"] for part in sequence["parts"]) == LENGTHS.get(step, LONG) + 1
             for part in sequence["parts"]:
                 text, name = of_place[part["shard"], part["byte"]]
                 whole = [*text, "<EOD>"]
