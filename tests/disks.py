@@ -25,7 +25,7 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
 def fill(disk: Path) -> Path:
     """Fill a file system to the last byte; return the file that does."""
     ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+    with ballast.open("ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
     return ballast

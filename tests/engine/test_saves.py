@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jobs.conversion.sharded_reader import ShardedReader
 from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.memory import stages
 
+from ..disks import mounted
 from ..ranks import wait_until
 from .conftest import Ranks
 
@@ -420,6 +423,14 @@ def unfinished(run: RunDir) -> bool:
     )
 
 
+def reached(run: RunDir) -> str:
+    """Return how far the newest save has come."""
+    names = {path.name for path in next(iter(manifest.folders(run.path("checkpoints")))).iterdir()}
+    if manifest.MANIFEST in names:
+        return "manifest"
+    return "index" if ".metadata" in names else "shards" if names else "folder"
+
+
 def stand_still(ranks: Ranks) -> bool:
     """Return whether every thread of the ranks is stopped: one that waits for a disk finishes that
     first.
@@ -437,6 +448,8 @@ def stand_still(ranks: Ranks) -> bool:
     [
         pytest.param(3, {"data": 2}, id="3"),
         pytest.param(50, {}, id="50", marks=pytest.mark.full),
+        pytest.param(50, {"data": 2}, id="50-data", marks=pytest.mark.full),
+        pytest.param(50, {"tensor": 2}, id="50-tensor", marks=pytest.mark.full),
     ],
 )
 def test_killed_while_a_save_is_written_nothing_is_lost_beyond_the_last_commit(
@@ -453,7 +466,7 @@ def test_killed_while_a_save_is_written_nothing_is_lost_beyond_the_last_commit(
     whole = make_run("whole", **{**values, "save_interval": 1000, "train_steps": steps})
     whole.finish()
     killed = make_run("killed", **values)
-    source = random.Random(kills)
+    source, hit = random.Random(kills), Counter[str]()
 
     for number in range(1, kills + 1):
         before = committed(killed.files)
@@ -468,6 +481,7 @@ def test_killed_while_a_save_is_written_nothing_is_lost_beyond_the_last_commit(
             if not stopped:
                 ranks.signal(signal.SIGCONT)
         last = committed(killed.files)
+        hit[reached(killed.files)] += 1
         ranks.signal(signal.SIGKILL)
         ranks.wait()
 
@@ -476,9 +490,72 @@ def test_killed_while_a_save_is_written_nothing_is_lost_beyond_the_last_commit(
         assert parts.alteration(path, manifest.manifest(path)) == ""
         if number > 1:
             assert killed.trained(number)[0] == before + 1
+    print(f"\n{kills} kills in a save, by what it had written last: {dict(hit)}")
     killed.change(train_steps=max(steps, last + 1))
     killed.finish()
 
     assert killed.trained(kills + 1)[0] == last + 1
-    losses, undisturbed = killed.losses(), whole.losses()
-    assert {step: losses[step] for step in undisturbed} == undisturbed
+    figures = {line.step: (line.loss, line.grad_norm, line.samples) for line in whole.steps()}
+    trained = [line for line in killed.steps() if line.step in figures]
+    assert {line.step for line in trained} == set(figures)
+    for line in trained:  # repeated steps too
+        assert (line.loss, line.grad_norm, line.samples) == figures[line.step]
+
+
+FULL_DISK = """
+import os, signal, sys
+from pathlib import Path
+from jobs.__main__ import main
+from jobs.engine.saving.shard_writer import ShardFile
+from tests.disks import fill
+
+write = ShardFile._run
+
+def write_on_a_full_disk(file):
+    folder = file.path.parent
+    if folder.name == "iter_0000006":
+        fill(folder.parents[1])
+    write(file)
+    if file.error is not None:
+        Path(f"error-{os.environ['RANK']}").write_text(str(file.error))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ShardFile._run = write_on_a_full_disk
+sys.exit(main())
+"""
+"""Training whose disk is full once its third save writes, and whose ranks are killed then."""
+
+
+@pytest.mark.full
+def test_killed_while_a_save_meets_a_full_disk_nothing_is_lost_beyond_the_last_commit(
+    make_run, layout, tmp_path
+):
+    values = {"train_steps": 10, "save_interval": 2, "parallel": layout(data=2)}
+    whole = make_run("whole", **values)
+    whole.finish()
+    with mounted(tmp_path / "disk", "32m") as disk:
+        checkpoints = disk / "checkpoints"
+        killed = make_run("killed", **values, checkpoint_dir=str(checkpoints))
+
+        ranks = killed.start(code=FULL_DISK)
+        assert ranks.wait() == [-signal.SIGKILL] * 2, ranks.output()
+        assert "No space left on device" in (killed.root / "error-0").read_text()
+        assert not manifest.problem(checkpoints / "iter_0000004")
+        assert manifest.problem(checkpoints / "iter_0000006")
+        ranks = killed.start()
+        assert ranks.wait() == [1, 1], ranks.output()
+        assert re.fullmatch(
+            f"{re.escape(str(checkpoints))}/.*: No space left on device",
+            killed.rank_exit()["message"],
+        )
+        path, record = manifest.find_latest(checkpoints)
+        assert (record.iteration, parts.alteration(path, manifest.manifest(path))) == (4, "")
+        (disk / "ballast").unlink()
+        killed.finish()
+
+        assert (killed.trained(2), killed.trained(3)) == ([], list(range(5, 11)))
+        figures = {line.step: (line.loss, line.grad_norm) for line in whole.steps()}
+        assert {line.step for line in killed.steps()} == set(figures)
+        for line in killed.steps():
+            assert (line.loss, line.grad_norm) == figures[line.step]
+        assert not manifest.problem(checkpoints / "iter_0000010")
