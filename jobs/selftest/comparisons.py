@@ -120,6 +120,21 @@ def other_layout(bench: Bench) -> Measures:
     return {"loaded": [compared(reference, widened), compared(reference, narrowed)]}
 
 
+def lengths(bench: Bench) -> Measures:
+    """Train on sequences of twice the length from half-way on: without tensor parallelism, with it,
+    and from the checkpoint of half-way, where no kernel, cache or table is made for shorter ones.
+    """
+    require_pairs(bench, "tensor-parallel ranks")
+    reference, half = bench.reference(), bench.spec.steps // 2
+    one = bench.train("longer", bench.longer(), reference.checkpoint(0))
+    other = bench.train("longer-2", bench.longer(tensor=2), reference.checkpoint(0))
+    fresh = bench.train("longer-alone", bench.longer(), one.checkpoint(half))
+    return {
+        "trainings": [compared(one, other), compared(one, fresh)],
+        "effect": largest(reference.losses, one.losses),
+    }
+
+
 def resume(bench: Bench) -> Measures:
     """Resume half-way in the same layout, and compare with the uninterrupted training."""
     reference, steps = bench.reference(), bench.spec.steps

@@ -152,6 +152,13 @@ class Bench:
             keep_checkpoints=2,
         )
 
+    def longer(self, tensor: int = 1) -> PretrainSpec:
+        """Return the small training whose sequences are twice as long from half of its steps on."""
+        spec = self.small(tensor)
+        begin = spec.tokens(self.spec.steps // 2)
+        phase = dataclasses.replace(WHOLE, from_tokens=begin, sequence_length=2 * SMALL.seq_length)
+        return dataclasses.replace(spec, phases=(WHOLE, phase))
+
     def large(self) -> PretrainSpec:
         """Return the training whose memory and step time are measured."""
         training = self.spec.training

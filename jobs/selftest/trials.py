@@ -147,6 +147,7 @@ TRIALS: dict[str, Trial] = {
     "layers": comparisons.local_layers,
     "documents": comparisons.documents,
     "other-layout": comparisons.other_layout,
+    "lengths": comparisons.lengths,
     "resume": comparisons.resume,
     "deterministic": comparisons.deterministic,
     "overlap": comparisons.overlapping,

@@ -62,6 +62,13 @@ CLAIMS: dict[str, tuple[Judge, tuple[str, ...]]] = {
             "tensor 1 continues a checkpoint of tensor 2",
         ),
     ),
+    "lengths": (
+        judges.lengths,
+        (
+            "tensor 2 trains as tensor 1 when sequences become longer",
+            "longer sequences train behind shorter ones as alone",
+        ),
+    ),
     "resume": (judges.identical, ("a resumed training is bit-equal",)),
     "deterministic": (
         judges.identical,

@@ -241,11 +241,24 @@ def documents(
     claims: Sequence[str], result: Result, record: Result, planned: Planned
 ) -> list[Judgement]:
     """Judge attention within documents; it must also differ from attention across them."""
-    (claim,) = claims
-    row = parity(claim, result, record["precision"])
+    return with_effect(
+        several(claims, [result], record), result, "losses are those of attention across documents"
+    )
+
+
+def lengths(
+    claims: Sequence[str], result: Result, record: Result, planned: Planned
+) -> list[Judgement]:
+    """Judge a change of the sequence length; it must also change losses."""
+    rows = several(claims, result["trainings"], record)
+    return with_effect(rows, result, "losses are those of sequences of one length")
+
+
+def with_effect(rows: list[Judgement], result: Result, otherwise: str) -> list[Judgement]:
+    """Refute claims of trainings whose losses are those of the training without their option."""
     if result["effect"] > 0:
-        return [row]
-    return [replace(row, verdict=REFUTED, reason="losses are those of attention across documents")]
+        return rows
+    return [replace(row, verdict=REFUTED, reason=otherwise) for row in rows]
 
 
 def other_layout(

@@ -36,6 +36,8 @@ def test_a_selftest_on_cpu_ranks_confirms_what_needs_no_gpu(tmp_path: Path) -> N
         "an interleaved pipeline trains as pipeline 1",
         "tensor 2 continues a checkpoint of tensor 1",
         "tensor 1 continues a checkpoint of tensor 2",
+        "tensor 2 trains as tensor 1 when sequences become longer",
+        "longer sequences train behind shorter ones as alone",
         "a resumed training is bit-equal",
         "a deterministic training is bit-equal when repeated",
         "asynchronous saves have the bits of synchronous ones",

@@ -215,6 +215,22 @@ def test_both_schedules_of_a_pipeline_are_judged_alone() -> None:
     assert on_gpus("pipeline", layouts=[PARITY, far]) == [("confirmed", ""), ("refuted", "")]
 
 
+@pytest.mark.parametrize(
+    ("effect", "far", "expected"),
+    [
+        (0.01, {}, ["confirmed", "confirmed"]),
+        (0.01, {"loss": 1e-3}, ["confirmed", "refuted"]),
+        (0.0, {}, ["refuted", "refuted"]),
+    ],
+)
+def test_longer_sequences_must_agree_and_change_the_losses(
+    effect: float, far: dict[str, float], expected: list[str]
+) -> None:
+    rows = on_gpus("lengths", trainings=[PARITY, PARITY | far], effect=effect)
+
+    assert [row[0] for row in rows] == expected
+
+
 @pytest.mark.parametrize(("effect", "verdict"), [(0.01, "confirmed"), (0.0, "refuted")])
 def test_packed_sequences_must_differ_from_attention_across_documents(
     effect: float, verdict: str
