@@ -60,7 +60,7 @@ SMALL = ModelSpec(
     rope_theta=10_000.0,
     rope_scaling=None,
     norm_eps=1e-5,
-    init_std=0.02,
+    init_std=0.1,
     tied_embeddings=False,
     qkv_bias=False,
     qk_norm=False,
@@ -68,6 +68,11 @@ SMALL = ModelSpec(
 )
 """The model of the trainings that are compared: heads and widths suit fused kernels, and its layers
 two pipeline stages in two pieces each.
+
+Its initial weights are larger than a recipe's 0.02. With these a rare token at the start of a
+sequence, which attends to itself alone, kept a small residual (0.04 beside 0.3 of others behind the
+second layer): at one of 20 steps its row of the embedding had 2.8 of a gradient norm of 4.3, and
+changed by 3e-5 where weights differed by 3e-8. Two layouts in bf16 then had norms 60 % apart.
 """
 MICRO_BATCH = 2
 

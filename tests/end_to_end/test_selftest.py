@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from meditron_cli.selftest.judges import TOLERANCE
+
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
 
@@ -56,6 +58,21 @@ def test_a_selftest_on_cpu_ranks_confirms_what_needs_no_gpu(tmp_path: Path) -> N
     assert speeds["product_tflops"] > 0
     assert speeds["link_gb_s"] > 0
     assert speeds["network_gb_s"] is None
+
+
+@pytest.mark.full
+def test_layouts_agree_in_bf16_over_all_steps_within_a_fifth_of_the_limits(tmp_path: Path) -> None:
+    done = selftest(tmp_path, "--json", "--set", "pretrain.precision=bf16")
+
+    assert done.returncode == 0, done.stderr
+    trials = json.loads(done.stdout)["record"]["trials"]
+    compared = [trials["tensor-parallel"]]
+    compared += trials["pipeline"]["layouts"] + trials["other-layout"]["loaded"]
+    compared += trials["lengths"]["trainings"]
+    loss, norm = TOLERANCE["bf16"]
+    assert [one["steps"] for one in compared] == [20, 20, 20, 10, 10, 20, 10]
+    assert max(one["loss"] for one in compared) < loss / 5
+    assert max(one["norm"] for one in compared) < norm / 5
 
 
 @pytest.mark.full
