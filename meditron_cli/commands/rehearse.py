@@ -22,6 +22,7 @@ from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
+    from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded
     from meditron_cli.rehearsal.miniature import Layout
     from meditron_cli.rehearsal.procedure import Step
@@ -54,7 +55,7 @@ def command(
     """
     from meditron_cli.drill.procedure import Drill
     from meditron_cli.plan import stages
-    from meditron_cli.rehearsal import base_model
+    from meditron_cli.rehearsal import base_model, tokens
     from meditron_cli.rehearsal.procedure import Rehearsal
     from meditron_cli.runs import prepare
     from meditron_cli.scheduler.fault_injection import make_injector
@@ -64,8 +65,8 @@ def command(
     root = folder_of(store.runs_root(runs_dir, services.environ, None))
     first, second = miniature.layouts(real.experiment)
 
-    def load(layout: Layout, train_steps: int) -> Loaded:
-        sets = miniature.settings(real.experiment, layout, train_steps)
+    def load(layout: Layout, trained: int) -> Loaded:
+        sets = miniature.settings(real.experiment, layout, trained)
         return options.load_target(LOCAL, size, root / "experiment.yaml", sets)
 
     console.note(
@@ -73,9 +74,10 @@ def command(
         "minutes"
     )
     try:
-        write_inputs(root)
-        small = load(first, miniature.FIRST_STEPS).experiment
+        write_inputs(root, real.experiment)
+        small = load(first, 0).experiment
         built = base_model.write(root, stages.model_spec(small), stages.vocabulary_spec(small))
+        tokens.write(root, miniature.corpora(real.experiment))
         console.note(f"base model and tokenizer written: {built}")
     except OSError as error:
         shutil.rmtree(root, ignore_errors=True)
@@ -84,7 +86,7 @@ def command(
             hint=f"name another runs directory with --runs-dir or {store.VARIABLE}",
         ) from error
     injector = make_injector(LOCAL, sys.executable, services.environ)
-    drill = Drill(services, injector, root, lambda sets: load(first, miniature.FIRST_STEPS))
+    drill = Drill(services, injector, root, lambda sets: load(first, 0))
     rehearsal = Rehearsal(drill, load)
     with exit_on_signals():
         try:
@@ -108,12 +110,12 @@ def folder_of(root: Path) -> Path:
     return root / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def write_inputs(root: Path) -> None:
-    """Write the sample and an experiment that names it."""
+def write_inputs(root: Path, experiment: Experiment) -> None:
+    """Write the sample, random tokens of further corpora, and an experiment that names both."""
     from meditron_cli.sample import generate
 
     generate.write(root / "sample")
-    write_bytes(root / "experiment.yaml", miniature.EXPERIMENT.encode())
+    write_bytes(root / "experiment.yaml", miniature.document(experiment).encode())
 
 
 def show(steps: list[Step], unchecked: tuple[str, ...], as_json: bool) -> None:

@@ -17,10 +17,14 @@ VOCAB_MULTIPLE = 128
 FIRST_STEPS = 1000
 """Steps of the training in the first layout: it never ends before it is stopped."""
 SECOND_STEPS = 8
-"""Steps that are trained after the stop, in the second layout."""
+"""Steps that are trained after the stop, in the second layout, before and behind phases."""
+PHASE_STEPS = 2
+"""Steps of each phase but the last."""
+BATCH = 8
+"""Sequences of a step."""
 DECAY_STEPS = 48
 SAVE_INTERVAL = 4
-QUESTIONS = 20
+DATA = ("data", "validation_data")
 
 EXPERIMENT = """\
 name: rehearsal
@@ -35,6 +39,10 @@ evaluate:
   benchmarks:
     - {name: sample, path: sample/benchmark/questions.jsonl}
 """
+
+
+ELSEWHERE = ("data", "validation_data", "corpora", "skip_steps", "keep_steps", "time_minutes")
+"""Settings of training that a miniature has not: places, steps and times of the real run."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,47 @@ def model(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def settings(experiment: Experiment, layout: Layout, train_steps: int) -> tuple[str, ...]:
-    """Return the ``--set`` values of the miniature in a layout."""
+def corpora(experiment: Experiment) -> tuple[dict[str, Any], ...]:
+    """Return the further corpora, with indexed datasets below the folder of the miniature."""
+    return tuple(
+        {
+            "name": corpus.name,
+            **{key: [f"corpora/{corpus.name}-{key}"] for key in DATA if getattr(corpus, key)},
+        }
+        for corpus in experiment.pretrain.corpora
+    )
+
+
+def document(experiment: Experiment) -> str:
+    """Return the miniature's ``experiment.yaml``; the rest are ``settings``."""
+    return EXPERIMENT + f"pretrain: {json.dumps({'corpora': corpora(experiment)})}\n"
+
+
+def phases(experiment: Experiment, trained: int) -> list[dict[str, Any]]:
+    """Return the phases of an experiment in the order of the real ones, some steps after those that
+    are trained; lengths have the ratio of the real ones, and targets are left out.
+    """
+    found: list[dict[str, Any]] = []
+    tokens, length, steps = trained * BATCH * SEQUENCE, SEQUENCE, SECOND_STEPS // 2
+    for phase in experiment.pretrain.phases:
+        settings = phase.model_dump(include={"mixture", "tail"}, exclude_none=True)
+        if phase.sequence_length:
+            ratio = phase.sequence_length / experiment.model.seq_length
+            settings["sequence_length"] = max(1, round(SEQUENCE * ratio / HEAD_DIM)) * HEAD_DIM
+        if not settings:
+            continue
+        tokens += steps * BATCH * length
+        length, steps = settings.get("sequence_length", length), PHASE_STEPS
+        found.append({"from_tokens": tokens, **settings})
+    return found
+
+
+def settings(experiment: Experiment, layout: Layout, trained: int = 0) -> tuple[str, ...]:
+    """Return the ``--set`` values of the miniature in a layout.
+
+    Args:
+        trained: steps of the first layout, which the phases follow in the second; 0 for the first.
+    """
     parallel, pretrain = experiment.parallel, experiment.pretrain
     kept = (
         "rope_theta",
@@ -98,6 +145,8 @@ def settings(experiment: Experiment, layout: Layout, train_steps: int) -> tuple[
         "qk_norm",
         "post_norm",
     )
+    later = phases(experiment, trained) if trained else []
+    second = trained + SECOND_STEPS + PHASE_STEPS * len(later)
     values: dict[str, Any] = {
         **{f"model.{key}": value for key, value in model(experiment).items()},
         **{f"model.{key}": experiment.model.model_dump()[key] for key in kept},
@@ -109,15 +158,17 @@ def settings(experiment: Experiment, layout: Layout, train_steps: int) -> tuple[
         "parallel.sequence_parallel": parallel.sequence_parallel,
         "parallel.distributed_optimizer": parallel.distributed_optimizer,
         "parallel.recompute": parallel.recompute,
-        "pretrain.precision": pretrain.precision,
+        **{
+            f"pretrain.{key}": value
+            for key, value in pretrain.model_dump(mode="json", exclude=set(ELSEWHERE)).items()
+        },
+        "pretrain.phases": later,
         "pretrain.micro_batch_size": 1,
-        "pretrain.global_batch_size": 8,
-        "pretrain.train_steps": train_steps,
+        "pretrain.global_batch_size": BATCH,
+        "pretrain.train_steps": second if trained else FIRST_STEPS,
         "pretrain.max_epochs": None,
         "pretrain.warmup_steps": 2,
         "pretrain.decay_steps": DECAY_STEPS,
-        "pretrain.learning_rate": pretrain.learning_rate,
-        "pretrain.min_learning_rate": pretrain.min_learning_rate,
         "pretrain.save_interval": SAVE_INTERVAL,
         "pretrain.keep_checkpoints": 3,
         "pretrain.validation_interval": 8,
@@ -140,7 +191,11 @@ def unchecked(experiment: Experiment, cluster: str, device: str) -> tuple[str, .
         f"the real weights ({weights}): the miniature's are random, of the same tensors",
         f"the real tokenizer ({experiment.tokenize.tokenizer or 'none named'}): the miniature's is "
         f"a SentencePiece model of {BASE_VOCABULARY} tokens with the same tokens added",
-        "your documents and benchmarks: the sample's were used",
+        "your documents and benchmarks: the sample's were used, and random tokens for each of "
+        "pretrain.corpora",
+        "the length of the training, and the steps at which its phases begin: the miniature's are "
+        f"appended behind the first layout, {PHASE_STEPS} steps each, and none has a target",
+        "settings of curate, tokenize, evaluate, export and supervision: defaults were used",
         f"memory, speed and storage at full width; `meditron plan` computes them for {cluster}",
         f"cluster {cluster} itself: `meditron doctor` asks it, and `meditron drill` trains on it",
     ]

@@ -18,7 +18,7 @@ from meditron_cli.drill.faults import FAULTS
 from meditron_cli.drill.procedure import Drill
 from meditron_cli.drill.training import STAGE, Training
 from meditron_cli.errors import RunFailed
-from meditron_cli.rehearsal.miniature import FIRST_STEPS, SECOND_STEPS, Layout
+from meditron_cli.rehearsal.miniature import Layout
 from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare
 
@@ -45,7 +45,7 @@ class Rehearsal:
     drill: Drill
     """Starts, follows and disturbs runs."""
     load: Callable[[Layout, int], Loaded]
-    """Loads the miniature in a layout, with a number of training steps."""
+    """Loads the miniature in a layout, behind a number of steps in another."""
     steps: list[Step] = field(default_factory=list)
 
     def run(self, first: Layout, second: Layout) -> RunDir:
@@ -54,7 +54,7 @@ class Rehearsal:
         Raises:
             RunFailed: a stage failed, or its result is not what it must be.
         """
-        loaded = self.load(first, FIRST_STEPS)
+        loaded = self.load(first, 0)
         stages = prepare.stages_of(prepare.PIPELINE, loaded.experiment)
         prepare.require_submittable(loaded, stages)
         with self.step(f"submit {', '.join(stages)}") as result:
@@ -71,8 +71,11 @@ class Rehearsal:
             follow.follow(self.drill.services, self.drill.opened[run].records)
             result.append(f"at step {training.last_step()}")
         with self.step(f"resume in another layout: {second}") as result:
-            self.resume(run, second, training.last_step() + SECOND_STEPS, stages)
+            self.resume(run, second, training.last_step(), stages)
             result.append(f"step {training.last_step()}, {losses(training)}")
+            result += [
+                f"phase from step {start.first_step + 1}" for start in training.spec.starts[1:]
+            ]
         for stage in stages[stages.index(STAGE) + 1 :]:
             with self.step(stage) as result:
                 result.append(self.summary(run, stage))
@@ -99,9 +102,9 @@ class Rehearsal:
         )
         result.append(f"killed at step {injected.step}")
 
-    def resume(self, run: RunDir, layout: Layout, train_steps: int, stages: Sequence[str]) -> None:
+    def resume(self, run: RunDir, layout: Layout, trained: int, stages: Sequence[str]) -> None:
         """Submit the run again in another layout, and wait until it succeeds."""
-        loaded = self.load(layout, train_steps)
+        loaded = self.load(layout, trained)
         plan = prepare.plan_of(loaded, stages)
         scheduler = self.drill.services.scheduler(plan.site.scheduler)
         launch.launch(plan, scheduler, self.drill.opened[run].records)

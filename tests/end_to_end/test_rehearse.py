@@ -32,12 +32,27 @@ def require_whole(done: subprocess.CompletedProcess[str], layout: str) -> dict[s
     return results
 
 
-def test_a_recipe_is_rehearsed_and_leaves_nothing(tmp_path: Path) -> None:
-    layout = ("--set", "parallel.tensor=2", "--set", "parallel.data=1")
+PHASES = """[
+    {from_tokens: 10000000000, sequence_length: 4096},
+    {from_tokens: 20000000000, mixture: {weights: {replay: 1}}, tail: {learning_rate: 0}}]"""
 
-    done = rehearse(tmp_path, "--cluster", "generic-h100", "--size", "1b", *layout)
 
-    require_whole(done, "tensor 1 x pipeline 2 x data 1")
+def test_a_recipe_is_rehearsed_with_its_phases_and_leaves_nothing(tmp_path: Path) -> None:
+    settings = (
+        "parallel.tensor=2",
+        "parallel.data=1",
+        "pretrain.corpora=[{name: replay, data: [replay], validation_data: [replay-held-out]}]",
+        "pretrain.mixture={by: tokens, weights: {corpus: 9, replay: 1}}",
+        f"pretrain.phases={PHASES}",
+    )
+    sets = [word for setting in settings for word in ("--set", setting)]
+
+    done = rehearse(tmp_path, "--cluster", "generic-h100", "--size", "1b", *sets)
+
+    results = require_whole(done, "tensor 1 x pipeline 2 x data 1")
+    last, *phases = results["resume in another layout: tensor 1 x pipeline 2 x data 1"].split("; ")
+    step = int(last.split()[1].rstrip(","))
+    assert phases == [f"phase from step {step - 7}", f"phase from step {step - 5}"]
     assert list((tmp_path / "runs").iterdir()) == []
 
 

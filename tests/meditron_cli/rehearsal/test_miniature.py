@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load as safetensors_load
 
-from jobs.contract.stage_specs import PIPELINE_STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES, TailSpec
 from meditron_cli.config.experiment_schema import Experiment, Parallel
 from meditron_cli.config.load import load, size_names
 from meditron_cli.plan import stages
@@ -22,7 +22,8 @@ SIZES = [size for size in size_names() if size != "tiny"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with the miniature's experiment."""
-    (tmp_path / "experiment.yaml").write_text(miniature.EXPERIMENT)
+    real = load("rcp", "7b", None, []).experiment
+    (tmp_path / "experiment.yaml").write_text(miniature.document(real))
     return tmp_path
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: Path) -> None:
     real = load("rcp", size, None, []).experiment
     for layout in miniature.layouts(real):
-        sets = miniature.settings(real, layout, miniature.FIRST_STEPS)
+        sets = miniature.settings(real, layout)
 
         loaded = load("local", size, folder / "experiment.yaml", sets)
         plan = prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
@@ -46,7 +47,7 @@ def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: 
 def test_a_miniature_keeps_the_mathematics_and_the_recipe(size: str, folder: Path) -> None:
     real = load("rcp", size, None, []).experiment
     first, _ = miniature.layouts(real)
-    sets = miniature.settings(real, first, miniature.FIRST_STEPS)
+    sets = miniature.settings(real, first)
 
     small = load("local", size, folder / "experiment.yaml", sets).experiment
 
@@ -60,6 +61,50 @@ def test_a_miniature_keeps_the_mathematics_and_the_recipe(size: str, folder: Pat
         assert getattr(small.pretrain, key) == getattr(real.pretrain, key)
     for key in ("distributed_optimizer", "recompute"):
         assert getattr(small.parallel, key) == getattr(real.parallel, key)
+
+
+def test_a_miniature_keeps_own_settings_of_the_training(folder: Path) -> None:
+    own = ["eod_mask_loss=true", "reset_position_ids=true", "adam_eps=1e-6", "async_save=false"]
+    real = load("rcp", "7b", None, [f"pretrain.{setting}" for setting in own]).experiment
+    first, _ = miniature.layouts(real)
+
+    small = load(
+        "local", "7b", folder / "experiment.yaml", miniature.settings(real, first)
+    ).experiment
+
+    for key in (setting.partition("=")[0] for setting in own):
+        assert getattr(small.pretrain, key) == getattr(real.pretrain, key)
+
+
+PHASES = """[
+    {from_tokens: 1000000000, sequence_length: 8192},
+    {from_tokens: 1500000000, train_steps: 30000},
+    {from_tokens: 2000000000, mixture: {weights: {replay: 1}}, tail: {learning_rate: 0}}]"""
+
+
+def test_mixture_and_phases_are_appended_behind_the_first_layout(tmp_path: Path) -> None:
+    sets = [
+        "pretrain.corpora=[{name: replay, data: [/runs/replay]}]",
+        "pretrain.mixture={by: tokens, weights: {corpus: 99, replay: 1}}",
+        f"pretrain.phases={PHASES}",
+    ]
+    real = load("rcp", "7b", None, sets).experiment
+    first, second = miniature.layouts(real)
+    path = tmp_path / "experiment.yaml"
+    path.write_text(miniature.document(real))
+
+    before = load("local", "7b", path, miniature.settings(real, first)).experiment.pretrain
+    after = load("local", "7b", path, miniature.settings(real, second, 20))
+
+    assert (before.mixture, before.phases) == (real.pretrain.mixture, ())
+    assert after.experiment.pretrain.mixture == real.pretrain.mixture
+    assert after.experiment.pretrain.corpora[0].data == (tmp_path / "corpora/replay-data",)
+    training = prepare.plan_of(after, ["pretrain"]).training.tasks[0].training
+    _, longer, replayed = training.starts
+    assert (longer.first_step, replayed.first_step, training.train_steps) == (24, 26, 32)
+    assert (longer.sequence_length, replayed.sequence_length) == (256, 256)
+    assert [weight.corpus for weight in replayed.phase.weights] == ["replay"]
+    assert replayed.phase.tail == TailSpec(0.0, "linear", 32)
 
 
 @given(tensor=st.integers(1, 8), pipeline=st.integers(1, 8), data=st.integers(1, 8))
@@ -96,7 +141,7 @@ def test_a_miniature_keeps_the_unused_rows_of_a_base_model(unused: int, folder: 
     rows = ["model.vocab_size=200000", f"vocabulary.unused_rows={unused}"]
     real = load("rcp", "7b", None, rows).experiment
     first, _ = miniature.layouts(real)
-    sets = miniature.settings(real, first, miniature.FIRST_STEPS)
+    sets = miniature.settings(real, first)
 
     small = load("local", "7b", folder / "experiment.yaml", sets).experiment
     vocabulary = stages.vocabulary_spec(small)
