@@ -238,6 +238,26 @@ def activations(
     return (stored * layers + message * messages) * pieces_in_flight(parallel, batch, stage)
 
 
+def without_engine(
+    model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str, stage: int
+) -> int:
+    """Return the bytes of activations that a rank of a pipeline stage stores on CUDA without
+    transformer-engine, beyond those with it; they are not in ``Memory``.
+
+    Local layers keep the projection of queries, keys and values whole, since values are a part of
+    it, and attention one fp32 number per head. Their other operations store the same: torch's norm
+    is fused on CUDA, and megatron.core's gate everywhere. The fp32 copies of queries and keys while
+    they turn are there when the numbers of the layer's MLP are not.
+    """
+    query, key = model.attention_heads * model.head_dim, model.kv_heads * model.head_dim
+    each = bytes_per_number(precision) * (query + key) + 4 * model.attention_heads
+    layer = model.seq_length * batch.micro * each // parallel.tensor
+    if parallel.recompute == "full":
+        return layer
+    layers = model.layers // (parallel.pipeline * parallel.virtual)
+    return layer * layers * pieces_in_flight(parallel, batch, stage)
+
+
 def pieces_in_flight(parallel: ParallelSpec, batch: BatchLayout, stage: int) -> int:
     """Return the pieces, each counted once per micro-batch, whose activations a stage holds at
     once.

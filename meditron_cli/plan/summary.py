@@ -80,6 +80,9 @@ def training(
         **data_summary.figures(spec),
         "tokens": spec.tokens(spec.train_steps),
         **memory_bytes(need),
+        "without_engine_bytes": 0
+        if spec.device == "cpu"
+        else memory.without_engine(longest, spec.parallel, batch, spec.precision, need.stage),
         "stages": [memory_bytes(stage) for stage in stages],
         "save_bytes": need.copied(memory.copies(spec)),
         "gpu_memory_bytes": node.gpu_memory_gb * GIB,
@@ -257,6 +260,8 @@ def memory_line(facts: dict[str, Any]) -> str:
     text = ", ".join(f"{name} {size(facts[key])}" for name, key in parts.items() if facts[key])
     where = f" of stage {facts['stage']}" if facts["pipeline"] > 1 else ""
     has = f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""
+    more = facts["without_engine_bytes"]
+    has += f"; {size(more)} more without transformer-engine" if more else ""
     return f"memory       {size(facts['memory_bytes'])} per rank{where}, computed: {text}{has}"
 
 

@@ -152,6 +152,21 @@ def test_layers_without_fused_kernels_store_more() -> None:
     assert layer(device="cpu") == 2048 * (20 * 4096 + 12 * 4096 + 10 * 11008 + 4 * 32)
 
 
+@pytest.mark.parametrize(
+    ("recompute", "layers"),
+    [("none", 4 * 2), ("selective", 4 * 2), ("full", 1)],
+)
+def test_layers_without_transformer_engine_store_the_whole_projection(
+    recompute: str, layers: int
+) -> None:
+    """By hand: 2 q + 2 k bytes and 4 a head more a token, of each layer in flight, over t ranks."""
+    parallel = ParallelSpec(2, 8, 1, True, False, recompute)
+
+    more = memory.without_engine(SEVEN, parallel, BatchLayout(1, 16, 1), "bf16", stage=6)
+
+    assert more == layers * 2048 * (4 * 4096 + 4 * 32) // 2
+
+
 def test_tensor_parallelism_divides_all_but_the_norms_and_sequence_parallelism_those_too() -> None:
     tensor = dataclasses.replace(ALONE, tensor=8)
     sequence = dataclasses.replace(tensor, sequence_parallel=True)

@@ -90,6 +90,7 @@ def test_each_stage_has_its_memory_and_the_fullest_is_shown() -> None:
     assert len(totals) == 8
     assert facts["memory_bytes"] == max(totals) == totals[facts["stage"]]
     assert summary.memory_line(facts).startswith("memory       44.5 GiB per rank of stage 0, ")
+    assert summary.memory_line(facts).endswith("GiB more without transformer-engine")
 
 
 def test_on_cpus_no_time_is_computed() -> None:
