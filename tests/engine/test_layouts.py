@@ -291,6 +291,30 @@ def test_every_micro_batch_size_has_the_same_losses_and_norms(
     compare(run, alone[within], name, table)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("sizes", "same"),
+    [({"tensor": 2}, False), ({"pipeline": 2}, False), ({"data": 2}, True)],
+    ids=str,
+)
+def test_random_weights_depend_on_tensor_and_pipeline_ranks_and_not_on_copies(
+    make_uneven, alone, sizes, same
+):
+    run = make_uneven(parallel=parallel_spec(**sizes), train_steps=1, warmup_steps=0)
+
+    run.finish()
+
+    ours, others = (
+        ShardedReader(place.root / "checkpoints" / manifest.name(0))
+        for place in (run, alone[False])
+    )
+    name = "embedding.word_embeddings.weight"
+    last = "output_layer.weight"
+    assert ours.tensors.keys() == others.tensors.keys()
+    pairs = [(ours.read(key), others.read(key)) for key in (name, last)]
+    assert all(torch.equal(*pair) for pair in pairs) == same
+
+
 def begin_with(run: Run, other: Run, step: int = 0) -> None:
     """Give a run the checkpoint of a step of another; random weights depend on the layout."""
     name = f"checkpoints/{manifest.name(step)}"
