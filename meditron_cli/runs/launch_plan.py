@@ -253,7 +253,8 @@ def replaced_jobs(
 def runs_with_others(record: RunRecord, stage: str, job: TaskJob) -> ConfigError:
     """Return the error for a task that runs with other settings than a submission has."""
     run = RunDir(record.path)
-    cancel = store.command(run, "cancel", *(["--save"] if stage in SAVING_STAGES else []))
+    saves = stage in SAVING_STAGES
+    cancel = store.command(run, "cancel", "--save") if saves else store.command(run, "cancel")
     return ConfigError(
         f"{stage} of run {record.name} runs in job {job.job_id} with other settings, "
         "so nothing was submitted",
