@@ -19,7 +19,7 @@ LIGHT = tuple(
 )
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
-    "wandb",
+    "wandb", "lxml", "ftfy",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.slurm", "jobs.health"}
     | {"jobs.supervision", "jobs.supervision.diagnosis"},
     "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
+    "jobs.corpus": NODE | {"jobs.data"},
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
@@ -53,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "jobs.checkpoints",
         "jobs.conversion",
+        "jobs.corpus",
         "jobs.data",
         "jobs.engine",
         "jobs.evaluation",

@@ -1,0 +1,49 @@
+"""Documents as readers yield them, before any filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
+"""Names of a work, the first that a document has is its ``work_id``."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a source."""
+
+    id: str
+    """Of the record in its source, such as a PMID."""
+    title: str
+    text: str
+    """Built with the marks of ``marked_text``, not finished; the title is its first line."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Those of IDENTIFIERS that are known: an abstract and its full text share at least one."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Licence, date, types, language, journal: what filters and reports read."""
+
+    @property
+    def work_id(self) -> str:
+        """Return the name of the work, with its kind; the document's own id without any."""
+        known = next((name for name in IDENTIFIERS if name in self.names), None)
+        return f"{known}:{self.names[known]}" if known else f"id:{self.id}"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A record that its source has deleted."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that cannot become a document."""
+
+    id: str
+    """Empty where the record has none."""
+    reason: str
+    """A word or two, counted: ``no abstract``."""
+    problem: str = ""
+    """A sentence for the person who looks into it."""

@@ -1,0 +1,360 @@
+"""Read articles in JATS, the format of PubMed Central's open-access subset.
+
+Layout: https://jats.nlm.nih.gov/archiving/. The text follows MEDITRON's (arXiv 2311.16079, appendix
+B.2.1): title, headings with ``#`` and ``##``, references, captions and formulas between control
+tokens; no authors, affiliations, bibliography, figures and table bodies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from lxml import etree
+
+from jobs.corpus import mathml
+from jobs.corpus.document import Document, Rejected
+from jobs.corpus.marked_text import MARKS, block, inline, plain
+from jobs.corpus.xml_text import BadXml, inline_text, local_name, one_line, parse
+
+MAX_WORDS = 12
+"""Of a title or clause inside a reference."""
+
+LONG_CAPTION = 20
+"""Characters from which a caption inside a reference is cut to its first clause."""
+
+DROPPED = frozenset(
+    {
+        "table",
+        "table-wrap-foot",
+        "graphic",
+        "inline-graphic",
+        "media",
+        "supplementary-material",
+        "fn",
+        "fn-group",
+        "ref-list",
+        "object-id",
+        "alt-text",
+        "long-desc",
+        "permissions",
+        "attrib",
+        "contrib-group",
+        "aff",
+        "author-notes",
+        "inline-supplementary-material",
+        "xref-group",
+        "author-comment",
+        "index-term",
+        "private-char",
+    }
+)
+BLOCKS = frozenset(
+    {
+        "p",
+        "sec",
+        "fig",
+        "fig-group",
+        "table-wrap",
+        "table-wrap-group",
+        "disp-formula",
+        "disp-formula-group",
+        "list",
+        "def-list",
+        "disp-quote",
+        "boxed-text",
+        "statement",
+        "verse-group",
+        "app",
+        "app-group",
+        "ack",
+        "glossary",
+        "notes",
+        "speech",
+        "preformat",
+        "code",
+        "array",
+        "alternatives",
+    }
+)
+ARTICLE_IDS = {"pmid": "pmid", "pmc": "pmcid", "pmcid": "pmcid", "doi": "doi"}
+TEX = re.compile(r"\\begin\{document\}\s*(.*?)\s*\\end\{document\}", re.DOTALL)
+CLAUSE = re.compile(r"[.;:()](?=\s|$)")
+FIGURE = re.compile(r"(?i)^fig(?:ure|\.)?s?\.?\s*")
+OPEN, CLOSE = MARKS["[bib_ref]"], MARKS["[/bib_ref]"]
+CITED = f"{OPEN}[^{CLOSE}]*{CLOSE}"
+CITATIONS = re.compile(
+    rf"[\[(]\s*({CITED}(?:[\s,;\-\u2013\u2014]*(?:(?:and|&)\s*)?{CITED})*)\s*[\])]"
+)
+"""Nothing but references between brackets or parentheses."""
+BETWEEN = re.compile(rf"(?<={CLOSE})[\s,;\-\u2013\u2014]+(?={OPEN})")
+AND = re.compile(rf"(?<={CLOSE})[\s,;]*(?:and|&)\s*(?={OPEN})")
+"""Between the references of a list, the second one inside brackets only."""
+UNKNOWN = re.compile(rf"(?:\s*{OPEN}\s*{CLOSE})+\s*([.,;:)\]]?)")
+"""A mention of a work without title and author."""
+FLOAT_NAME = re.compile(rf"(?i)\b(?:fig(?:ure|\.)?|table)s?\.?\s*(?={MARKS['[fig_ref]']})")
+"""Before a mention that names its figure or table again."""
+
+
+def read(content: bytes) -> Document | Rejected:
+    """Return an article as a document, or why it cannot be one.
+
+    Raises:
+        BadXml: not well-formed, or with entities of its own.
+    """
+    root = parse(content)
+    article = root if local_name(root) == "article" else root.find(".//{*}article")
+    if article is None:
+        raise BadXml(f"a <{local_name(root)}> without an <article>")
+    try:
+        return Article(article).document()
+    except RecursionError as error:
+        raise BadXml("elements inside each other too deeply") from error
+
+
+class Article:
+    """One article, and what its references name."""
+
+    def __init__(self, root: etree._Element) -> None:
+        self.root = root
+        self.meta = root.find("{*}front/{*}article-meta")
+        if self.meta is None:
+            self.meta = root.find("{*}front-stub")
+        self.named = {found.get("id", ""): found for found in root.iter() if _is_named(found)}
+
+    def document(self) -> Document | Rejected:
+        """Return the whole article; one without a body is no full text."""
+        names = {
+            kind: _bare(kind, one_line("".join(found.itertext())).strip())
+            for found in (self.meta if self.meta is not None else ())
+            if local_name(found) == "article-id"
+            and (kind := ARTICLE_IDS.get(found.get("pub-id-type", "")))
+        }
+        identity = next((names[kind] for kind in ("pmcid", "pmid", "doi") if kind in names), "")
+        if not identity:
+            return Rejected("", "no id", "an article without PMC id, PMID and DOI")
+        body = self.root.find("{*}body")
+        if body is None:
+            return Rejected(identity, "no body")
+        title = self._title()
+        parts = [f"{title}\n", *self._abstracts(), self.blocks(body, 0)]
+        back = self.root.find("{*}back")
+        if back is not None:
+            parts += [self.blocks(part, 0) for part in back if local_name(part) in ("app-group",)]
+            parts += [self.section(part, 1) for part in back if local_name(part) in ("ack", "sec")]
+        return Document(identity, title, "\n".join(parts), names, self._facts())
+
+    def _title(self) -> str:
+        found = self.meta.find("{*}title-group/{*}article-title") if self.meta is not None else None
+        return "" if found is None else self.line(found)
+
+    def _abstracts(self) -> Iterator[str]:
+        """Yield the abstracts that are text, each under a heading of its own."""
+        for found in self.meta.iterfind("{*}abstract") if self.meta is not None else ():
+            if found.get("abstract-type", "") in ("graphical", "teaser", "toc", "video"):
+                continue
+            heading = found.find("{*}title")
+            text = "Abstract" if heading is None else self.line(heading)
+            yield f"\n# {text}\n\n{self.blocks(found, 1)}"
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"types": [self.root.get("article-type", "")]}
+        facts["languages"] = [
+            value for key, value in self.root.attrib.items() if str(key).endswith("}lang")
+        ]
+        journal = self.root.find(".//{*}journal-title")
+        facts["journal"] = "" if journal is None else self.line(journal)
+        if self.meta is None:
+            return facts
+        licence = self.meta.find("{*}permissions/{*}license")
+        if licence is not None:
+            links = [value for key, value in licence.attrib.items() if str(key).endswith("}href")]
+            facts["licence"] = links[0] if links else self.line(licence)[:200]
+        years = [_date(found) for found in self.meta.iterfind("{*}pub-date")]
+        facts["date"] = min(filter(None, years), default="")
+        return facts
+
+    def blocks(self, element: etree._Element, depth: int) -> str:
+        """Return the blocks inside an element, of sections below so many others."""
+        parts = []
+        loose: list[str] = [plain(element.text or "")]
+        for child in element:
+            name = local_name(child)
+            if name in BLOCKS:
+                parts += [one_line("".join(loose)).strip(), self.block(child, name, depth)]
+                loose = [plain(child.tail or "")]
+            elif name not in DROPPED and name not in ("title", "label", "caption"):
+                loose += [self.inline(child), plain(child.tail or "")]
+            else:
+                loose.append(plain(child.tail or ""))
+        parts.append(one_line("".join(loose)).strip())
+        return "\n".join(filter(None, parts))
+
+    def block(self, element: etree._Element, name: str, depth: int) -> str:
+        """Return one block as lines."""
+        if name in ("sec", "app", "ack", "glossary", "notes"):
+            return self.section(element, depth + 1)
+        if name == "p":
+            return self.paragraph(element, depth)
+        if name in ("fig", "table-wrap"):
+            return self.caption(element, "fig" if name == "fig" else "table")
+        if name == "disp-formula":
+            formula = self.formula(element)
+            return block("formula", formula) if formula else ""
+        if name == "list":
+            items = element.iterfind("{*}list-item")
+            return "\n".join(f"- {one_line(self.blocks(item, depth)).strip()}" for item in items)
+        if name == "def-list":
+            return "\n".join(
+                f"- {': '.join(self.line(part) for part in item if local_name(part))}"
+                for item in element.iterfind("{*}def-item")
+            )
+        return self.blocks(element, depth)
+
+    def section(self, element: etree._Element, level: int) -> str:
+        """Return a section under its heading: ``#`` at the first level, ``##`` below it."""
+        title = element.find("{*}title")
+        heading = "" if title is None else self.line(title)
+        text = self.blocks(element, level)
+        if not text or not heading:
+            return text
+        return f"\n{'#' * min(level, 2)} {heading}\n\n{text}"
+
+    def paragraph(self, element: etree._Element, depth: int) -> str:
+        """Return a paragraph, cut at the blocks inside it, which stand between its parts."""
+        if not any(local_name(child) in BLOCKS for child in element):
+            return self.line(element)
+        return self.blocks(element, depth)
+
+    def caption(self, element: etree._Element, token: str) -> str:
+        """Return the caption of a figure or table in full."""
+        label, text = self.label(element), self.caption_text(element)
+        if not label and not text:
+            return ""
+        return block(token, ": ".join(filter(None, (label, text))))
+
+    def label(self, element: etree._Element) -> str:
+        """Return the label of a figure or table, as ``Figure 2`` and ``Table 2``."""
+        found = element.find("{*}label")
+        return "" if found is None else FIGURE.sub("Figure ", self.line(found)).rstrip(" .:")
+
+    def caption_text(self, element: etree._Element) -> str:
+        return " ".join(map(self.line, _caption_parts(element)))
+
+    def formula(self, element: etree._Element) -> str:
+        """Return a formula: its TeX where it has some, else its MathML as text, else its text."""
+        for found in element.iter("{*}tex-math"):
+            whole = "".join(found.itertext())
+            match = TEX.search(whole)
+            return one_line(plain(match[1] if match else whole)).strip().strip("$").strip()
+        for found in element.iter("{*}math"):
+            return one_line(mathml.text_of(found)).strip()
+        return one_line(inline_text(element, self.in_formula)).strip()
+
+    def in_formula(self, element: etree._Element) -> str | None:
+        """Return what is written in its own way in a formula; its number is none of it."""
+        return "" if local_name(element) == "label" else self.special(element)
+
+    def line(self, element: etree._Element) -> str:
+        """Return the text inside an element as one line."""
+        text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), self.inline_parts(element))
+        text = UNKNOWN.sub(lambda match: match[1] or " ", BETWEEN.sub(" ", text))
+        return one_line(FLOAT_NAME.sub("", text)).strip()
+
+    def inline(self, element: etree._Element) -> str:
+        """Return an element inside a paragraph."""
+        if not local_name(element):
+            return ""
+        written = self.special(element)
+        return self.inline_parts(element) if written is None else written
+
+    def inline_parts(self, element: etree._Element) -> str:
+        return inline_text(element, self.special)
+
+    def special(self, element: etree._Element) -> str | None:
+        """Return references, formulas and line breaks; nothing for what is dropped."""
+        name = local_name(element)
+        if name == "xref":
+            return self.reference(element)
+        if name in ("inline-formula", "tex-math", "math"):
+            return self.formula(element) if name != "math" else mathml.text_of(element)
+        if name == "sup" and len(element) and all(_is_citation(part) for part in element):
+            return inline_text(element, self.special)
+        if name == "break":
+            return " "
+        if name in DROPPED:
+            return ""
+        if name in ("fig", "table-wrap", "disp-formula"):
+            return self.block(element, name, 0)
+        return None
+
+    def reference(self, element: etree._Element) -> str | None:
+        """Return a mention of a cited work, figure or table between control tokens."""
+        kind = element.get("ref-type", "")
+        if kind in ("fn", "table-fn", "aff", "corresp", "author-notes", "contrib"):
+            return ""
+        target = self.named.get(element.get("rid", "").split(" ")[0])
+        if kind == "bibr":
+            return inline("bib_ref", "" if target is None else self.cited(target))
+        if kind in ("fig", "table") and target is not None:
+            label = self.label(target) or _unlinked(element)
+            caption = first_clause(" ".join(map(_unlinked, _caption_parts(target))))
+            return inline("fig_ref", ": ".join(filter(None, (label, caption))))
+        return None
+
+    def cited(self, reference: etree._Element) -> str:
+        """Return a cited work as its title, cut to MAX_WORDS, and its first author's last name."""
+        title = reference.find(".//{*}article-title")
+        if title is None:
+            title = reference.find(".//{*}source")
+        author = reference.find(".//{*}surname")
+        parts = ["" if found is None else _unlinked(found) for found in (title, author)]
+        return ", ".join(filter(None, (first_words(parts[0].rstrip(" .")), parts[1])))
+
+
+def _caption_parts(element: etree._Element) -> list[etree._Element]:
+    found = element.find("{*}caption")
+    parts = () if found is None else found
+    return [part for part in parts if local_name(part) in ("title", "p")]
+
+
+def _unlinked(element: etree._Element) -> str:
+    """Return the text inside an element without citations: what refers to it may be inside it."""
+    text = inline_text(element, lambda part: "" if _is_citation(part) else None)
+    return one_line(text).strip()
+
+
+def _is_named(element: etree._Element) -> bool:
+    return isinstance(element.tag, str) and "id" in element.attrib
+
+
+def _is_citation(element: etree._Element) -> bool:
+    return local_name(element) == "xref" and element.get("ref-type") == "bibr"
+
+
+def _bare(kind: str, text: str) -> str:
+    return text.upper().removeprefix("PMC") if kind == "pmcid" else text
+
+
+def _date(element: etree._Element) -> str:
+    parts = [element.find(f"{{*}}{name}") for name in ("year", "month", "day")]
+    texts = ["" if part is None else (part.text or "").strip() for part in parts]
+    known = []
+    for text, width in zip(texts, (4, 2, 2), strict=True):
+        if not text.isdigit():
+            break
+        known.append(text.zfill(width))
+    return "-".join(known)
+
+
+def first_words(text: str) -> str:
+    """Return the first MAX_WORDS words, with ``...`` where there are more."""
+    words = text.split()
+    return text if len(words) <= MAX_WORDS else f"{' '.join(words[:MAX_WORDS])}..."
+
+
+def first_clause(text: str) -> str:
+    """Return a caption as a reference names it: a long one up to its first clause."""
+    if len(text) <= LONG_CAPTION:
+        return text
+    return first_words(CLAUSE.split(text, maxsplit=1)[0].strip())

@@ -1,0 +1,97 @@
+"""Read the citations of PubMed's baseline and update files.
+
+Layout: https://dtd.nlm.nih.gov/ncbi/pubmed/doc/out/pubmedcitation.html. A baseline file holds
+30,000 citations; an update file also names citations that were deleted. A PMID that occurs again
+in a later file replaces the earlier citation, which whoever reads several files has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO
+
+from lxml import etree
+
+from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.marked_text import plain
+from jobs.corpus.xml_text import inline_text, one_line, records
+
+ARTICLE_IDS = {"doi": "doi", "pmc": "pmcid", "pubmed": "pmid"}
+
+
+def read(stream: IO[bytes]) -> Iterator[Document | Rejected | Removal]:
+    """Yield the citations of a file, and the ids that it deletes, in its order.
+
+    Raises:
+        BadXml: not well-formed, truncated, or with entities of its own.
+    """
+    for element in records(stream, ("PubmedArticle", "DeleteCitation")):
+        if element.tag == "DeleteCitation":
+            yield from (Removal(_text(pmid)) for pmid in element.iter("PMID"))
+        else:
+            yield citation(element)
+
+
+def citation(element: etree._Element) -> Document | Rejected:
+    """Return one citation as a document: its title, then the abstract's paragraphs.
+
+    A structured abstract's labels stand before their paragraphs, as in ``METHODS: …``.
+    """
+    medline = element.find("MedlineCitation")
+    article = medline.find("Article") if medline is not None else None
+    pmid = _text(medline.find("PMID")) if medline is not None else ""
+    if article is None or not pmid:
+        return Rejected(pmid, "no citation", "a PubmedArticle without PMID or Article")
+    title = _text(article.find("ArticleTitle")) or _text(article.find("VernacularTitle"))
+    paragraphs = [paragraph(part) for part in article.iterfind("Abstract/AbstractText")]
+    body = "\n".join(filter(None, paragraphs))
+    if not body:
+        return Rejected(pmid, "no abstract")
+    names = {"pmid": pmid}
+    for found in element.iterfind("PubmedData/ArticleIdList/ArticleId"):
+        if kind := ARTICLE_IDS.get(found.get("IdType", "")):
+            names[kind] = _text(found)
+    meta = {
+        "date": date(article, medline),
+        "types": [_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")],
+        "languages": [_text(language) for language in article.iterfind("Language")],
+        "journal": _text(article.find("Journal/Title")),
+        "mesh": [_text(name) for name in medline.iterfind("MeshHeadingList/*/DescriptorName")],
+    }
+    return Document(pmid, title, f"{title}\n{body}" if title else body, names, meta)
+
+
+def paragraph(element: etree._Element) -> str:
+    """Return a part of an abstract after its label; empty without text."""
+    text, label = _text(element), plain(element.get("Label", "")).strip()
+    return f"{label}: {text}" if text and label and label != "UNLABELLED" else text
+
+
+def date(article: etree._Element, medline: etree._Element) -> str:
+    """Return the day of publication, in the precision that is known, as ``2018-05-17``; empty
+    where none is known.
+    """
+    for place, path in ((article, "ArticleDate"), (article, "Journal/JournalIssue/PubDate")):
+        found = place.find(path)
+        year = _text(found.find("Year")) if found is not None else ""
+        if found is not None and year:
+            parts = [_text(found.find(name)) for name in ("Month", "Day")]
+            numbers = [_month(parts[0]), parts[1].zfill(2) if parts[1].isdigit() else ""]
+            return "-".join(
+                [year, *(numbers if all(numbers) else numbers[:1] if numbers[0] else [])]
+            )
+    season = _text(article.find("Journal/JournalIssue/PubDate/MedlineDate"))
+    return season[:4] if season[:4].isdigit() else ""
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _month(text: str) -> str:
+    if text.isdigit():
+        return text.zfill(2)
+    return f"{MONTHS.index(text[:3]) + 1:02}" if text[:3] in MONTHS else ""
+
+
+def _text(element: etree._Element | None) -> str:
+    return "" if element is None else one_line(inline_text(element)).strip()

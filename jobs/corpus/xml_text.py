@@ -1,0 +1,172 @@
+"""Read XML of others safely, and turn its inline elements into text that keeps every value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from html.entities import html5
+from typing import IO, Any
+
+from lxml import etree
+
+from jobs.corpus.marked_text import plain
+
+SUPERSCRIPTS = str.maketrans("0123456789+-\u2212=()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾")
+SUBSCRIPTS = str.maketrans("0123456789+-\u2212=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+SCRIPTED = re.compile("[0-9+\\-\u2212=()]+")
+"""What has superscript and subscript characters of its own."""
+
+ORDINALS = frozenset({"st", "nd", "rd", "th", "TM", "SM"})
+"""Superscripts that are no exponents and stand on the line."""
+
+WHITESPACE = re.compile("[ \t\r\n]+")
+INDENT = re.compile("[ \t]*\n\\s*$")
+"""Of a pretty-printed file; in front of an index it is none of the text."""
+
+
+class BadXml(ValueError):
+    """XML that cannot be read, or whose text would be incomplete."""
+
+
+SAFELY: dict[str, Any] = {
+    "resolve_entities": False,
+    "no_network": True,
+    "load_dtd": False,
+    "huge_tree": False,
+    "remove_comments": True,
+    "remove_pis": True,
+}
+"""Options of every parser: no entity is expanded, nothing is fetched, and trees stay bounded."""
+
+
+def parse(content: bytes) -> etree._Element:
+    """Parse a whole document.
+
+    Raises:
+        BadXml: not well-formed, or larger or deeper than lxml's limits.
+    """
+    try:
+        return etree.fromstring(content, etree.XMLParser(**SAFELY))
+    except etree.XMLSyntaxError as error:
+        raise BadXml(problem(error)) from error
+
+
+def records(stream: IO[bytes], tags: tuple[str, ...]) -> Iterator[etree._Element]:
+    """Yield the elements of some names directly under the root, one in memory at a time.
+
+    Raises:
+        BadXml: not well-formed, or truncated; what was yielded before it is whole.
+    """
+    try:
+        for _, element in etree.iterparse(stream, events=("end",), tag=tags, **SAFELY):
+            parent = element.getparent()
+            if parent is None or parent.getparent() is not None:
+                continue
+            yield element
+            element.clear()
+            while element.getprevious() is not None:
+                del parent[0]
+    except etree.XMLSyntaxError as error:
+        raise BadXml(problem(error)) from error
+
+
+def problem(error: etree.XMLSyntaxError) -> str:
+    """Return what a parser found, as a clause."""
+    return f"not XML ({error.msg})"
+
+
+Element = Callable[[etree._Element], str | None]
+"""Returns the text of an element that the caller treats in its own way; None for others."""
+
+
+def inline_text(element: etree._Element, special: Element = lambda element: None) -> str:
+    """Return the text inside an element, with indices kept apart from numbers.
+
+    A superscript of digits becomes superscript characters (``10<sup>9</sup>`` is 10⁹ and not 109);
+    so does a subscript beside a digit. Letters above the line follow ``^``, but for those of
+    ordinals and isotopes; other subscripts become ordinary text. Whitespace stays as it is
+    written: ``one_line`` collapses it.
+
+    Args:
+        special: how some elements are written.
+
+    Raises:
+        BadXml: the text contains an entity that is not one of HTML 5.
+    """
+    pieces = [plain(element.text or "")]
+    for child in element:
+        name = local_name(child)
+        written = special(child) if name else entity(child)
+        if written is None:
+            written = inline_text(child, special)
+            if name in ("sup", "sub"):
+                pieces[-1] = INDENT.sub("", pieces[-1])
+                written = scripted(name, written, last_character(pieces), child)
+        pieces += [written, plain(child.tail or "")]
+    return "".join(pieces)
+
+
+def scripted(name: str, text: str, before: str, element: etree._Element) -> str:
+    """Return a superscript or subscript as ``index`` writes it, with the spaces around its text."""
+    whole = one_line(text)
+    inner = whole.strip()
+    after = first_character_after(element) if whole.endswith(inner) else " "
+    written = index(name, inner, before if whole.startswith(inner) else " ", after)
+    return whole.replace(inner, written, 1) if inner else whole
+
+
+def index(name: str, text: str, before: str, after: str) -> str:
+    """Return a superscript (``sup``) or subscript (``sub``) as text between its neighbours."""
+    if name == "sup":
+        if text in ("o", "O") and before.isnumeric():
+            return "°"
+        if SCRIPTED.fullmatch(text):
+            return text.translate(SUPERSCRIPTS)
+        if text in ORDINALS or (len(text) == 1 and not text.isalpha()):
+            return text
+        if text.isalpha():
+            return text if len(text) == 1 and before.isnumeric() else f"^{text}"
+        return f"^({text})"
+    if not (before.isnumeric() or after.isnumeric()):
+        return text
+    if SCRIPTED.fullmatch(text):
+        return text.translate(SUBSCRIPTS)
+    return f"_({text})" if any(map(str.isnumeric, text)) else text
+
+
+def last_character(pieces: Sequence[str]) -> str:
+    """Return the last character written so far; empty before the first."""
+    return next((piece[-1] for piece in reversed(pieces) if piece), "")
+
+
+def first_character_after(element: etree._Element) -> str:
+    """Return the first character behind an element, inside the next one where none is between."""
+    if element.tail:
+        return str(element.tail[0])
+    following = element.getnext()
+    text = "" if following is None else "".join(following.itertext())
+    return str(text[:1])
+
+
+def entity(node: Any) -> str:
+    """Return the character of a named entity.
+
+    Raises:
+        BadXml: HTML 5 has no entity of that name.
+    """
+    if isinstance(node, etree._Entity):
+        name = f"{node.name};"
+        if name in html5:
+            return html5[name]
+        raise BadXml(f"the entity &{name} is not one of HTML 5, and none is expanded")
+    return ""
+
+
+def local_name(node: Any) -> str:
+    """Return the name of an element without its namespace; empty for what is no element."""
+    return etree.QName(node).localname if isinstance(node.tag, str) else ""
+
+
+def one_line(text: str) -> str:
+    """Return a text in which XML's whitespace is one space each; others stay."""
+    return WHITESPACE.sub(" ", text)
