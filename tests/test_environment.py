@@ -115,6 +115,16 @@ def test_the_conda_environment_has_a_cuda_of_the_version_that_kernels_are_built_
     assert f"core_cu{major}" in kernels()["transformer-engine"].extras
 
 
+def test_the_conda_environment_has_what_the_builds_of_kernels_import() -> None:
+    """Without build isolation pip installs nothing for them. As read in the sources of both:
+    setup.py of transformer-engine-torch 2.11.0 and of flash-attn 2.8.3.
+    """
+    here = {Requirement(item).name for item in conda() if isinstance(item, str) and "=" not in item}
+
+    assert here >= {"packaging", "wheel", "ninja", "cxx-compiler", "cuda-nvcc"}
+    assert "psutil" in {item.name for item in requirements("all")}
+
+
 def test_the_image_has_every_run_time_extra_and_no_code_of_ours() -> None:
     recipe = (ROOT / "containers/Dockerfile").read_text()
 

@@ -1,5 +1,5 @@
-"""Measure a step's time by part, memory, and the norm of the parameters, without a wait of its own:
-no synchronisation with a GPU, one collective per ``PERIOD`` steps.
+"""Measure a step's time by part, memory, and the norm of the parameters: no synchronisation with a
+GPU of its own, but one collective per ``PERIOD`` steps, which the host waits for.
 """
 
 from __future__ import annotations
