@@ -291,7 +291,7 @@ def train(context: Context, place: torch.device, observer: Observer) -> None:
 
 
 class Observer:
-    """What is called at the end of each step of our loop, and around each save."""
+    """Called at the end of each step of our loop, and around each save."""
 
     def step(self) -> None:
         """Do something after a step."""
