@@ -18,6 +18,7 @@ from jobs.contract.errors import FAILED, Stopped, TaskError
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import SelftestSpec
 from jobs.engine import device as devices
+from jobs.engine import layers
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 from jobs.selftest import comparisons, nodes
@@ -102,6 +103,7 @@ def describe(bench: Bench) -> Measures:
         "gpu": torch.cuda.get_device_name(bench.device) if is_cuda else "",
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if is_cuda else "",
+        "transformer_engine": is_cuda and layers.has_transformer_engine(),
     }
 
 

@@ -120,8 +120,12 @@ def planned(loaded: Loaded) -> Planned:
         machine, no_time = None, "a plan computes that of GPUs alone"
     if precision != "bf16":
         no_time = no_time or f"times are computed for bf16 alone, not {precision}"
+    need = memory.fullest(model, parallel, batch, precision, cluster.device)
     return Planned(
-        memory_bytes=memory.fullest(model, parallel, batch, precision, cluster.device).total,
+        memory_bytes=need.total,
+        without_engine_bytes=0
+        if cluster.device != "cuda"
+        else memory.without_engine(model, parallel, batch, precision, need.stage),
         step_seconds=step_times.step_seconds(model, parallel, batch, precision, node)
         if not no_time
         else None,

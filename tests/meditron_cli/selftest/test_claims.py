@@ -19,11 +19,13 @@ from meditron_cli.selftest import claims, judges, settings
 
 def record(name: str, precision: str = "fp32", **result: Any) -> dict[str, Any]:
     """Return the record of a selftest with one trial."""
-    return {"precision": precision, "device": "cpu", "trials": {name: result}}
+    facts = {"precision": precision, "device": "cpu", "transformer_engine": True}
+    return {**facts, "trials": {name: result}}
 
 
 PLANNED = judges.Planned(
     memory_bytes=40 * GIB,
+    without_engine_bytes=20 * GIB,
     step_seconds=2.0,
     no_time="",
     speeds={
@@ -109,6 +111,18 @@ def test_memory_and_time_must_be_near_the_plan(
     rows = verdicts(content)
 
     assert tuple(rows[claim].verdict for claim in names_of("shape")[:2]) == expected
+
+
+@pytest.mark.parametrize(("measured", "verdict"), [(60, "confirmed"), (40, "refuted")])
+def test_the_memory_of_ranks_without_transformer_engine_is_that_of_their_layers(
+    measured: float, verdict: str
+) -> None:
+    shape = record("shape", state="done", memory_bytes=measured * GIB, step_seconds=2.0, **TIMES)
+
+    rows = verdicts({**shape, "device": "cuda", "transformer_engine": False})
+
+    row = rows["two layers at full width take the planned memory"]
+    assert (row.expected, row.verdict) == ("60.00 GiB within 20%", verdict)
 
 
 @pytest.mark.parametrize(
