@@ -289,7 +289,7 @@ class Article:
         return None
 
     def reference(self, element: etree._Element) -> str | None:
-        """Return a mention of a cited work, figure or table between control tokens."""
+        """Return a mention of a cited work, figure or table between markup tokens."""
         kind = element.get("ref-type", "")
         if kind in ("fn", "table-fn", "aff", "corresp", "author-notes", "contrib"):
             return ""

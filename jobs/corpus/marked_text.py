@@ -1,7 +1,7 @@
-"""Texts with control tokens, and the places of these tokens.
+"""Texts with markup tokens, and the places of these tokens.
 
-A curator writes control tokens such as ``[fig]``; a source may contain the same characters as
-ordinary text. While a text is built, each control token is one character of a private range that
+A curator writes markup tokens such as ``[fig]``; a source may contain the same characters as
+ordinary text. While a text is built, each markup token is one character of a private range that
 no source keeps, so that repair and tidying move no place. ``finish`` spells the tokens out and
 notes where they stand.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jobs.data.cleaning import normalise
 
-CONTROL_TOKENS = (
+MARKUP = (
     "[bib_ref]",
     "[/bib_ref]",
     "[fig_ref]",
@@ -32,7 +32,7 @@ CONTROL_TOKENS = (
 FIRST_MARK = 0xF0000
 """Of Unicode's supplementary private use area A, where no character has a meaning."""
 
-MARKS = {token: chr(FIRST_MARK + number) for number, token in enumerate(CONTROL_TOKENS)}
+MARKS = {token: chr(FIRST_MARK + number) for number, token in enumerate(MARKUP)}
 TOKENS = {mark: token for token, mark in MARKS.items()}
 OPENING = "".join(mark for mark, token in TOKENS.items() if "/" not in token)
 CLOSING = "".join(mark for mark, token in TOKENS.items() if "/" in token)
@@ -45,11 +45,11 @@ SPACE_BEFORE_POINT = re.compile(f"(?<=[{CLOSING}]) +(?=[.,;:!?)\\]])")
 
 
 class MarkedText(NamedTuple):
-    """A text, and where its control tokens stand."""
+    """A text, and where its markup tokens stand."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    """Begin and end of each control token, in characters, ascending."""
+    """Begin and end of each markup token, in characters, ascending."""
     repairs: dict[str, int]
     """As ``cleaning.normalise`` counts them."""
 
@@ -60,17 +60,17 @@ def plain(text: str) -> str:
 
 
 def inline(token: str, text: str) -> str:
-    """Return a text between a control token and its end, both within a line."""
+    """Return a text between a markup token and its end, both within a line."""
     return f" {MARKS[f'[{token}]']} {text} {MARKS[f'[/{token}]']} "
 
 
 def block(token: str, text: str) -> str:
-    """Return a text between a control token and its end, as lines of their own."""
+    """Return a text between a markup token and its end, as lines of their own."""
     return f"\n{inline(token, text).strip()}\n"
 
 
 def finish(text: str) -> MarkedText:
-    """Return a built text, repaired and tidied, with its control tokens spelt out.
+    """Return a built text, repaired and tidied, with its markup tokens spelt out.
 
     Runs of spaces become one space, lines begin without any, and no space stands between the end of
     a reference and a mark of punctuation, or between a bracket and a reference.

@@ -13,6 +13,9 @@ MAX_DOCUMENT_BYTES = 16 << 20
 tokenizers 0.23 and a token per byte): 2.9 GB for a task with the longest one; 4 GiB are planned.
 """
 
+SPANS_KEY = "spans"
+"""Key of the places of markup tokens in a text of a shard: begin and end of each, in characters."""
+
 LINE_BREAKS = "\r\x0b\x0c\x85\u2028\u2029"
 
 SOFT_HYPHENS = "\x1f\xad"
@@ -127,6 +130,15 @@ def _ftfy_config() -> Any:
 def text_digest(text: str) -> bytes:
     """Return the 16 bytes that identify a text (BLAKE2b; RFC 7693)."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def document_id(value: Any, digest: bytes) -> str:
+    """Return a record's own id if it is a string or an integer, else its text's digest in hex."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return digest.hex()
 
 
 def length_problem(text: str) -> str:

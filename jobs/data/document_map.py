@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.atomic_file import AtomicFile
-from jobs.data.cleaning import text_digest
-from jobs.data.corpus_writer import document_id
+from jobs.data.cleaning import document_id, text_digest
 
 if TYPE_CHECKING:
     import numpy

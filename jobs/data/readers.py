@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 from isal import isal_zlib
@@ -26,7 +24,6 @@ CORRUPT: tuple[type[Exception], ...] = (
     json_stream.ZstdError,
     cast(type[Exception], isal_zlib.error),  # isal's stub declares an instance
 )
-READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
 AGAIN = f"copy or make the file again, then {RESUME}"
 PARQUET_ROWS = 256
 """Rows decoded at a time: about 25 MB of full-text articles."""
@@ -45,70 +42,17 @@ class SourceRecord(NamedTuple):
     """A bad record as it is written in a JSON file."""
     position: int
     """Bytes of the file read so far (compressed bytes where it is compressed)."""
-
-
-def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Return the files to read, and the other files in source folders; both sorted by path.
-
-    Folders are searched to any depth and through symbolic links; names with a leading dot are
-    skipped.
-
-    Raises:
-        TaskError: a source is missing, unreadable or of an unknown kind; a folder has no file of
-            a known kind.
-    """
-    documents: set[Path] = set()
-    ignored: set[Path] = set()
-    for source in map(Path, sources):
-        try:
-            files = _files_of(source)
-            readable = {path for path in files if is_readable_kind(path)}
-            odd = [path for path in sorted(readable) if not S_ISREG(os.stat(path).st_mode)]
-        except OSError as error:
-            raise unreadable(Path(error.filename), error) from error
-        if odd:
-            raise TaskError(f"{odd[0]}: not a regular file", READABLE)
-        if not readable:
-            what = "not a document file" if files == {source} else "no document file in this folder"
-            raise TaskError(f"{source}: {what}", READABLE)
-        documents |= readable
-        ignored |= files - readable
-    return sorted(documents), sorted(ignored)
-
-
-def _files_of(source: Path) -> set[Path]:
-    """Return the file itself, or the files under a folder; linked folders are entered once."""
-    if not S_ISDIR(os.stat(source).st_mode):
-        return {source}
-    files: set[Path] = set()
-    entered: set[str] = set()
-    for here, folders, names in os.walk(source, onerror=_raise, followlinks=True):
-        if (real := os.path.realpath(here)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files.update(Path(here, name) for name in names if not name.startswith("."))
-    return files
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
-
-
-def is_readable_kind(path: Path) -> bool:
-    """Return whether the name is one of a kind that is read; ``documents.gz`` means JSON lines."""
-    suffix = path.suffix.lower()
-    if suffix in COMPRESSED:
-        return Path(path.stem).suffix.lower() in ("", *JSON_SUFFIXES)
-    return suffix in JSON_SUFFIXES or suffix == ".parquet"
+    is_marked: bool = False
+    """Whether the text has the marks of markup tokens (``jobs.corpus.marked_text``)."""
+    facts: Mapping[str, Any] = {}
+    """What a shard keeps of a marked record beside id and text."""
 
 
 def read_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
     """Yield the records of one file, in order. Of a key that occurs twice, the last counts.
 
     Args:
-        path: a file of a kind ``is_readable_kind`` accepts.
+        path: a JSON or parquet file, of one of the names ``source_files`` accepts.
         keys: the columns to read of a parquet file; the first is the key of the text.
 
     Raises:

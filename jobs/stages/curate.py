@@ -21,8 +21,8 @@ from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, fsync_folder
 from jobs.contract.stage_specs import CurateSpec
 from jobs.contract.units import plural
+from jobs.corpus.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.data.cleaning import REPAIRS
-from jobs.data.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.runtime.context import Context
 
 DIGESTED_INPUT_BYTES = 64 << 20
@@ -36,11 +36,11 @@ def run(context: Context) -> None:
         TaskError: a source cannot be read, a record is bad under ``fail``, or no document is left.
         Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
-    from jobs.data import readers
+    from jobs.corpus import source_files
 
     spec = cast(CurateSpec, context.task.spec)
     refuse_own_run(context.run, spec.sources)
-    files, ignored = readers.find_files(spec.sources)
+    files, ignored = source_files.find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
@@ -89,7 +89,7 @@ def curate_files(
     context: Context, corpus: CorpusWriter, files: Sequence[Path]
 ) -> list[dict[str, Any]]:
     """Write every file's records to the corpus; return the counts per file."""
-    from jobs.data import readers
+    from jobs.corpus import source_files
 
     sizes = [path.stat().st_size for path in files]
     sources = []
@@ -97,7 +97,7 @@ def curate_files(
     for number, path in enumerate(files):
         counts: Counter[str] = Counter()
         repaired = corpus.repairs.copy()
-        for record in readers.read_records(path, corpus.keys):
+        for record in source_files.read_records(path, corpus.keys):
             if context.stop:
                 raise Stopped("stop requested; curation starts from scratch in the next attempt")
             counts[corpus.take(path, record)] += 1

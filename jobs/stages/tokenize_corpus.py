@@ -21,7 +21,7 @@ from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import document_map, tokenizer_file
-from jobs.data.cleaning import length_problem
+from jobs.data.cleaning import SPANS_KEY, length_problem
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
 from jobs.data.survey import sampled_sha256
 from jobs.data.tokenizer_file import Encoder
@@ -137,7 +137,7 @@ def encode_shard(
     for batch in batches(path, spec.text_key):
         if context.stop:
             raise Stopped("stop requested; this shard starts from scratch in the next attempt")
-        ids, lengths = encode(encoder, dataset.dtype, batch.texts)
+        ids, lengths = encode(encoder, dataset.dtype, batch.texts, batch.spans)
         kept = lengths > 0
         lengths = lengths[kept]
         dataset.add(ids, lengths)
@@ -171,6 +171,8 @@ class DocumentBatch(NamedTuple):
 
     texts: list[str]
     """The texts that are not empty."""
+    spans: list[Sequence[Sequence[int]] | None]
+    """Places of the markup tokens of each text; None where names in the text are the tokens."""
     begins: list[int]
     """Where the line of each text begins in the shard."""
     ids: list[int]
@@ -197,6 +199,7 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     from jobs.data import readers
 
     texts: list[str] = []
+    spans: list[Sequence[Sequence[int]] | None] = []
     begins: list[int] = []
     ids: list[int] = []
     read = characters = position = 0
@@ -208,22 +211,29 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
             raise TaskError(f"{path}:{record.line}: {problem}", hint)
         if text:
             texts.append(text)
+            spans.append(record.value.get(SPANS_KEY))
             begins.append(position)  # blank lines before it included
             ids.append(document_map.hashed(document_map.identity(record.value, text)))
         read, characters, position = read + 1, characters + len(text), record.position
         if characters >= BATCH_CHARACTERS or read >= BATCH_DOCUMENTS:
-            yield DocumentBatch(texts, begins, ids, read, position)
-            texts, begins, ids, read, characters = [], [], [], 0, 0
-    yield DocumentBatch(texts, begins, ids, read, position)
+            yield DocumentBatch(texts, spans, begins, ids, read, position)
+            texts, spans, begins, ids, read, characters = [], [], [], [], 0, 0
+    yield DocumentBatch(texts, spans, begins, ids, read, position)
 
 
 def encode(
-    encoder: Encoder, dtype: str, texts: Sequence[str]
+    encoder: Encoder,
+    dtype: str,
+    texts: Sequence[str],
+    spans: Sequence[Sequence[Sequence[int]] | None],
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the token ids of texts back to back, each text after the BOS id, where there is one,
     and followed by the end-of-document id.
 
     A text without a single token is left out.
+
+    Args:
+        spans: of the markup tokens of each text; None where names in the text are the tokens.
 
     Returns:
         ids: [tokens], of the type that ``dtype`` is stored in.
@@ -232,7 +242,12 @@ def encode(
     import numpy
 
     start = [] if encoder.bos is None else [encoder.bos]
-    sequences = [[*start, *ids, encoder.eod] if ids else [] for ids in encoder.encode_all(texts)]
+    both = list(zip(texts, spans, strict=True))
+    plain = iter(encoder.encode_all([text for text, places in both if places is None]))
+    found = [(text, places) for text, places in both if places is not None]
+    marked = iter(encoder.encode_marked(found))
+    encoded = (next(plain if places is None else marked) for places in spans)
+    sequences = [[*start, *ids, encoder.eod] if ids else [] for ids in encoded]
     lengths = numpy.array([len(ids) for ids in sequences], dtype="<i4")
     tokens = itertools.chain.from_iterable(sequences)
     return numpy.fromiter(tokens, dtype=stored(dtype), count=int(lengths.sum())), lengths

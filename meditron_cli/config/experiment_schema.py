@@ -44,6 +44,7 @@ class Curate(Section):
     - .jsonl, .jsonl.gz, .jsonl.zst: an object per line, {"id", "text"}
     - .json, .json.gz, .json.zst: an array of such objects, or an object per line
     - .parquet: a row per document, columns id and text
+    - .nxml, .xml, .tar.gz: articles in JATS, alone or in bundles; .xml too: PubMed's citations
     """
     text_key: str = "text"
     """Record key that holds the text."""

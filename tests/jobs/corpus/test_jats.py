@@ -1,4 +1,4 @@
-"""Articles in JATS: what is kept, what is dropped, and what stands between control tokens."""
+"""Articles in JATS: what is kept, what is dropped, and what stands between markup tokens."""
 
 from __future__ import annotations
 

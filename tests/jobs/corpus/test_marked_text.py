@@ -1,4 +1,4 @@
-"""Texts with control tokens: where the tokens stand, and what a source cannot forge."""
+"""Texts with markup tokens: where the tokens stand, and what a source cannot forge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.corpus import marked_text
-from jobs.corpus.marked_text import CONTROL_TOKENS, MARKS, block, finish, inline, plain
+from jobs.corpus.marked_text import MARKS, MARKUP, block, finish, inline, plain
 
 
 def tokens(built: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_spaces_around_references(built: str, text: str) -> None:
 def test_no_source_can_write_a_token() -> None:
     forged = "".join(MARKS.values())
 
-    assert tokens(plain(forged) + "".join(CONTROL_TOKENS)) == []
+    assert tokens(plain(forged) + "".join(MARKUP)) == []
 
 
 @given(st.lists(st.one_of(st.text(), st.sampled_from(list(MARKS.values())))))

@@ -1,4 +1,4 @@
-"""The pure half of curate: what becomes of a text, and where a document goes."""
+"""The pure half of curate: what becomes of a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.data import cleaning, corpus_writer
+from jobs.data import cleaning
 
 AWKWARD = st.text(
     st.one_of(
@@ -185,27 +185,4 @@ def test_a_long_run_of_spaces_costs_no_more_than_other_text() -> None:
     ],
 )
 def test_a_record_without_a_usable_id_is_known_by_its_digest(value: object, identity: str) -> None:
-    assert corpus_writer.document_id(value, b"ab" * 8) == identity
-
-
-@given(st.text(), st.floats(0, 1), st.floats(0, 1))
-def test_a_document_held_out_stays_held_out_when_the_fraction_grows(
-    identity: str, one: float, other: float
-) -> None:
-    low, high = sorted((one, other))
-
-    assert corpus_writer.is_validation(identity, low) <= corpus_writer.is_validation(identity, high)
-    assert not corpus_writer.is_validation(identity, 0.0)
-    assert corpus_writer.is_validation(identity, 1.0)
-
-
-def test_the_split_is_as_large_as_requested_and_never_changes() -> None:
-    held_out = [n for n in range(20_000) if corpus_writer.is_validation(f"doc-{n}", 0.03)]
-
-    assert 480 < len(held_out) < 720  # 600 expected, five standard deviations either way
-    assert held_out[:5] == [13, 22, 68, 84, 91]  # other numbers would move documents of old runs
-
-
-@given(st.binary(min_size=16, max_size=16), st.integers(1, 10_000))
-def test_a_text_has_one_shard(digest: bytes, shards: int) -> None:
-    assert 0 <= corpus_writer.shard_of(digest, shards) < shards
+    assert cleaning.document_id(value, b"ab" * 8) == identity

@@ -133,32 +133,3 @@ def test_positions_grow_to_the_size_of_the_file(tmp_path: Path) -> None:
 
     assert positions == sorted(positions)
     assert positions[-1] == path.stat().st_size
-
-
-def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "docs.jsonl").write_text('{"text": "a"}\n')
-    (folder / "again").symlink_to(folder)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "more.jsonl.gz").write_bytes(b"")
-    (folder / "linked").symlink_to(elsewhere)
-
-    found, ignored = readers.find_files([str(folder)])
-
-    assert found == [folder / "docs.jsonl", folder / "linked" / "more.jsonl.gz"]
-    assert ignored == []
-
-
-@pytest.mark.parametrize(
-    ("name", "readable"),
-    [
-        ("a.jsonl", True), ("a.JSON", True), ("a.json.gz", True), ("a.jsonl.zst", True),
-        ("a.gz", True), ("a.zst", True), ("a.parquet", True), ("a.v2.jsonl.gz", True),
-        ("a.txt", False), ("a.tar.gz", False), ("a.csv.zst", False), ("a.parquet.gz", False),
-        ("a", False), ("jsonl", False), ("a.jsonl.bak", False), ("a.jsonl.xz", False),
-    ],
-)  # fmt: skip
-def test_the_name_decides_whether_a_file_is_read(name: str, readable: bool) -> None:
-    assert readers.is_readable_kind(Path(name)) is readable

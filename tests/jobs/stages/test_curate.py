@@ -135,6 +135,63 @@ def test_equal_texts_of_different_files_and_kinds_are_kept_once(bench: Any, tmp_
     ]
 
 
+ARTICLE = """<article xmlns:xlink="http://www.w3.org/1999/xlink"><front><article-meta>
+<article-id pub-id-type="pmid">11</article-id><title-group><article-title>A trial</article-title>
+</title-group></article-meta></front><body><p>Give 5\u00ad10 mg, as in <xref ref-type="fig"
+rid="f"/> and the literal [fig].</p><fig id="f"><label>Fig. 1</label><caption><p>Doses.</p>
+</caption></fig></body></article>"""  # fmt: skip
+
+CITATIONS = """<PubmedArticleSet><PubmedArticle><MedlineCitation><PMID>12</PMID><Article>
+<ArticleTitle>Another trial.</ArticleTitle><Abstract><AbstractText>It failed.</AbstractText>
+</Abstract></Article></MedlineCitation></PubmedArticle><PubmedArticle><MedlineCitation><PMID>13</PMID><Article>
+<ArticleTitle>No abstract.</ArticleTitle></Article></MedlineCitation></PubmedArticle>
+</PubmedArticleSet>"""  # fmt: skip
+
+
+def test_articles_and_citations_become_documents_with_their_markup(
+    bench: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nxml").write_text(ARTICLE)
+    (tmp_path / "in" / "p.xml.gz").write_bytes(gzip.compress(CITATIONS.encode()))
+    bench.curate(tmp_path / "in", validation_fraction=0.0)
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    article, citation = by_id(bench.documents())
+    assert article["text"] == (
+        "A trial\n\nGive 5-10 mg, as in [fig_ref] Figure 1: Doses. [/fig_ref] and the literal "
+        "[fig].\n\n[fig] Figure 1: Doses. [/fig]"
+    )
+    tokens = [article["text"][begin:end] for begin, end in article["spans"]]
+    assert tokens == ["[fig_ref]", "[/fig_ref]", "[fig]", "[/fig]"]
+    assert (article["id"], article["work_id"], article["title"]) == ("11", "pmid:11", "A trial")
+    assert citation["text"] == "Another trial.\nIt failed."
+    assert (citation["spans"], citation["meta"]["pmid"]) == ([], "12")
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
+    assert [(one["in"], one["kept"], one["empty"]) for one in manifest["sources"]] == [
+        (1, 1, 0),
+        (2, 1, 1),
+    ]
+    assert manifest["repairs"]["hyphen"] == 1
+
+
+def test_articles_that_are_no_xml_are_set_aside(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nxml").write_text(ARTICLE)
+    (tmp_path / "in" / "b.nxml").write_text(ARTICLE[:-20])
+    bench.curate(tmp_path / "in", validation_fraction=0.0, on_bad_record="skip")
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    [line] = bench.run.path("corpus/rejected.jsonl").read_text().splitlines()
+    rejected = json.loads(line)
+    assert rejected["file"].endswith("b.nxml")
+    assert rejected["reason"].startswith("not XML")
+
+
 def test_repairs_are_counted_per_source(bench: Any, write_jsonl: Any) -> None:
     clean = write_jsonl("in/clean.jsonl", {"id": "a", "text": "Give 5 mg of it twice daily."})
     damaged = write_jsonl(

@@ -22,7 +22,10 @@ def bench(forked: Any) -> Any:
     return forked
 
 
-READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
+READABLE = (
+    "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
+    "in .tar.gz with articles in XML"
+)
 AGAIN = "copy or make the file again, then {meditron resume}"
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
 MISSING = "correct curate.sources, or put it where the nodes see it"
@@ -312,8 +315,8 @@ def other_kind(folder: Path) -> Path:
 
 
 def archive(folder: Path) -> Path:
-    (folder / "docs.tar.gz").write_bytes(b"")
-    return folder / "docs.tar.gz"
+    (folder / "docs.zip").write_bytes(b"")
+    return folder / "docs.zip"
 
 
 def empty_folder(folder: Path) -> Path:

@@ -116,6 +116,28 @@ def test_ids_are_those_of_the_library_and_decode_to_the_text(
     assert [tokenizer.decode(ids[:-1], skip_special_tokens=False) for ids in found] == TEXTS
 
 
+def test_markup_of_curated_documents_comes_from_their_spans(bench: Any, tmp_path: Path) -> None:
+    made = train()
+    made.add_tokens([AddedToken("[fig]", normalized=False)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    name, text = "corpus/train/00000.jsonl", "[fig] and [fig]"
+    records = [
+        {"id": "a", "text": text},
+        {"id": "b", "text": text, "spans": [[10, 15]]},
+        {"id": "c", "text": text, "spans": []},
+    ]
+    bench.run.path(name).parent.mkdir(parents=True)
+    bench.run.path(name).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    bench.tokenize(name, tmp_path / "tokenizer.json")
+
+    result = bench.start("tokenize")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    figure = made.token_to_id("[fig]")
+    assert [ids.count(figure) for ids in read_ids(bench)] == [2, 1, 0]
+    assert [made.decode(ids[:-1]) for ids in read_ids(bench)] == [text] * 3
+
+
 def test_the_marker_has_files_digests_and_counts(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:

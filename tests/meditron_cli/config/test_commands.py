@@ -173,7 +173,7 @@ def test_explain_shows_value_meaning_and_place(folder: Path) -> None:
     ("key", "layouts"),
     [
         ("evaluate.benchmarks", ("mcq: ", "pubmedqa: ", "mmlu: ", "medmcqa: ")),
-        ("curate.sources", (".jsonl, ", ".json, ", ".parquet: ")),
+        ("curate.sources", (".jsonl, ", ".json, ", ".parquet: ", ".nxml, ")),
     ],
 )
 def test_explain_of_data_names_each_layout_in_a_line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 from jobs.contract.stage_specs import CurateSpec
-from jobs.data.cleaning import length_problem, normalise, text_digest
+from jobs.corpus import marked_text
+from jobs.data.cleaning import SPANS_KEY, document_id, length_problem, normalise, text_digest
 from jobs.runtime.open_files import OTHER_FILES, raise_soft_limit
 
 if TYPE_CHECKING:
     from jobs.data.readers import SourceRecord
-
 
 OUTCOMES = ("kept", "empty", "short", "duplicate", "bad")
 """Outcomes of a record; each record counts under exactly one."""
@@ -89,7 +89,7 @@ class CorpusWriter:
         """
         if record.problem:
             return self._reject(path, record)
-        text, repairs = normalise(record.value[self._spec.text_key])
+        text, spans, repairs = clean(record, self._spec.text_key)
         self.repairs.update({"documents": any(repairs.values()), **repairs})
         if not text:
             return "empty"
@@ -102,15 +102,23 @@ class CorpusWriter:
         if digest in self._seen:
             return "duplicate"
         self._seen.add(digest)
-        self._keep(text, digest, record.value)
+        self._keep(text, spans, digest, record)
         return "kept"
 
-    def _keep(self, text: str, digest: bytes, value: Mapping[str, Any]) -> None:
+    def _keep(
+        self, text: str, spans: Sequence[tuple[int, int]], digest: bytes, record: SourceRecord
+    ) -> None:
         import orjson
 
-        document = {"id": document_id(value.get(self._spec.id_key), digest), "text": text}
+        value = record.value
+        document: dict[str, Any] = {
+            "id": document_id(value.get(self._spec.id_key), digest),
+            "text": text,
+        }
         if isinstance(value.get(SOURCE_KEY), str):
             document[SOURCE_KEY] = value[SOURCE_KEY]
+        if record.is_marked:
+            document |= {SPANS_KEY: spans, **record.facts}
         held_out = is_validation(document["id"], self._spec.validation_fraction)
         shard = self.validation if held_out else self.train[shard_of(digest, self._spec.shards)]
         shard.add(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
@@ -162,16 +170,26 @@ class CorpusWriter:
         return parts if self._rejected is None else [*parts, self._rejected]
 
 
+def clean(
+    record: SourceRecord, text_key: str
+) -> tuple[str, Sequence[tuple[int, int]], dict[str, int]]:
+    """Return a record's text, the places of its markup tokens, and what was repaired in it."""
+    if record.is_marked:
+        return marked_text.finish(record.value[text_key])
+    text, repairs = normalise(record.value[text_key])
+    return text, (), repairs
+
+
 def require_intact(path: Path, keys: Sequence[str]) -> None:
     """Read a compressed file to its end: damage to it explains a bad record better.
 
     Raises:
         TaskError: the file is truncated or corrupt.
     """
-    from jobs.data import readers
+    from jobs.corpus import source_files
 
-    if path.suffix.lower() in readers.COMPRESSED:
-        for _ in readers.read_records(path, keys):
+    if source_files.is_compressed(path):
+        for _ in source_files.read_records(path, keys):
             pass
 
 
@@ -191,15 +209,6 @@ def allow_open_files(shards: int) -> None:
             f"allows {hard}",
             f"set curate.shards to {fitting} or less" if fitting > 0 else hint,
         )
-
-
-def document_id(value: Any, digest: bytes) -> str:
-    """Return a record's own id if it is a string or an integer, else its text's digest in hex."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return digest.hex()
 
 
 def is_validation(identity: str, fraction: float) -> bool:
