@@ -68,8 +68,8 @@ def command(
     facts = training_figures(plan, loaded, run)
     known, now = loaded.known, services.clock.now()
     warnings = prepare.warnings(plan, loaded, run, now)
-    if not loaded.placeholders and not run.root.exists():  # a run is made here
-        warnings += space.space_warnings(plan, run.root.parent)
+    if not loaded.placeholders:
+        warnings += space.space_warnings(plan, run)
     if as_json:
         site = {"file": known.file, "time": known.time} if known else None
         console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})

@@ -302,9 +302,8 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
         console.warning(text)
     if submission.exists:
         console.note(continuing(submission.reader.read(), services.clock.now()))
-    else:
-        for text in space.space_warnings(plan, submission.root):
-            console.warning(text)
+    for text in space.space_warnings(plan, run):
+        console.warning(text)
     scheduler, reader = services.scheduler(plan.site.scheduler), submission.reader
     try:
         started = launch(plan, scheduler, reader, console.note, compares_settings=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from jobs.contract.stage_specs import ExportSpec, PretrainSpec
@@ -14,7 +15,7 @@ verified, and the one that is being written (``jobs.checkpoints.retention.prune`
 
 
 class DiskNeed(NamedTuple):
-    """The bytes that a run takes at most, without checkpoints that readers hold by a lease."""
+    """Bytes that a run still takes at most, without checkpoints that readers hold by a lease."""
 
     checkpoints: int
     """Step 0, the rolling ones, and those that are kept whole."""
@@ -27,21 +28,34 @@ class DiskNeed(NamedTuple):
         return sum(self)
 
 
-def disk_need(spec: PretrainSpec, exports: int = 0) -> DiskNeed:
-    """Return what a training and a number of exports of its checkpoints take."""
+def disk_need(spec: PretrainSpec, exports: int = 0, saved: Collection[int] = ()) -> DiskNeed:
+    """Return what a training and a number of exports of its checkpoints take beside the checkpoints
+    of the steps that are ``saved``.
+    """
     whole = spec.model.checkpoint_bytes(spec.precision)
     weights = spec.model.weights_bytes(spec.precision)
-    kept = len(spec.keep_steps)
-    saves = -(-spec.train_steps // spec.save_interval)
-    rolling = min(saves, spec.keep_checkpoints + BESIDE)
+    last = max(saved, default=0)
+    first = 0 if 0 in saved else weights
+    kept = sum(step > last for step in spec.keep_steps)
+    saves = max(0, -(-(spec.train_steps - last) // spec.save_interval))
+    stay = {0} if spec.keep_weights_only else {0, *spec.keep_steps}
+    rolling = min(saves, max(0, spec.keep_checkpoints + BESIDE - len({*saved} - stay)))
     if spec.keep_weights_only:
-        return DiskNeed(weights + rolling * whole, kept * weights, exports * weights)
-    return DiskNeed(weights + (rolling + kept) * whole, 0, exports * weights)
+        return DiskNeed(first + rolling * whole, kept * weights, exports * weights)
+    return DiskNeed(first + (rolling + kept) * whole, 0, exports * weights)
 
 
-def disk_need_of(plan: Plan) -> DiskNeed | None:
-    """Return what the run of a plan takes; None where it does not train."""
+def disk_need_of(
+    plan: Plan, saved: Collection[int] = (), exported: Collection[str] = ()
+) -> DiskNeed | None:
+    """Return what the run of a plan still takes; None where it does not train.
+
+    Args:
+        saved: steps of its checkpoints.
+        exported: folders of its finished exports.
+    """
     tasks = [task.spec for stage in plan.stages for task in stage.tasks]
     training = next((spec for spec in tasks if isinstance(spec, PretrainSpec)), None)
-    exports = sum(isinstance(spec, ExportSpec) for spec in tasks)
-    return disk_need(training, exports) if training else None
+    exports = [spec for spec in tasks if isinstance(spec, ExportSpec)]
+    missing = sum(spec.output_dir not in exported for spec in exports)
+    return disk_need(training, missing, saved) if training else None

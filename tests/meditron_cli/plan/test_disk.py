@@ -40,6 +40,42 @@ def test_a_short_training_saves_no_more_than_it_has_steps_for() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("saved", "first", "whole", "weights"),
+    [
+        ((), 1, 6 + 2, 0),
+        ((0,), 0, 6 + 2, 0),
+        ((0, 500), 0, 6 + 1, 0),  # one that is kept
+        ((0, 500, 1000, 1500), 0, 5, 0),
+        ((0, 500, 1000, *range(20_000, 23_000, 500)), 0, 0, 0),
+        ((0, 500, 1000, 22_000, 22_500), 0, 1, 0),  # the last step is one more save
+        ((0, 500, 1000, 23_000), 0, 0, 0),
+    ],
+)
+def test_a_run_that_is_continued_needs_what_is_not_saved(
+    saved: tuple[int, ...], first: int, whole: int, weights: int
+) -> None:
+    spec = spec_of("pretrain.keep_checkpoints=3", "pretrain.keep_steps=[500, 1000]")
+    of_weights = spec.model.weights_bytes("bf16")
+
+    assert disk_need(spec, saved=saved) == (
+        first * of_weights + whole * spec.model.checkpoint_bytes("bf16"),
+        weights * of_weights,
+        0,
+    )
+
+
+def test_weights_to_keep_are_those_of_steps_to_come() -> None:
+    keep = ("pretrain.keep_steps=[500, 1000]", "pretrain.keep_weights_only=true")
+    spec = spec_of("pretrain.keep_checkpoints=3", *keep)
+
+    assert disk_need(spec, saved=(0, 500)) == (
+        5 * spec.model.checkpoint_bytes("bf16"),
+        spec.model.weights_bytes("bf16"),
+        0,
+    )
+
+
 def test_a_plan_counts_its_exports_and_one_without_training_nothing() -> None:
     need = disk_need_of(plan_of("test-slurm", "tiny", "export.step=[first, last]"))
 
@@ -47,3 +83,7 @@ def test_a_plan_counts_its_exports_and_one_without_training_nothing() -> None:
     assert need.exports > 0
     assert need.total == sum(need)
     assert disk_need_of(plan_of("test-slurm", "tiny", stages=("curate",))) is None
+    plan = plan_of("test-slurm", "tiny", "export.step=[first, last]")
+    one = disk_need_of(plan, exported=("export",))
+    assert one is not None
+    assert 2 * one.exports == need.exports
