@@ -296,10 +296,18 @@ def step_line(facts: dict[str, Any]) -> str:
     parts = ", ".join(
         f"{name} {step[key]:.2f}" for key, name in names.items() if step[key] >= 0.005
     )
+    lengths = sequence_lengths(facts)
+    of_length = f" with sequences of {lengths[0]} tokens" if lengths[1:] else ""
     return (
-        f"step         {step['seconds']:,.2f} s, computed: {parts}; {facts['mfu']:.1%} of the "
-        f"peak, {facts['mfu_without_attention']:.1%} without attention{measured_words(facts)}"
+        f"step         {step['seconds']:,.2f} s{of_length}, computed: {parts}; "
+        f"{facts['mfu']:.1%} of the peak, "
+        f"{facts['mfu_without_attention']:.1%} without attention{measured_words(facts)}"
     )
+
+
+def sequence_lengths(facts: dict[str, Any]) -> list[int]:
+    """Return the tokens of a sequence in each phase, each once, in their order."""
+    return list(dict.fromkeys(phase["sequence_length"] for phase in facts.get("phases") or []))
 
 
 def measured_words(facts: dict[str, Any]) -> str:
@@ -395,8 +403,7 @@ def jobs_line(facts: dict[str, Any]) -> str:
 def saves_line(facts: dict[str, Any]) -> str:
     """Return how often training saves, and the interval of least cost."""
     hours = facts["save_interval"] * facts["step_seconds"] / 3600
-    lengths = {phase["sequence_length"] for phase in facts.get("phases") or []}
-    longest = " of the longest sequences" if len(lengths) > 1 else ""
+    longest = " of the longest sequences" if sequence_lengths(facts)[1:] else ""
     return (
         f"saves        every {plural(facts['save_interval'], 'step')}, about {hours:,.2f} h"
         f"{longest}; "

@@ -114,6 +114,7 @@ def test_each_phase_has_its_step_and_the_whole_their_sum() -> None:
     assert facts["mfu"] < facts["phase_steps"][1]["mfu"] < 1
     assert facts["best_save_interval"] < 200
     phases = [{"sequence_length": length} for length in (4096, 16384)]
+    assert " s with sequences of 4096 tokens, " in summary.step_line({**facts, "phases": phases})
     assert " h of the longest sequences; every " in summary.saves_line({**facts, "phases": phases})
 
 
