@@ -387,6 +387,8 @@ class PretrainSpec:
     """Of these steps weights alone are kept, from which no training resumes."""
     async_save: bool = True
     """Threads write checkpoints from a copy in host memory while training continues."""
+    save_memory_gb: float | None = None
+    """Most memory of a node that this copy takes; None: half of what is free."""
     loss_average: str = BY_TOKENS
     """``tokens``: over the scored tokens of a global batch; ``micro-batches``: over its
     micro-batches, each the average over its own scored tokens.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.contract.units import GIB
 from jobs.runtime.cgroups import MEMBERSHIP, ROOT
 
 MEMINFO = Path("/proc/meminfo")
@@ -26,6 +27,13 @@ def available(meminfo: Path = MEMINFO, root: Path = ROOT, membership: Path = MEM
         ValueError, OSError: /proc/meminfo lacks the line, or cannot be read.
     """
     return min(of_machine(meminfo.read_text()), *_below_limits(root, membership), 1 << 62)
+
+
+def part_for_copies(free: int, limit_gb: float | None, ranks: int) -> int:
+    """Return the bytes that a rank may take for copies of which files are written: its part of what
+    is set for a node, as far as it is free; by default of half of what is free.
+    """
+    return (free // 2 if limit_gb is None else min(free, int(limit_gb * GIB))) // ranks
 
 
 def of_machine(meminfo: str) -> int:

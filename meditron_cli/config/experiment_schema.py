@@ -406,7 +406,11 @@ class Pretrain(Section):
     not to resume; a seventh of the size in bf16, a quarter in fp32."""
     async_save: Annotated[bool, OPERATIONAL] = True
     """Write checkpoints while training continues, from a copy in host memory: checkpoint size /
-    ranks for each rank, together at most half of what is free."""
+    ranks for each rank."""
+    save_memory_gb: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Most GiB of a node's memory that the copy takes, divided among the node's ranks; default:
+    half of what is free. Where that is too little, a step's update waits while the rest is written.
+    Weights that are kept beside a checkpoint may take as much again."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 1440
     """Time limit of one job; a run may take several."""
     signal_lead_seconds: Annotated[PositiveInt | None, OPERATIONAL] = None

@@ -179,8 +179,13 @@ def layout_findings(inputs: Inputs) -> fit.Findings:
     }
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_, lengths)
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
-    precision, copies = experiment.pretrain.precision, memory.copies(experiment.pretrain)
+    precision, copies = (
+        experiment.pretrain.precision,
+        memory.copies_without_limit(experiment.pretrain),
+    )
     result += fit.memory_findings(cluster, longest, parallel, batch, precision, copies=copies)
+    limit = fit.copy_findings(cluster.gpu_partition, experiment.pretrain.save_memory_gb)
+    result += limit.at(inputs.locations.get("pretrain.save_memory_gb", ""))
     return result + fit.sharing_findings(parallel.world_size, inputs.host_cores)
 
 
@@ -206,7 +211,7 @@ def layout_hint(inputs: Inputs) -> str:
         configured,
         batch_of(experiment),
         experiment.pretrain.precision,
-        copies=memory.copies(experiment.pretrain),
+        copies=memory.copies_without_limit(experiment.pretrain),
     )
     if near is None or near == configured:
         return ""

@@ -187,6 +187,17 @@ def core_findings(stage: str, cpus: int, partition: Partition) -> Findings:
     )
 
 
+def copy_findings(partition: Partition, limit_gb: float | None) -> Findings:
+    """Check that a node has the memory that is set for copies of checkpoints."""
+    has = partition.node.memory_gb
+    if limit_gb is None or limit_gb <= has:
+        return Findings()
+    return error_findings(
+        f"pretrain.save_memory_gb = {limit_gb:g} is more than the {has} GiB of a node in "
+        f"{partition.name}"
+    )
+
+
 def memory_findings(
     cluster: Cluster,
     model: ModelSpec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,9 +77,9 @@ class Memory:
         """Return the bytes at the peak of a step."""
         return self.states + self.working + self.context + self.fragmentation
 
-    def copied(self, copies: int) -> int:
-        """Return the bytes of host memory that so many ``copies`` take."""
-        return sum((self.save, self.kept)[:copies])
+    def copied(self, copies: int, limit: float = math.inf) -> int:
+        """Return the bytes of host memory that so many ``copies`` take, each up to a limit."""
+        return int(sum(min(need, limit) for need in (self.save, self.kept)[:copies]))
 
 
 def copies(pretrain: PretrainSpec | Pretrain) -> int:
@@ -88,6 +89,18 @@ def copies(pretrain: PretrainSpec | Pretrain) -> int:
     if not pretrain.async_save:
         return 0
     return 2 if pretrain.keep_steps and pretrain.keep_weights_only else 1
+
+
+def copies_without_limit(pretrain: PretrainSpec | Pretrain) -> int:
+    """Return how many copies need half of a node's memory: none where a setting limits them."""
+    return copies(pretrain) if pretrain.save_memory_gb is None else 0
+
+
+def copy_limit(pretrain: PretrainSpec, ranks_per_node: int) -> float:
+    """Return the bytes that the setting leaves a rank's copy."""
+    if pretrain.save_memory_gb is None:
+        return math.inf
+    return pretrain.save_memory_gb * GIB / ranks_per_node
 
 
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec, stage: int) -> int:

@@ -60,7 +60,7 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
     """
     model, configured = model_spec(experiment), parallel_spec(experiment)
     node, precision = cluster.gpu_partition.node, experiment.pretrain.precision
-    copies = memory.copies(experiment.pretrain)
+    copies = memory.copies_without_limit(experiment.pretrain)
     world = configured.world_size
     if cluster.device != "cuda" or precision != "bf16":
         raise ConfigError(

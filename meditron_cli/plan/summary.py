@@ -58,7 +58,7 @@ def training(
     batch = layout.BatchLayout(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
     longest = replace(spec.model, seq_length=spec.longest)
     stages = memory.stages(longest, spec.parallel, batch, spec.precision, spec.device)
-    need = max(stages, key=lambda stage: stage.total)
+    need, copies = max(stages, key=lambda stage: stage.total), memory.copies(spec)
     return {
         "tensor": spec.parallel.tensor,
         "pipeline": spec.parallel.pipeline,
@@ -84,7 +84,8 @@ def training(
         if spec.device == "cpu"
         else memory.without_engine(longest, spec.parallel, batch, spec.precision, need.stage),
         "stages": [memory_bytes(stage) for stage in stages],
-        "save_bytes": need.copied(memory.copies(spec)),
+        "save_bytes": need.copied(copies, memory.copy_limit(spec, resources.ranks_per_node)),
+        "save_share_bytes": need.copied(copies),
         "gpu_memory_bytes": node.gpu_memory_gb * GIB,
         "checkpoint_bytes": spec.model.checkpoint_bytes(spec.precision),
         "disk_bytes": disk_need(spec).total,
@@ -215,12 +216,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"target       {plural(facts['train_steps'], 'step')}, {count(facts['tokens'])} tokens",
         *data_summary.lines(facts),
         memory_line(facts),
-        f"checkpoint   {size(facts['checkpoint_bytes'])}, computed"
-        + (
-            f"; each rank copies {size(facts['save_bytes'])} to host memory to write it"
-            if facts["save_bytes"]
-            else ""
-        ),
+        f"checkpoint   {size(facts['checkpoint_bytes'])}, computed{copy_text(facts)}",
         f"step 0       {size(facts['export_bytes'])}, computed: weights alone, as in an export",
     ]
     lines += time_lines(facts)
@@ -233,6 +229,19 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         what = "weights" if facts["keep_weights_only"] else "checkpoints"
         lines.append(f"kept         {what} of steps {steps}, beside the newest")
     return [*lines, signal_line(facts)]
+
+
+def copy_text(facts: dict[str, Any]) -> str:
+    """Return what a rank copies to host memory to write a checkpoint; empty without copies."""
+    held, share = facts["save_bytes"], facts["save_share_bytes"]
+    if not share:
+        return ""
+    if held == share:
+        return f"; each rank copies {size(share)} to host memory to write it"
+    return (
+        f"; each rank copies {size(share)} to write it through {size(held)} of host memory, and "
+        "training waits while the rest is written"
+    )
 
 
 def memory_line(facts: dict[str, Any]) -> str:

@@ -21,10 +21,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from jobs.checkpoints.parts import Part, Parts
 from jobs.engine import device as devices
 from jobs.engine.failures import root
 from jobs.engine.saving import page_lock
+from jobs.engine.saving.ring import Ring
 from jobs.engine.saving.threads import in_thread
 
 with devices.quiet():
@@ -60,9 +61,9 @@ class Abandoned(Exception):
 class HostMemory:
     """Memory of the host for copies of tensors, kept from save to save.
 
-    It grows to what a save copies, or to a limit: then a save waits for the files whenever it is
-    full. On CUDA it is page-locked, where CUDA allows it, which takes long and makes copies several
-    times as fast.
+    It grows to what a save copies, or to a limit: then a save waits, whenever it is full, until the
+    oldest copies are written. On CUDA it is page-locked, where CUDA allows it, which takes long and
+    makes copies several times as fast.
     """
 
     def __init__(self, limit: Callable[[], int]) -> None:
@@ -116,13 +117,16 @@ def _warn(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """A tensor or object to write."""
 
     item: Any
     """Of torch's save plan."""
     data: Any
     """A tensor, or the bytes of an object."""
+    written: threading.Event = field(default_factory=threading.Event)
+    """Or given up: its copy is not needed any more."""
 
     @property
     def host_bytes(self) -> int:
@@ -158,13 +162,13 @@ class ShardFile:
                     try:
                         self._write(file, entry)
                     finally:
-                        self.entries.task_done()
+                        entry.written.set()
                 file.flush()
                 os.fsync(file.fileno())
         except Exception as error:  # a thread has no caller: all ranks raise it in `agree`
             self.error = root(error, OSError) or error
-            for _ in entries:  # whoever waits for room in host memory shall not wait for ever
-                self.entries.task_done()
+            for entry in entries:  # whoever waits for room in host memory is not to wait for ever
+                entry.written.set()
 
     def _write(self, file: BinaryIO, entry: Entry) -> None:
         stream: Any = _Stream(file, self.given_up)
@@ -246,22 +250,21 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
                 file.entries.put(None)
 
     def _stage(self, entries: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
-        """Copy entries to host memory and hand them to their threads, as many at a time as fit."""
+        """Copy entries to host memory and hand them to their threads; while the memory is full,
+        wait for the oldest to be written.
+        """
+        ring = Ring(self._memory.bytes)
         copied: list[tuple[ShardFile, Entry]] = []
-        used = 0
         for file, entry in entries:
             if self._given_up.is_set():
                 return
-            if used + entry.host_bytes > self._memory.bytes:
-                _hand_over(copied, stream)
-                for each in self._files:
-                    each.entries.join()
-                copied, used = [], 0
             if entry.item.type is not WriteItemType.BYTE_IO:
-                copy = self._memory.place(used, entry.data)
+                place = ring.take(
+                    entry.host_bytes, entry.written, lambda: _hand_over(copied, stream)
+                )
+                copy = self._memory.place(place, entry.data)
                 copy.copy_(entry.data, non_blocking=True)
-                used += entry.host_bytes
-                entry = Entry(entry.item, copy)
+                entry = replace(entry, data=copy)
             copied.append((file, entry))
         _hand_over(copied, stream)
 
@@ -329,8 +332,10 @@ def _in_turns(
         yield from ((file, entry) for file, entry in zip(files, turn, strict=True) if entry)
 
 
-def _hand_over(copied: Sequence[tuple[ShardFile, Entry]], stream: Any) -> None:
-    """Give copies to their threads, once the device has made them."""
-    stream.synchronize()
+def _hand_over(copied: list[tuple[ShardFile, Entry]], stream: Any) -> None:
+    """Give copies to their threads, once the device has made them; empty the list."""
+    if copied:
+        stream.synchronize()
     for file, entry in copied:
         file.entries.put(entry)
+    copied.clear()

@@ -125,10 +125,9 @@ class TrainingSaves:
         return [timed for timed in (self._kept, self._whole) if timed.step is not None]
 
     def _host_bytes(self) -> int:
-        """Return the host memory that this rank's copies may take: half of what is free, divided
-        among the ranks of its node.
-        """
-        return memory.available() // 2 // self._context.task.ranks_per_node
+        """Return the host memory that a copy of this rank may take."""
+        ranks = self._context.task.ranks_per_node
+        return memory.part_for_copies(memory.available(), self._spec.save_memory_gb, ranks)
 
 
 def _kept_whole(folder: Path, spec: PretrainSpec) -> list[int]:

@@ -57,6 +57,18 @@ def test_without_limits_the_machine_s_memory_is_available(tmp_path: Path, meminf
     assert memory.available(meminfo, tmp_path, tmp_path / "missing") == 64 * GIB
 
 
+@pytest.mark.parametrize(
+    ("limit_gb", "part"),
+    [
+        pytest.param(None, 8 * GIB, id="half of what is free"),
+        pytest.param(2.5, GIB * 5 // 8, id="what is set"),
+        pytest.param(100.0, 16 * GIB, id="no more than is free"),
+    ],
+)
+def test_ranks_of_a_node_share_the_memory_of_copies(limit_gb: float | None, part: int) -> None:
+    assert memory.part_for_copies(64 * GIB, limit_gb, 4) == part
+
+
 def test_meminfo_without_the_line_is_refused() -> None:
     with pytest.raises(ValueError, match="no MemAvailable"):
         memory.of_machine("MemTotal: 1 kB\n")

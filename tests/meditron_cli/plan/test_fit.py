@@ -234,6 +234,15 @@ def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
     ).warnings
 
 
+def test_more_memory_for_copies_than_a_node_has_is_refused() -> None:
+    partition = cluster(memory_gb=64).gpu_partition
+
+    assert fit.copy_findings(partition, 64.0) == fit.copy_findings(partition, None)
+    assert fit.copy_findings(partition, 65.0) == fit.error_findings(
+        f"pretrain.save_memory_gb = 65 is more than the 64 GiB of a node in {partition.name}"
+    )
+
+
 def test_weights_that_are_kept_beside_a_save_need_memory_of_the_node_too() -> None:
     sharded = dataclasses.replace(layout(data=4), distributed_optimizer=True)
 

@@ -74,9 +74,7 @@ def test_the_published_layout_of_70b_is_near_the_best() -> None:
     assert (8, 8, 2) in shapes
 
 
-def test_layouts_that_a_save_would_not_leave_room_for_fit_where_saves_are_not_asynchronous() -> (
-    None
-):
+def test_layouts_that_a_save_leaves_no_room_for_fit_where_it_waits_or_its_copy_is_limited() -> None:
     """The ranks of a node would copy 269 GiB, over half of its 480."""
     large = ("model.layers=96", "parallel.pipeline=4", "parallel.data=1")
 
@@ -84,6 +82,7 @@ def test_layouts_that_a_save_would_not_leave_room_for_fit_where_saves_are_not_as
         found_on("rcp", "70b", *large)
 
     assert found_on("rcp", "70b", *large, "pretrain.async_save=false")
+    assert found_on("rcp", "70b", *large, "pretrain.save_memory_gb=200")
 
 
 def test_sequence_parallelism_is_off_where_the_experiment_turns_it_off() -> None:

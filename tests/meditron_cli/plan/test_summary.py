@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.units import GIB
 from meditron_cli.config.load import load_cluster
 from meditron_cli.plan import summary
 from meditron_cli.plan.model import Plan
@@ -162,6 +163,21 @@ def test_steps_to_keep_are_a_line_of_those_that_have_some() -> None:
 
     assert "kept         checkpoints of steps 500, 1000, beside the newest" in lines
     assert not any("kept" in line for line in summary.training_lines(training("rcp", "70b")))
+
+
+def test_a_limit_on_host_memory_bounds_what_a_rank_holds_and_the_plan_says_what_follows() -> None:
+    whole, limited, ample = (
+        training("rcp", "70b", *limit)
+        for limit in ((), ("pretrain.save_memory_gb=32",), ("pretrain.save_memory_gb=400",))
+    )
+    gpus = 8
+
+    assert limited["save_bytes"] == 32 * GIB // gpus < whole["save_bytes"]
+    assert limited["save_share_bytes"] == whole["save_bytes"] == ample["save_bytes"]
+    (line,) = [text for text in summary.training_lines(limited) if text.startswith("checkpoint")]
+    assert line.endswith(
+        "to write it through 4 GiB of host memory, and training waits while the rest is written"
+    )
 
 
 def test_weights_to_keep_are_copied_beside_a_checkpoint_and_take_less_disk() -> None:
