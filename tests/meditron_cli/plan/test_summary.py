@@ -176,7 +176,7 @@ def test_a_limit_on_host_memory_bounds_what_a_rank_holds_and_the_plan_says_what_
     assert limited["save_share_bytes"] == whole["save_bytes"] == ample["save_bytes"]
     (line,) = [text for text in summary.training_lines(limited) if text.startswith("checkpoint")]
     assert line.endswith(
-        "to write it through 4 GiB of host memory, and training waits while the rest is written"
+        "to write it through 4.0 GiB of host memory, and training waits while the rest is written"
     )
 
 
