@@ -412,6 +412,8 @@ class PretrainSpec:
     """Most steps that a rewind skips, the spike's last."""
     max_epochs: float | None = None
     """How often the training may read a corpus; None for any number of times."""
+    require_eod: bool = field(default=True, metadata={ASIDE: True})
+    """A dataset made elsewhere is refused if none of its documents ends with the EOD token."""
     phases: tuple[PhaseSpec, ...] = (WHOLE,)
     """In their order; the first begins with the training."""
     deterministic: bool = False

@@ -17,13 +17,17 @@ from jobs.data.indexed_dataset import stored_size
 from jobs.data.mixture import CorpusSize, mixture_of, shares
 
 
-class TooManyEpochs(TaskError):
-    """The training would read a corpus more often than ``max_epochs``."""
+class NotAllowed(TaskError):
+    """A training that another value of a setting allows."""
 
-    def __init__(self, message: str, hint: str, needed: int) -> None:
-        super().__init__(message, hint)
-        self.needed = needed
-        """A ``max_epochs`` that allows the training."""
+    def __init__(self, message: str, setting: str, advice: str = "") -> None:
+        super().__init__(
+            message, f"{advice}{{meditron submit pretrain --set {setting} --run}} allows it"
+        )
+        self.setting = setting
+        """With the value, as ``--set`` takes it."""
+        self.advice = advice
+        """What else helps, before the command in the hint."""
 
 
 class Datasets(NamedTuple):
@@ -91,7 +95,7 @@ def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
     Raises:
         TaskError: there are fewer sequences than one global batch, or a corpus of a phase has no
             token or no sequence in it.
-        TooManyEpochs: the training would read a corpus more often than ``max_epochs``.
+        NotAllowed: the training would read a corpus more often than ``max_epochs``.
     """
     for start in spec.starts:
         _require_batch(spec, start, sizes)
@@ -139,12 +143,11 @@ def _require_epochs(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None
         low, high = (middle, high) if fits else (low, middle)
     most = math.ceil(read[worst])
     whose = f" of the corpus {worst!r}" if len(spec.corpora) > 1 else ""
-    raise TooManyEpochs(
+    raise NotAllowed(
         f"{plural(spec.train_steps, 'step')} read the {sizes[worst].tokens:,} training tokens"
         f"{whose} {read[worst]:.1f} times, and pretrain.max_epochs is {spec.max_epochs:g}, which "
         f"{plural(low, 'step')} would keep to",
-        f"{{meditron submit pretrain --set pretrain.max_epochs={most} --run}} allows it",
-        most,
+        f"pretrain.max_epochs={most}",
     )
 
 

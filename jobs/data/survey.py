@@ -21,7 +21,7 @@ from jobs.contract.files import sha256
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import OWN_RUN, PretrainSpec
 from jobs.contract.units import plural
-from jobs.data import corpora, tokenized
+from jobs.data import corpora, tokenized, tokenizer_file
 from jobs.data.indexed_dataset import Index, count_tokens, read_index
 from jobs.data.mixture import CorpusSize, Mixture, mixture_of, require_same_phases
 from jobs.data.tokenized import TRAIN, VALIDATION, TokenizedShard, side_by_side, written
@@ -33,6 +33,9 @@ SCANNED_BYTES = 64 << 20
 """Bytes of tokens checked at submission and by ranks over all files of a split, an equal share at
 the start of each, so that more shards do not slow a start. The stage ``index`` checks all of those
 that meditron has not tokenized (``scan``), and ranks every batch when they read it."""
+
+ENDS = 16
+"""Documents of a dataset, at least, of which one is to end with the EOD token."""
 
 SCANNED_BLOCK = 16 << 20
 """Bytes that a thread holds."""
@@ -253,11 +256,11 @@ def survey(
     Raises:
         TaskError: a file is missing, damaged or not what tokenize wrote; there is no training data,
             or too little for one batch or for ``max_epochs``; the tokens were made with another
-            tokenizer, or are not in the model's vocabulary.
+            tokenizer, or look so, or are not in the model's vocabulary.
     """
     prefixes = {corpus.name: corpora.datasets(run, corpus) for corpus in spec.corpora}
     named = [prefix for found in prefixes.values() for prefix in found.all]
-    surveyor = _Surveyor(run, spec, written(run, named), report)
+    surveyor = _Surveyor.of(run, spec, named, report)
     train = surveyor.sources([prefix for found in prefixes.values() for prefix in found.train])
     validation = surveyor.sources(
         [prefix for found in prefixes.values() for prefix in found.validation]
@@ -287,10 +290,14 @@ def check_elsewhere(run: RunDir, spec: PretrainSpec) -> None:
     for corpus in spec.corpora:
         for data, split in ((corpus.data, TRAIN), (corpus.validation_data, VALIDATION)):
             elsewhere += tokenized.prefixes(run, [name for name in data if name != OWN_RUN], split)
-    surveyor = _Surveyor(run, spec, written(run, elsewhere))
-    for prefix in elsewhere:
+    surveyor = _Surveyor.of(run, spec, elsewhere)
+
+    def check(prefix: str) -> None:
         binary, _, entries = surveyor.open(prefix)
-        _check_ids(binary, entries.kind, spec.model.vocab_size, SCANNED_BYTES // len(elsewhere))
+        surveyor.check_tokens(prefix, binary, entries, SCANNED_BYTES // len(elsewhere))
+
+    for _ in side_by_side(check, elsewhere):
+        pass
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,25 @@ class _Surveyor:
     spec: PretrainSpec
     written: Mapping[str, TokenizedShard]
     """The datasets that tokenize has written, in this run or another, by prefix."""
+    eod: int | None
+    """The token that ends documents of datasets made elsewhere; None: none has to."""
     report: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(
+        cls,
+        run: RunDir,
+        spec: PretrainSpec,
+        prefixes: Sequence[str],
+        report: Callable[[], None] = lambda: None,
+    ) -> _Surveyor:
+        """Return the surveyor of some datasets."""
+        made, eod = written(run, prefixes), None
+        if spec.require_eod and any(
+            Path(prefix).is_absolute() and prefix not in made for prefix in prefixes
+        ):
+            eod = tokenizer_file.eod_id(spec.tokenizer, run.path(spec.tokenizer.path))
+        return cls(run, spec, made, eod, report)
 
     @cached_property
     def registry(self) -> str:
@@ -327,7 +352,7 @@ class _Surveyor:
             content = f"{sampled_sha256(binary)} {binary.stat().st_mtime_ns}"
         else:
             content = self.require_written(prefix, binary, index_digest)
-        _check_ids(binary, entries.kind, self.spec.model.vocab_size, scanned)
+        self.check_tokens(prefix, binary, entries, scanned)
         documents = len(entries.lengths)
         if not tokens:
             return None
@@ -357,6 +382,44 @@ class _Surveyor:
             )
         self.require_same_tokenizer(prefix, binary)
         return binary, index, entries
+
+    def check_tokens(self, prefix: str, binary: Path, entries: Index, scanned: int) -> None:
+        """Check the first token, if there is one, and as many more as ``scanned`` bytes hold; and
+        the ends of the documents that begin in them.
+        """
+        import numpy
+
+        if not binary.stat().st_size:
+            return
+        tokens = numpy.memmap(binary, dtype=entries.kind, mode="r")
+        head = tokens[: max(1, scanned // entries.kind.itemsize)]
+        refuse_outside(int(head.min()), int(head.max()), self.spec.model.vocab_size, str(binary))
+        if self.eod is not None and prefix not in self.written:
+            self.require_end(binary, tokens[last_places(entries, head.nbytes)])
+
+    def require_end(self, binary: Path, ends: numpy.ndarray) -> None:
+        """Refuse a dataset whose documents do not end as those of the training's tokenizer.
+
+        Args:
+            ends: the last tokens of some documents.
+
+        Raises:
+            NotAllowed: none is the EOD token.
+        """
+        import numpy
+
+        if not len(ends) or (ends == self.eod).any():
+            return
+        values, counts = numpy.unique(ends, return_counts=True)
+        most, end = int(counts.argmax()), self.spec.tokenizer.vocabulary.eod_token
+        raise corpora.NotAllowed(
+            f"{binary}: of its documents none ends with {end!r}, token {self.eod} of this "
+            f"tokenizer; {len(ends)} were read, most end with token {values[most]}",
+            "pretrain.require_eod=false",
+            "it looks tokenized with another tokenizer, or without ends (`--append-eod` of "
+            "Megatron-LM): tokenize it with this one, or set vocabulary.eod_token to the token "
+            "that ends its documents; ",
+        )
 
     def require_same_tokenizer(self, prefix: str, binary: Path) -> None:
         """Compare the tokenizer that a dataset of a run was made with, this one or another, with
@@ -435,15 +498,16 @@ def sampled_blocks(size: int) -> list[tuple[int, int]]:
     return [(number * last // steps, SAMPLED_BYTES) for number in range(SAMPLED_BLOCKS)]
 
 
-def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
-    """Check the first token, if there is one, and as many more as ``scanned`` bytes hold."""
+def last_places(entries: Index, scanned: int) -> numpy.ndarray:
+    """Return the places of the last tokens of the documents that begin in the first bytes of a
+    dataset, but of ``ENDS`` at least, where there are as many. Empty ones are left out.
+    """
     import numpy
 
-    if not binary.stat().st_size:
-        return
-    tokens = numpy.memmap(binary, dtype=kind, mode="r")
-    head = tokens[: max(1, scanned // kind.itemsize)]
-    refuse_outside(int(head.min()), int(head.max()), vocab_size, str(binary))
+    begun = max(ENDS, int(numpy.searchsorted(entries.offsets, scanned)))
+    lengths = entries.lengths[:begun]
+    places: numpy.ndarray = lengths.cumsum(dtype="i8")[lengths > 0] - 1
+    return places
 
 
 def refuse_outside(smallest: int, largest: int, vocab_size: int, where: str) -> None:

@@ -159,6 +159,22 @@ def require_tokens(ref: TokenizerRef, path: Path | None = None) -> TokenTable:
     return require_content(ref, path)[0]
 
 
+def eod_id(ref: TokenizerRef, path: Path) -> int:
+    """Return the id of the token that ends a document.
+
+    Args:
+        ref: the tokenizer and the registry.
+        path: where the file is. It is read where the base model's tokens have the id.
+
+    Raises:
+        TaskError: as ``require_tokens`` raises it.
+    """
+    vocabulary = ref.vocabulary
+    if vocabulary.eod_token in vocabulary.added_tokens:
+        return vocabulary.base_size + vocabulary.added_tokens.index(vocabulary.eod_token)
+    return require_tokens(ref, path).ids[vocabulary.eod_token]
+
+
 def require_content(
     ref: TokenizerRef, path: Path | None = None
 ) -> tuple[TokenTable, dict[str, Any]]:

@@ -228,7 +228,7 @@ def refuse(submission: SubmitTarget) -> None:
     """
     from jobs.contract.errors import TaskError
     from jobs.contract.rundir import RunDir
-    from jobs.data.corpora import TooManyEpochs
+    from jobs.data.corpora import NotAllowed
     from meditron_cli.runs import launch_plan, prepare
 
     run, plan = RunDir(submission.path), submission.plan
@@ -236,11 +236,10 @@ def refuse(submission: SubmitTarget) -> None:
     prepare.require_submittable(submission.loaded, stages)
     try:
         prepare.require_trainable(plan, run)
-    except TooManyEpochs as error:
-        allowing = command_of(
-            click.get_current_context().params["stage"], f"pretrain.max_epochs={error.needed}"
-        )
-        raise ConfigError(error.message, hint=f"`{allowing}` allows it") from error
+    except NotAllowed as error:
+        allowing = command_of(click.get_current_context().params["stage"], error.setting)
+        hint = f"{error.advice}`{allowing}` allows it"
+        raise ConfigError(error.message, hint=hint) from error
     except TaskError as error:
         raise ConfigError(error.message, hint=run.hint(error.hint)) from error
     if submission.exists:

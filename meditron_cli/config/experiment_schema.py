@@ -339,6 +339,9 @@ class Pretrain(Section):
     max_epochs: Annotated[PositiveFloat | None, OPERATIONAL] = 4.0
     """How often training may read a corpus; more is refused; null for any number. Up to 4 epochs
     lose little against as many new tokens (arXiv 2305.16264); MEDITRON's training had 1.03."""
+    require_eod: Annotated[bool, OPERATIONAL] = True
+    """Whether a dataset made elsewhere is refused if none of its documents ends with
+    vocabulary.eod_token: it looks tokenized with another tokenizer, or without ends."""
     learning_rate: Annotated[PositiveFloat, Field(le=1)]
     """Peak, reached at the end of warm-up."""
     min_learning_rate: NonNegativeFloat

@@ -167,6 +167,7 @@ def settings(experiment: Experiment, layout: Layout, trained: int = 0) -> tuple[
         "pretrain.global_batch_size": BATCH,
         "pretrain.train_steps": second if trained else FIRST_STEPS,
         "pretrain.max_epochs": None,
+        "pretrain.require_eod": False,
         "pretrain.warmup_steps": 2,
         "pretrain.decay_steps": DECAY_STEPS,
         "pretrain.save_interval": SAVE_INTERVAL,

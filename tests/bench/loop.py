@@ -201,6 +201,7 @@ def write_task(
         spec,
         corpora=(CorpusSpec(MAIN_CORPUS, tuple(str(run.path(prefix)) for prefix in prefixes)),),
         max_epochs=None,
+        require_eod=False,
         train_steps=steps + 1,  # the clock starts after the first step
         validation_interval=0,
         save_interval=save_interval,

@@ -13,7 +13,7 @@ from jobs.contract import done_markers
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import CorpusSpec, CorpusWeight, PhaseSpec, PretrainSpec
-from jobs.data.corpora import TooManyEpochs, datasets, epochs_after, require_enough, rows, sizes
+from jobs.data.corpora import NotAllowed, datasets, epochs_after, require_enough, rows, sizes
 from jobs.data.mixture import CorpusSize
 from jobs.data.tokenized import NotTokenized
 
@@ -121,14 +121,14 @@ def test_as_many_epochs_as_allowed_are_trained_and_no_more(spec: PretrainSpec) -
     require_enough(spec, of(tokens))
     require_enough(dataclasses.replace(spec, max_epochs=None), of(tokens // 10))
 
-    with pytest.raises(TooManyEpochs) as refusal:
+    with pytest.raises(NotAllowed) as refusal:
         require_enough(spec, of(tokens - 100))
 
     assert refusal.value.message == (
         "60 steps read the 3,740 training tokens 4.1 times, and pretrain.max_epochs is 4, which "
         "58 steps would keep to"
     )
-    assert refusal.value.needed == 5
+    assert refusal.value.setting == "pretrain.max_epochs=5"
     assert refusal.value.code == 2
     assert refusal.value.hint == (
         "{meditron submit pretrain --set pretrain.max_epochs=5 --run} allows it"
@@ -147,7 +147,7 @@ def test_the_epochs_of_each_corpus_are_bounded(spec: PretrainSpec) -> None:
     large = CorpusSize(10, 60 * 4 * 64)
     require_enough(both, {"corpus": large, "replay": CorpusSize(5, 15 * 64)})
 
-    with pytest.raises(TooManyEpochs) as refusal:
+    with pytest.raises(NotAllowed) as refusal:
         require_enough(both, {"corpus": large, "replay": CorpusSize(5, 10 * 64)})
 
     assert refusal.value.message == (

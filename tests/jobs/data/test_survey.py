@@ -26,11 +26,19 @@ from jobs.contract.stage_specs import (
     TailSpec,
     TokenizerRef,
 )
-from jobs.data.indexed_dataset import HEADER, MAGIC, TOKEN_TYPES, VERSION, IndexedWriter
+from jobs.data.indexed_dataset import (
+    HEADER,
+    MAGIC,
+    TOKEN_TYPES,
+    VERSION,
+    IndexedWriter,
+    read_index,
+)
 from jobs.data.survey import (
     SAMPLED_BLOCKS,
     SAMPLED_BYTES,
     DatasetSurvey,
+    last_places,
     sampled_blocks,
     sampled_sha256,
     survey,
@@ -68,7 +76,7 @@ def survey_of(run: RunDir, bench: Any) -> Survey:
     spec = bench.training().spec
 
     def survey_of(*train: str, **values: Any) -> DatasetSurvey:
-        changed = {"corpora": corpus_spec(*(train or (OWN,))), **values}
+        changed = {"corpora": corpus_spec(*(train or (OWN,))), "require_eod": False, **values}
         return survey(run, dataclasses.replace(spec, **changed))
 
     return survey_of
@@ -256,6 +264,73 @@ def test_ids_outside_the_vocabulary_are_refused(
         f"{prefix}.bin holds token {outside}, the model has a vocabulary of 500"
     )
     assert refusal.value.code == 2
+
+
+WITH_EOD = TokenizerRef("", "", vocabulary_spec(499, added_tokens=("<EOD>",)))
+"""A tokenizer whose ``<EOD>`` has the id 499."""
+
+
+def write_documents(prefix: Path, *documents: list[int]) -> str:
+    writer = IndexedWriter(prefix, "uint16")
+    ids = numpy.array([token for document in documents for token in document], "<u2")
+    writer.add(ids, numpy.array([len(document) for document in documents], numpy.int32))
+    writer.publish()
+    return str(prefix)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_dataset_of_which_no_document_ends_with_eod_is_refused(
+    survey_of: Survey, tmp_path: Path, split: str
+) -> None:
+    full = write_documents(tmp_path / "full", [7] * 5000 + [499])
+    made = write_documents(tmp_path / "a", [7, 8, 2], [], [9, 2], [3, 499, 5])
+    train, validation = ((full, made), ()) if split == "train" else ((full,), (made,))
+    values = {
+        "corpora": corpus_spec(*train, validation=validation),
+        "tokenizer": WITH_EOD,
+        "max_epochs": None,
+    }
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of(**values, require_eod=True)
+
+    assert refusal.value.message == (
+        f"{made}.bin: of its documents none ends with '<EOD>', token 499 of this tokenizer; 3 were "
+        "read, most end with token 2"
+    )
+    assert refusal.value.hint.endswith(
+        "; {meditron submit pretrain --set pretrain.require_eod=false --run} allows it"
+    )
+    assert refusal.value.code == 2
+    allowed = survey_of(**values, require_eod=False)
+    assert made in [source.prefix for source in (*allowed.train, *allowed.validation)]
+
+
+@pytest.mark.parametrize(
+    "documents", [[[7, 8, 499], [9, 2]], [[7, 2]] * 15 + [[8, 499]], [[], []], []]
+)
+def test_one_document_that_ends_with_eod_is_enough(
+    survey_of: Survey, tmp_path: Path, documents: list[list[int]]
+) -> None:
+    full = write_documents(tmp_path / "full", [7] * 5000 + [499])
+    made = write_documents(tmp_path / "a", *documents)
+
+    found = survey_of(full, made, tokenizer=WITH_EOD, require_eod=True, max_epochs=None)
+
+    assert len(found.train) == 1 + any(documents)
+
+
+@pytest.mark.parametrize(
+    ("scanned", "places"), [(2, range(2, 48, 3)), (120, range(2, 60, 3)), (122, range(2, 63, 3))]
+)
+def test_the_ends_of_documents_that_begin_in_the_bytes_read_are_checked(
+    tmp_path: Path, scanned: int, places: range
+) -> None:
+    made = write_documents(tmp_path / "a", *[[1, 2, 3]] * 30)
+
+    found = last_places(read_index(Path(f"{made}.idx")), scanned)
+
+    assert found.tolist() == list(places)
 
 
 def test_too_few_tokens_are_refused(run: RunDir, survey_of: Survey) -> None:

@@ -58,6 +58,7 @@ def training(bench: Any, tmp_path: Path) -> Training:
         global_batch_size=4,
         validation_batches=2,
         train_steps=20,
+        require_eod=False,
     )
     return lambda **values: dataclasses.replace(spec, **values)
 

@@ -107,6 +107,24 @@ def test_ids_outside_the_vocabulary(
     assert hint.startswith("tokenize with the tokenizer of this model")
 
 
+def test_documents_that_do_not_end_as_those_of_the_tokenizer(
+    meditron: Bench, submit: Callable[..., Result]
+) -> None:
+    write_tokens(meditron.folder / "tokens", last=2)
+
+    message, hint = refusal(meditron, submit())
+
+    assert message == (
+        f"{meditron.folder / 'tokens'}.bin: of its documents none ends with '<EOD>', token 0 of "
+        "this tokenizer; 1 were read, most end with token 2"
+    )
+    *_, command, _ = hint.split("`")
+    assert meditron(*shlex.split(command)[1:]).exit_code == 0
+    task = specs.load_task(meditron.run(), "pretrain", 0)
+    assert task.training is not None
+    assert not task.training.require_eod
+
+
 def test_a_damaged_index(meditron: Bench, submit: Callable[..., Result]) -> None:
     write_tokens(meditron.folder / "tokens")
     index = meditron.folder / "tokens.idx"

@@ -98,6 +98,7 @@ def test_mixture_and_phases_are_appended_behind_the_first_layout(tmp_path: Path)
 
     assert (before.mixture, before.phases) == (real.pretrain.mixture, ())
     assert after.experiment.pretrain.mixture == real.pretrain.mixture
+    assert not before.require_eod, "its further corpora are random tokens"
     assert after.experiment.pretrain.corpora[0].data == (tmp_path / "corpora/replay-data",)
     training = prepare.plan_of(after, ["pretrain"]).training.tasks[0].training
     _, longer, replayed = training.starts

@@ -248,7 +248,7 @@ def test_a_stage_alone_waits_for_unfinished_jobs_of_the_one_before(meditron: Ben
 
 def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> None:
     books = IndexedWriter(meditron.folder / "books", "uint16")
-    books.add(numpy.ones(200_000, dtype="<u2"), numpy.array([200_000], dtype="i4"))
+    books.add(numpy.zeros(200_000, dtype="<u2"), numpy.array([200_000], dtype="i4"))
     books.publish()
 
     own = f"pretrain.data=[{meditron.folder / 'books'}]"
