@@ -282,14 +282,22 @@ def survey(
     return DatasetSurvey(surveyed, spec)
 
 
-def check_elsewhere(run: RunDir, spec: PretrainSpec) -> None:
+def check_elsewhere(run: RunDir, spec: PretrainSpec, partly: bool = False) -> None:
     """Check the datasets of a spec that the run does not make itself, as far as that takes little
-    time; raises like ``survey``. They are on this machine.
+    time; raises like ``survey``.
+
+    Args:
+        partly: leave out what this machine does not have; without the tokenizer, everything.
     """
+    if partly and not run.path(spec.tokenizer.path).is_file():
+        return
     elsewhere: list[str] = []
     for corpus in spec.corpora:
         for data, split in ((corpus.data, TRAIN), (corpus.validation_data, VALIDATION)):
-            elsewhere += tokenized.prefixes(run, [name for name in data if name != OWN_RUN], split)
+            named = [name for name in data if name != OWN_RUN]
+            if partly:
+                named = [name for name in named if _is_here(Path(name))]
+            elsewhere += tokenized.prefixes(run, named, split)
     surveyor = _Surveyor.of(run, spec, elsewhere)
 
     def check(prefix: str) -> None:
@@ -298,6 +306,12 @@ def check_elsewhere(run: RunDir, spec: PretrainSpec) -> None:
 
     for _ in side_by_side(check, elsewhere):
         pass
+
+
+def _is_here(path: Path) -> bool:
+    """Return whether this machine has a run, or both files of a dataset."""
+    files = [path.with_name(f"{path.name}{end}") for end in (".bin", ".idx")]
+    return path.is_dir() or all(file.is_file() for file in files)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meditron_cli.commands.options import json_option, require_trainable, run_of
 from meditron_cli.errors import ConfigError
+from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from meditron_cli.config.check import Checked
@@ -19,13 +21,20 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("cluster", "--cluster", metavar="NAME", help="Check experiments on this cluster.")
 @click.option("size", "--size", metavar="NAME", help="Check experiments with this recipe.")
-@click.option("as_json", "--json", is_flag=True, help="Print JSON.")
-def command(files: tuple[Path, ...], cluster: str | None, size: str | None, as_json: bool) -> None:
+@json_option
+@click.pass_obj
+def command(
+    services: Services,
+    files: tuple[Path, ...],
+    cluster: str | None,
+    size: str | None,
+    as_json: bool,
+) -> None:
     """Check experiment files, recipes and cluster profiles; all errors at once.
 
     Without FILE, experiment.yaml. A file is checked alone, as the part of a configuration that it
     is; with --cluster and --size, experiments are merged with these and checked as a whole, as
-    `meditron plan pipeline` does.
+    `meditron plan pipeline` does, with those of the inputs that this machine has.
     """
     from meditron_cli import console
     from meditron_cli.config.check import check_file
@@ -35,7 +44,7 @@ def command(files: tuple[Path, ...], cluster: str | None, size: str | None, as_j
         raise ConfigError("--cluster and --size go together", hint="give both, or neither")
     results = [check_file(path) for path in files or (DEFAULT_CONFIG,)]
     if cluster and size:
-        results = [check_merged(checked, cluster, size) for checked in results]
+        results = [check_merged(services, checked, cluster, size) for checked in results]
     if as_json:
         valid = not any(checked.errors for checked in results)
         console.json_out({"valid": valid, "files": [row(checked) for checked in results]})
@@ -47,24 +56,33 @@ def command(files: tuple[Path, ...], cluster: str | None, size: str | None, as_j
         raise ConfigError("\n".join(errors), hint="\n".join(hints))
 
 
-def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
-    """Check a valid experiment again, merged with profile and recipe, and that it fits both."""
+def check_merged(services: Services, checked: Checked, cluster: str, size: str) -> Checked:
+    """Check a valid experiment again, merged with profile and recipe: that it fits both, and its
+    inputs.
+    """
     from meditron_cli.config.load import load
     from meditron_cli.runs import prepare
 
     if checked.errors or checked.kind != "experiment":
         return checked
+    absent: tuple[str, ...] = ()
     try:
         loaded = load(cluster, size, Path(checked.file), ())
-        prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
+        stages = prepare.stages_of(prepare.PIPELINE, loaded.experiment)
+        plan = prepare.plan_of(loaded, stages)
+        absent = tuple(item.sentence for item in prepare.missing(loaded, stages))
+        if sentences := prepare.problems(loaded, stages):
+            raise ConfigError("\n".join(sentences))
+        run = run_of(services, loaded)
+        require_trainable(plan, run, prepare.PIPELINE, checked.file, partly=True)
     except ConfigError as error:
         errors, hints = tuple(error.message.splitlines()), tuple(error.hint.splitlines())
-        return replace(checked, errors=errors, hints=hints)
-    return checked
+        return replace(checked, errors=errors, hints=hints, absent=absent)
+    return replace(checked, absent=absent)
 
 
 def show(results: Iterable[Checked], fitting: str) -> None:
-    """Print a line for each valid file, and warn of placeholders.
+    """Print a line for each valid file, and warn of placeholders and of absent inputs.
 
     Args:
         fitting: what else was checked of experiments.
@@ -77,6 +95,8 @@ def show(results: Iterable[Checked], fitting: str) -> None:
             console.data(f"{checked.file}: a valid {NOUNS[checked.kind]}{more}")
         for sentence in checked.placeholders:
             console.warning(sentence)
+        for sentence in checked.absent:
+            console.warning(f"not checked: {sentence}")
 
 
 def row(checked: Checked) -> dict[str, Any]:
@@ -86,6 +106,7 @@ def row(checked: Checked) -> dict[str, Any]:
         "kind": checked.kind,
         "errors": checked.errors,
         "placeholders": checked.placeholders,
+        "absent": checked.absent,
     }
 
 

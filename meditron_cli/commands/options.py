@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jobs.contract.stage_specs import PIPELINE_STAGES
+from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
 from meditron_cli.runs.prepare import PIPELINE
 from meditron_cli.services import Services
@@ -17,6 +19,7 @@ from meditron_cli.services import Services
 if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
+    from meditron_cli.plan.model import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +108,62 @@ def load_target(cluster: str, size: str, config: Path | None, overrides: tuple[s
     from meditron_cli.config.load import load
 
     return load(cluster, size, config, list(overrides))
+
+
+def run_of(services: Services, loaded: Loaded, runs_dir: Path | None = None) -> RunDir:
+    """Return the run that a submission would continue, else the one that it would make."""
+    from jobs.contract.rundir import RunDir
+    from meditron_cli.config.identity import run_name
+    from meditron_cli.runs import moved
+
+    root = store.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
+    identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
+    return RunDir(root / (moved.newest_run(root, loaded) or store.next_of(root, identity)))
+
+
+def require_trainable(
+    plan: Plan, run: RunDir, stage: str, config: str = "", partly: bool = False
+) -> None:
+    """Refuse a training as ``prepare.require_trainable`` does, with the hint of a command.
+
+    Args:
+        stage: with which it is submitted.
+        config: the experiment's file, where no option names it.
+        partly: some of its inputs are not on this machine, and are left out.
+
+    Raises:
+        ConfigError: the first reason.
+    """
+    from jobs.contract.errors import TaskError
+    from jobs.data.corpora import NotAllowed
+    from meditron_cli.runs import prepare
+
+    try:
+        prepare.require_trainable(plan, run, partly)
+    except NotAllowed as error:
+        allowing = submit_command(stage, error.setting, config=config)
+        hint = f"{error.advice}`{allowing}` allows it"
+        raise ConfigError(error.message, hint=hint) from error
+    except TaskError as error:
+        raise ConfigError(error.message, hint=run.hint(error.hint)) from error
+
+
+def submit_command(stage: str, *settings: str, config: str = "") -> str:
+    """Return the command that submits a stage with the options of this command and more settings,
+    quoted for a shell.
+    """
+    values: dict[str, Any] = {"config": config} | click.get_current_context().params
+    options = {"--cluster": "cluster", "--size": "size", "--config": "config"}
+    options |= {"--run": "run_name", "--runs-dir": "runs_dir"}
+    words = [
+        word
+        for key, name in options.items()
+        if values.get(name)
+        for word in (key, str(values[name]))
+    ]
+    overrides = (*values.get("overrides", ()), *settings)
+    sets = [word for override in overrides for word in ("--set", override)]
+    return shlex.join(["meditron", "submit", stage, *words, *sets])
 
 
 def find_run(

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
-from meditron_cli.commands.options import json_option, load_target, stage_argument, target_options
+from meditron_cli.commands.options import (
+    json_option,
+    load_target,
+    require_trainable,
+    run_of,
+    stage_argument,
+    target_options,
+)
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
@@ -45,7 +52,8 @@ def command(
     """Show resources, layout, memory, time and cost of STAGE, without submitting anything.
 
     Sizes and the time of a step are computed; docs/plan.md compares them with published trainings.
-    How long saves take is measured once a run of the same training has made some.
+    How long saves take is measured once a run of the same training has made some. A training that
+    `meditron submit` refuses for its tokens or checkpoints is shown, and refused too.
     """
     from meditron_cli import console
     from meditron_cli.plan import early, summary
@@ -67,21 +75,22 @@ def command(
     rows = summary.stage_rows(plan)
     facts = training_figures(plan, loaded, run)
     known, now = loaded.known, services.clock.now()
-    warnings = prepare.warnings(plan, loaded, run, now)
+    warnings = prepare.warnings(plan, loaded, now)
     if not loaded.placeholders:
         warnings += space.space_warnings(plan, run)
     if as_json:
         site = {"file": known.file, "time": known.time} if known else None
         console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})
-        return
-    console.table(*summary.table(rows))
-    lines = [*(summary.training_lines(facts) if facts else ()), *early.lines(plan)]
-    if lines:
-        console.data("\n".join(["", *lines]))
-    for sentence in warnings:
-        console.warning(sentence)
-    if known and known.time is not None:
-        console.note(known.age(now))
+    else:
+        console.table(*summary.table(rows))
+        lines = [*(summary.training_lines(facts) if facts else ()), *early.lines(plan)]
+        if lines:
+            console.data("\n".join(["", *lines]))
+        for sentence in warnings:
+            console.warning(sentence)
+        if known and known.time is not None:
+            console.note(known.age(now))
+    require_trainable(plan, run, stage, partly=True)
 
 
 SHOWN_LAYOUTS = 10
@@ -145,14 +154,3 @@ def data_figures(run: RunDir, spec: PretrainSpec, targets: Sequence[int]) -> dic
             for row, target in zip(corpora.phase_rows(spec, found), targets, strict=True)
         ],
     }
-
-
-def run_of(services: Services, loaded: Loaded) -> RunDir:
-    """Return the run that a submission would continue, else the one that it would make."""
-    from jobs.contract.rundir import RunDir
-    from meditron_cli.config.identity import run_name
-    from meditron_cli.runs import moved, store
-
-    root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
-    identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
-    return RunDir(root / (moved.newest_run(root, loaded) or store.next_of(root, identity)))

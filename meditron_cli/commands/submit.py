@@ -208,15 +208,20 @@ def resolve(
 
 
 def show(services: Services, submission: SubmitTarget) -> None:
-    """Print the batch scripts, and on stderr what ``submit`` would refuse."""
+    """Print the batch scripts, and on stderr what ``submit`` would refuse.
+
+    Raises:
+        ConfigError: the training's tokens or checkpoints.
+    """
     from jobs.contract.rundir import RunDir
     from meditron_cli.runs import prepare
 
     plan = submission.plan
-    run = RunDir(submission.path)
-    for text in prepare.warnings(plan, submission.loaded, run, services.clock.now()):
+    for text in prepare.warnings(plan, submission.loaded, services.clock.now()):
         console.warning(text)
     console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
+    stage = click.get_current_context().params["stage"]
+    options.require_trainable(plan, RunDir(submission.path), stage, partly=True)
 
 
 def refuse(submission: SubmitTarget) -> None:
@@ -226,43 +231,20 @@ def refuse(submission: SubmitTarget) -> None:
         ConfigError: placeholders in the profile or missing inputs, all of them; else the first
             reason for which tokens or checkpoints do not allow the training.
     """
-    from jobs.contract.errors import TaskError
     from jobs.contract.rundir import RunDir
-    from jobs.data.corpora import NotAllowed
     from meditron_cli.runs import launch_plan, prepare
 
     run, plan = RunDir(submission.path), submission.plan
     stages = [stage.stage for stage in plan.stages if not prepare.is_converted(run, stage)]
     prepare.require_submittable(submission.loaded, stages)
-    try:
-        prepare.require_trainable(plan, run)
-    except NotAllowed as error:
-        allowing = command_of(click.get_current_context().params["stage"], error.setting)
-        hint = f"{error.advice}`{allowing}` allows it"
-        raise ConfigError(error.message, hint=hint) from error
-    except TaskError as error:
-        raise ConfigError(error.message, hint=run.hint(error.hint)) from error
+    options.require_trainable(plan, run, click.get_current_context().params["stage"])
     if submission.exists:
         return
     try:
         launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {}, {})
     except launch_plan.MissingInputs as error:
-        hint = f"`{command_of(prepare.PIPELINE)}` runs all stages in order"
+        hint = f"`{options.submit_command(prepare.PIPELINE)}` runs all stages in order"
         raise ConfigError(error.message, hint=hint) from error
-
-
-def command_of(stage: str, *settings: str) -> str:
-    """Return the command that submits a stage with the options of this one and more settings,
-    quoted for a shell.
-    """
-    values = click.get_current_context().params
-    options = {"--cluster": "cluster", "--size": "size", "--config": "config"}
-    options |= {"--run": "run_name", "--runs-dir": "runs_dir"}
-    words = [
-        word for key, name in options.items() if values[name] for word in (key, str(values[name]))
-    ]
-    sets = [word for override in (*values["overrides"], *settings) for word in ("--set", override)]
-    return shlex.join(["meditron", "submit", stage, *words, *sets])
 
 
 def open_run(services: Services, submission: SubmitTarget) -> RunDir:
@@ -307,7 +289,7 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     try:
         started = launch(plan, scheduler, reader, console.note, compares_settings=True)
     except WaitingStages as error:
-        hint = f"`{command_of(prepare.PIPELINE)}` submits all of them"
+        hint = f"`{options.submit_command(prepare.PIPELINE)}` submits all of them"
         raise WaitingStages(error.message, hint=hint) from error
     note_request(run, request_of(services, submission), reader.history_reader.current())
     if as_json:

@@ -25,6 +25,9 @@ class Checked:
     placeholders: tuple[str, ...]
     hints: tuple[str, ...] = ()
     """About the errors."""
+    absent: tuple[str, ...] = ()
+    """Sentences about inputs that are not named or not on this machine, so that none was checked.
+    """
 
 
 def check_file(path: Path) -> Checked:

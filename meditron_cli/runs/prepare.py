@@ -155,19 +155,13 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
     return tuple(name for name in PIPELINE_STAGES if name not in idle)
 
 
-def warnings(plan: Plan, loaded: Loaded, run: RunDir, now: float) -> list[str]:
-    """Return what a plan is warned of: the plan itself, what ``require_submittable`` or
-    ``require_trainable`` refuses, and the facts of ``doctor``.
+def warnings(plan: Plan, loaded: Loaded, now: float) -> list[str]:
+    """Return what a plan is warned of: the plan itself, what ``require_submittable`` refuses, and
+    the facts of ``doctor``.
     """
     stages = [stage.stage for stage in plan.stages]
     doubts = loaded.known.warnings(now) if loaded.known else []
-    refused = input_problems(loaded, stages)
-    if not refused:
-        try:
-            require_trainable(plan, run)
-        except TaskError as error:
-            refused = [error.message]
-    return [*plan.warnings, *loaded.placeholders, *refused, *doubts]
+    return [*plan.warnings, *loaded.placeholders, *input_problems(loaded, stages), *doubts]
 
 
 def require_submittable(loaded: Loaded, stages: Collection[str]) -> None:
@@ -184,9 +178,12 @@ def require_submittable(loaded: Loaded, stages: Collection[str]) -> None:
         raise ConfigError("\n".join(sentences), hint="\n".join(hints) or HINT_CORRECT)
 
 
-def require_trainable(plan: Plan, run: RunDir) -> None:
+def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
     """Refuse a training that its tokens or its checkpoints do not allow, as far as they are known
     before it starts.
+
+    Args:
+        partly: some of its inputs are not on this machine, and are left out.
 
     Raises:
         TaskError: as ``survey`` raises it, or a checkpoint is of a step beyond the target.
@@ -199,7 +196,7 @@ def require_trainable(plan: Plan, run: RunDir) -> None:
         require_saved_within(run, spec)
     for spec in (task.training for stage in plan.stages for task in stage.tasks if task.training):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
-            survey.check_elsewhere(run, spec)
+            survey.check_elsewhere(run, spec, partly)
         found = corpora.sizes(run, spec) if has_tokens(plan, run) else None
         if found:
             corpora.require_enough(spec, found)

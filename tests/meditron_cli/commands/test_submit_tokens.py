@@ -125,6 +125,92 @@ def test_documents_that_do_not_end_as_those_of_the_tokenizer(
     assert not task.training.require_eod
 
 
+@pytest.fixture
+def tried(meditron: Bench) -> Callable[..., list[Result]]:
+    """Try training on datasets of the project with `check`, `plan` and `submit`."""
+    file = meditron.folder / "experiment.yaml"
+    text = file.read_text()
+
+    def tried(*data: str) -> list[Result]:
+        named = ", ".join(str(meditron.folder / name) for name in data)
+        file.write_text(f"{text}pretrain: {{data: [{named}]}}\n")
+        target = ("--cluster", "local", "--size", "tiny")
+        config = ("--config", str(file))
+        return [
+            meditron("check", str(file), *target),
+            meditron("plan", "pretrain", *target, *config),
+            meditron("submit", "pretrain", *target, *config, "--dry-run"),
+            meditron("submit", "pretrain", *target, *config),
+        ]
+
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"last": 2}, "of its documents none ends with '<EOD>'"),
+        ({"last": -1, "dtype": "int32"}, "holds token -1, the model has a vocabulary of 4"),
+        ({"tokens": 16 * 128}, "one batch would repeat documents"),
+        ({"tokens": 30 * 16 * 128}, "--set pretrain.max_epochs=17` allows it"),
+    ],
+)
+def test_check_and_plan_refuse_what_submit_refuses(
+    meditron: Bench, tried: Callable[..., list[Result]], written: dict[str, Any], message: str
+) -> None:
+    write_tokens(meditron.folder / "tokens", **written)
+
+    results = tried("tokens")
+
+    assert [result.exit_code for result in results] == [2] * 4
+    *_, submitted = (result.stderr[result.stderr.index("error: ") :] for result in results)
+    assert message in submitted
+    for result in results[1:]:
+        assert result.stderr.endswith(submitted)
+    assert results[0].stderr == submitted.replace(" submit pretrain ", " submit pipeline ")
+    assert not meditron.runs.exists()
+
+
+def test_check_and_plan_refuse_a_checkpoint_beyond_the_target(
+    meditron: Bench, tried: Callable[..., list[Result]]
+) -> None:
+    write_tokens(meditron.folder / "tokens")
+    assert [result.exit_code for result in tried("tokens")] == [0] * 4
+    write_checkpoint(meditron.run().path("checkpoints"), 501)
+
+    results = tried("tokens")
+
+    assert [result.exit_code for result in results] == [2] * 4
+    for result in results:
+        assert "is of step 501, beyond the target of this training, step 500\n" in result.stderr
+
+
+def test_check_names_a_dataset_that_is_not_here_and_checks_the_others(
+    meditron: Bench, tried: Callable[..., list[Result]]
+) -> None:
+    write_tokens(meditron.folder / "tokens", last=2)
+
+    check, *_ = tried("tokens", "more")
+
+    assert check.exit_code == 2
+    assert f"{meditron.folder}/more.idx: no such file or folder\n" in check.stderr
+    assert check.stderr.startswith("warning: not checked: ")
+    assert f"error: {meditron.folder}/tokens.bin: of its documents none ends" in check.stderr
+
+
+def test_check_leaves_out_data_whose_tokenizer_is_not_here(
+    meditron: Bench, tried: Callable[..., list[Result]]
+) -> None:
+    write_tokens(meditron.folder / "tokens", last=2)
+    (meditron.folder / "tokenizer.json").unlink()
+
+    check, *_ = tried("tokens")
+
+    assert check.exit_code == 0
+    assert check.stdout.endswith(": a valid experiment, which fits cluster local at size tiny\n")
+    assert f"{meditron.folder}/tokenizer.json: no such file or folder\n" in check.stderr
+
+
 def test_a_damaged_index(meditron: Bench, submit: Callable[..., Result]) -> None:
     write_tokens(meditron.folder / "tokens")
     index = meditron.folder / "tokens.idx"

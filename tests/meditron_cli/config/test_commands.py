@@ -152,6 +152,7 @@ def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
                 "kind": "experiment",
                 "errors": ["experiment.yaml:1:1: sede: unknown key; did you mean 'seed'?"],
                 "placeholders": [],
+                "absent": [],
             }
         ],
     }
