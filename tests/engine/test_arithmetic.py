@@ -1,4 +1,4 @@
-"""Computed parameters and checkpoint bytes are those of the real model."""
+"""Computed parameters and checkpoint bytes are those of the real model, and norms are exact."""
 
 from __future__ import annotations
 
@@ -67,3 +67,28 @@ def test_a_real_checkpoint_holds_the_bytes_that_were_planned(make_run, precision
     assert trained <= stored(1) < 1.5 * trained
     weights = run.spec.model.weights_bytes(precision)
     assert weights <= stored(0) < weights + trained / 8  # step 0 has no optimizer's state
+
+
+NORMS = """
+import json
+import torch
+from jobs.engine import device
+device.start("cpu", 0, 1, 0)
+from megatron.core.optimizer.clip_grads import get_grad_norm_fp32
+
+torch.manual_seed(0)
+sizes = ((2048, 1025), (1 << 18,), (96,), (0,), (3, 1024))
+parts = [torch.randn(size) * torch.rand(size).pow(8) for size in sizes]
+exact = [float(part.double().square().sum().sqrt()) for part in parts]
+pairs = [(float(torch.linalg.vector_norm(part)), norm) for part, norm in zip(parts, exact)]
+norm = get_grad_norm_fp32(parts, grad_stats_parallel_group=torch.distributed.group.WORLD)
+print(json.dumps([*pairs, (norm, sum(norm**2 for norm in exact) ** 0.5)]))
+device.end()
+"""
+
+
+def test_norms_of_large_tensors_are_exact_on_cpu(tmp_path, fork_server):
+    printed = fork_server.run(NORMS, tmp_path)
+
+    for norm, exact in json.loads(printed):
+        assert norm == pytest.approx(exact, rel=3e-7, abs=0)
