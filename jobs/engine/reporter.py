@@ -264,7 +264,7 @@ def plotted(line: PeriodLine) -> dict[str, float]:
         "step seconds/95th percentile": line.step_p95,
         "step seconds/largest": line.step_max,
         "share of steps/data": line.data / line.seconds,
-        "share of steps/communication": line.communication / line.seconds,
+        "share of steps/gradient reduction": line.communication / line.seconds,
         "seconds/checkpoint": line.checkpoint,
         "seconds/validation": line.validation,
         "peak memory in GiB": line.memory_bytes / GIB,
