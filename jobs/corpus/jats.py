@@ -90,7 +90,7 @@ CITATIONS = re.compile(
 BETWEEN = re.compile(rf"(?<={CLOSE})[\s,;\-\u2013\u2014]+(?={OPEN})")
 AND = re.compile(rf"(?<={CLOSE})[\s,;]*(?:and|&)\s*(?={OPEN})")
 """Between the references of a list, the second one inside brackets only."""
-UNKNOWN = re.compile(rf"(?:\s*{OPEN}\s*{CLOSE})+\s*([.,;:)\]]?)")
+UNKNOWN = re.compile(rf" ?(?:{OPEN} *{CLOSE} *)+([.,;:)\]]?)")
 """A mention of a work without title and author."""
 FLOAT_NAME = re.compile(rf"(?i)\b(?:fig(?:ure|\.)?|table)s?\.?\s*(?={MARKS['[fig_ref]']})")
 """Before a mention that names its figure or table again."""
@@ -257,9 +257,13 @@ class Article:
 
     def line(self, element: etree._Element) -> str:
         """Return the text inside an element as one line."""
-        text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), self.inline_parts(element))
-        text = UNKNOWN.sub(lambda match: match[1] or " ", BETWEEN.sub(" ", text))
-        return one_line(FLOAT_NAME.sub("", text)).strip()
+        text = one_line(self.inline_parts(element))
+        if OPEN in text:
+            text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), text)
+            text = UNKNOWN.sub(lambda match: match[1] or " ", BETWEEN.sub(" ", text))
+        if MARKS["[fig_ref]"] in text:
+            text = FLOAT_NAME.sub("", text)
+        return one_line(text).strip()
 
     def inline(self, element: etree._Element) -> str:
         """Return an element inside a paragraph."""
