@@ -89,8 +89,8 @@ def command(
     if numbers is not None and step is None:
         raise click.UsageError("--sequence goes with --step")
     run = options.find_run(services, runs_dir, name)
-    spec, trained = training_of(run)
     try:
+        spec, trained = training_of(run)
         from jobs.data.sample_trace import Trace
 
         trace = Trace(run, spec)
@@ -110,10 +110,10 @@ def training_of(run: RunDir) -> tuple[PretrainSpec, dict[int, Done]]:
 
     Raises:
         ConfigError: the run has no training, or has trained no step.
+        TaskError: the settings cannot be read.
     """
     stage = training_stage(record.read(run).require_readable().stages)
-    task = specs.read_task(run, stage, 0) if stage else None
-    spec = task.training if task else None
+    spec = specs.load_task(run, stage, 0).training if stage else None
     if stage is None or spec is None:
         hint = f"`{store.command(run, 'status')}` shows its stages"
         raise ConfigError(f"run {run.name} has no training", hint)

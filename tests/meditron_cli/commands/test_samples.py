@@ -286,6 +286,20 @@ def test_a_run_that_has_not_trained_is_refused(meditron: Bench, run: RunDir) -> 
     assert "has no training\n" in other.stderr
 
 
+def test_settings_of_another_version_are_named_with_what_writes_them_again(
+    meditron: Bench, run: RunDir
+) -> None:
+    record = read_json(run.spec("pretrain", 0))
+    del record["spec"]["micro_batch_size"]
+    write_json(run.spec("pretrain", 0), record)
+
+    done = meditron("samples", run.name, "--step", "1")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "PretrainSpec: missing or unknown fields: micro_batch_size\n" in done.stderr
+    assert "resume" in done.stderr.splitlines()[1]
+
+
 def test_a_document_held_out_is_reported_so(meditron: Bench, run: RunDir) -> None:
     line = run.path("corpus/validation/00000.jsonl").read_text().splitlines()[0]
 
