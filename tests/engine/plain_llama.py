@@ -113,6 +113,7 @@ def train(
     weights: Weights, spec: PretrainSpec, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> list[tuple[float, float]]:
     """Train ``weights`` in place, one step per batch; return each step's loss and gradient norm."""
+    torch.set_num_threads(1)  # of small matrices, threads mostly wait for each other
     moments = {
         name: [torch.zeros_like(one), torch.zeros_like(one)] for name, one in weights.items()
     }
