@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
 from jobs.checkpoints import manifest
-from jobs.contract.files import make_folder, sha256, write_json
+from jobs.contract.files import make_folder, sha256
 from jobs.contract.metrics_log import MetricsLog, PeriodLine, SaveLine, StepLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
@@ -34,18 +33,14 @@ from jobs.contract.stage_specs import (
     VocabularySpec,
 )
 from jobs.data import sample_index
-from jobs.data.indexed_dataset import IndexedWriter, index_dtype
 from jobs.engine import device as devices
 from jobs.engine import layers, model, trainer
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 from jobs.runtime.profile_record import ProfileRequest, write_request
+from jobs.selftest import inputs
 
 STAGE = TRAINING_STAGES[0]
-EOD = "<EOD>"
-DOCUMENT_TOKENS = 200
-DOCUMENTS = 400
-SEED = 1234
 
 SMALL = ModelSpec(
     layers=4,
@@ -75,6 +70,8 @@ second layer): at one of 20 steps its row of the embedding had 2.8 of a gradient
 changed by 3e-5 where weights differed by 3e-8. Two layouts in bf16 then had norms 60 % apart.
 """
 MICRO_BATCH = 2
+LONGER = 2
+"""Times as long are the sequences of the second phase of ``Bench.longer``."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,11 @@ class Bench:
     def world_size(self) -> int:
         return self.context.world_size
 
+    @property
+    def small_batch(self) -> int:
+        """Return the sequences of a step of the small training."""
+        return self.world_size * 2 * MICRO_BATCH
+
     def layout(self, tensor: int, pipeline: int, virtual: int) -> ParallelSpec:
         """Return a layout of all ranks."""
         return ParallelSpec(
@@ -137,7 +139,7 @@ class Bench:
             weights=manifest.RANDOM,
             **self.inputs(SMALL),
             micro_batch_size=MICRO_BATCH,
-            global_batch_size=self.world_size * 2 * MICRO_BATCH,
+            global_batch_size=self.small_batch,
             train_steps=steps,
             optimizer=OptimizerSpec(
                 learning_rate=1e-3,
@@ -150,7 +152,7 @@ class Bench:
                 weight_decay=0.1,
                 clip_grad=1.0,
             ),
-            seed=SEED,
+            seed=inputs.SEED,
             validation_interval=0,
             validation_batches=0,
             save_interval=steps // 2,
@@ -161,7 +163,9 @@ class Bench:
         """Return the small training whose sequences are twice as long from half of its steps on."""
         spec = self.small(tensor)
         begin = spec.tokens(self.spec.steps // 2)
-        phase = dataclasses.replace(WHOLE, from_tokens=begin, sequence_length=2 * SMALL.seq_length)
+        phase = dataclasses.replace(
+            WHOLE, from_tokens=begin, sequence_length=LONGER * SMALL.seq_length
+        )
         return dataclasses.replace(spec, phases=(WHOLE, phase))
 
     def large(self) -> PretrainSpec:
@@ -178,23 +182,20 @@ class Bench:
         )
 
     def inputs(self, shape: ModelSpec) -> dict[str, Any]:
-        """Return the settings of a training's data and folders; ``write_inputs`` writes the data.
-
-        The tokenizer has no text, since tokens are drawn at random.
-        """
-        tokenizer = self.folder / "tokenizer.json"
+        """Return the settings of data and folders; ``write_inputs`` writes the data."""
+        tokenizer = self.folder / inputs.TOKENIZER
         vocabulary = VocabularySpec(
             base_size=shape.vocab_size,
             unused_rows=0,
             added_tokens=(),
             control_tokens=(),
             new_rows="repeat-last-row",
-            eod_token=EOD,
+            eod_token=inputs.EOD,
             bos_token="",
-            eos_token=EOD,
+            eos_token=inputs.EOD,
         )
         return {
-            "corpora": (CorpusSpec(MAIN_CORPUS, (str(self.folder / "tokens"),)),),
+            "corpora": (CorpusSpec(MAIN_CORPUS, (str(self.folder / inputs.TOKENS),)),),
             "phases": (WHOLE,),
             "tokenizer": TokenizerRef(str(tokenizer), sha256(tokenizer), vocabulary),
             "checkpoint_dir": "checkpoints",
@@ -205,25 +206,12 @@ class Bench:
         }
 
     def write_inputs(self) -> None:
-        """Write random tokens, of which training predicts their frequencies, and a tokenizer that
-        names the end of a document. Call it on rank 0.
-        """
-        make_folder(self.folder)
-        if (
-            self.folder / "tokens.idx"
-        ).exists():  # of an earlier attempt, whose checkpoints name it
-            return
-        rows = min(SMALL.vocab_size, self.spec.training.model.vocab_size)
-        tokenizer = {"model": {"type": "WordLevel", "vocab": {EOD: 0}}, "added_tokens": []}
-        write_json(self.folder / "tokenizer.json", tokenizer)
-        dtype = index_dtype(rows)
-        generator = numpy.random.default_rng(SEED)
-        drawn = generator.zipf(1.3, DOCUMENTS * DOCUMENT_TOKENS) % (rows - 1) + 1
-        ids = drawn.astype(dtype)
-        ids[DOCUMENT_TOKENS - 1 :: DOCUMENT_TOKENS] = 0
-        writer = IndexedWriter(self.folder / "tokens", dtype)
-        writer.add(ids, numpy.full(DOCUMENTS, DOCUMENT_TOKENS, numpy.int32))
-        writer.publish()
+        """Write the tokens and the tokenizer of all trainings. Call it on rank 0."""
+        training = self.spec.training
+        rows = min(SMALL.vocab_size, training.model.vocab_size)
+        large = training.global_batch_size * training.model.seq_length
+        longest = self.small_batch * LONGER * SMALL.seq_length
+        inputs.write(self.folder, rows, (large, longest))
 
     def reference(self) -> Training:
         """Return the small training without tensor parallelism, trained once, with checkpoints of

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from jobs.contract.stage_specs import MAIN_CORPUS, WHOLE
 from jobs.contract.units import GIB
+from jobs.data import corpora
+from jobs.data.indexed_dataset import stored_size
+from jobs.data.mixture import CorpusSize
+from jobs.selftest import inputs
 from meditron_cli.commands.selftest import load_selftest
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.stages import parallel_spec
@@ -344,6 +349,23 @@ def test_a_selftest_fills_two_nodes_of_every_kind_of_cluster(
     parallel = parallel_spec(loaded.experiment)
     assert (parallel.tensor, parallel.data) == layout
     assert loaded.experiment.model.layers == settings.LAYERS
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("local", None), ("rcp", None), ("generic-h100", "1b"), ("kuma", None)]
+)
+def test_a_selftest_has_tokens_for_a_batch_of_its_shape(
+    name: str, size: str | None, tmp_path: Path
+) -> None:
+    (stage,) = prepare.plan_of(load_selftest(name, size, None, ()), [settings.STAGE]).stages
+    training = stage.tasks[0].spec.training
+
+    batch = training.global_batch_size * training.model.seq_length
+    inputs.write(tmp_path, training.model.vocab_size, [batch])
+
+    size_of = CorpusSize(*stored_size(tmp_path / inputs.TOKENS))
+    shape = replace(training, phases=(WHOLE,), max_epochs=None)
+    corpora.require_enough(shape, {MAIN_CORPUS: size_of})
 
 
 def test_a_selftest_is_planned_as_one_task_without_data() -> None:
