@@ -14,9 +14,9 @@ seconds by which it lengthens the steps from its beginning to its end, once per 
 recipe, 100 steps. The bare loop rests then, since our threads would slow it down too; and in the
 second part, in which saves are measured, so that one of our steps is before each.
 
-Both are harder than a real training: the recipe saves every 15 to 40 s, and where the machine does
+That is harder than a real training: the recipe saves every 15 to 40 s, and where the machine does
 other work the writing threads take their time from the step. In the profiles of clusters a rank has
-8 to 72 cores, and ``plan`` proposes a save every 30 minutes where it blocks for less than 90 s.
+8 to 72 cores, and saves are minutes apart (docs/resilience.md, "Signal lead time").
 
 Python's automatic garbage collection is off in both, as in a training: with it, a collection would
 count on the side where it happens to fall. Only our loop pays for collections, at its own steps,
