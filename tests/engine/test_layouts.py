@@ -207,6 +207,23 @@ def test_eight_ranks_have_the_losses_and_norms_of_one_rank(make_uneven, table):
     compare(run, alone, "TP2xPP2xDP2 sequence-parallel, small", table)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 1, 2), pytest.param((2, 2, 2), marks=FULL)],
+    ids=lambda sizes: "x".join(map(str, sizes)),
+)
+def test_the_published_average_has_the_losses_and_norms_of_one_rank(make_uneven, table, sizes):
+    values = {**SMALL, "loss_average": "micro-batches"}
+    alone = make_uneven("alone", **values)
+    alone.finish()
+    run = make_uneven("run", **values, parallel=parallel_spec(*sizes))
+    begin_with(run, alone)
+
+    run.finish()
+
+    compare(run, alone, f"{words_of(run.spec.parallel)}, mean of means, small", table)
+
+
 @pytest.fixture(scope="session")
 def interleaved(alone, tokens, fork_server, tmp_path_factory) -> Run:
     """Finished run of two pipeline stages in two pieces each."""
@@ -287,6 +304,7 @@ def test_every_micro_batch_size_has_the_same_losses_and_norms(
 
     run.finish()
 
+    assert run.samples() == alone[within].samples()
     name = f"micro-batches of {size}, not 2" + (" within-documents" if within else "")
     compare(run, alone[within], name, table)
 
