@@ -66,7 +66,9 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
         raise ConfigError(
             f"a layout is searched by the time of a step on GPUs in bf16, not with device "
             f"{cluster.device} and precision {precision}",
-            hint="`meditron clusters` lists profiles with device cuda",
+            hint="`meditron clusters` lists profiles with device cuda"
+            if cluster.device != "cuda"
+            else "--set pretrain.precision=bf16, if the GPUs compute it",
         )
     machine = machine_of(node, world)
     if machine is None:

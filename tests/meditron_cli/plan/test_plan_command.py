@@ -77,6 +77,12 @@ def test_a_search_as_json_has_every_layout_that_fits_fastest_first(meditron: Ben
             "`meditron clusters` lists profiles with device cuda",
         ),
         (
+            ("pretrain", "--cluster", "izar", "--size", "7b"),
+            "a layout is searched by the time of a step on GPUs in bf16, not with device cuda and "
+            "precision fp32",
+            "--set pretrain.precision=bf16, if the GPUs compute it",
+        ),
+        (
             ("pretrain", "--cluster", "rcp", "--size", "70b", "--set", "parallel.data=1"),
             None,
             None,
