@@ -15,7 +15,7 @@ from lxml import etree
 from jobs.corpus import mathml
 from jobs.corpus.document import Document, Rejected
 from jobs.corpus.marked_text import MARKS, block, inline, plain
-from jobs.corpus.xml_text import BadXml, inline_text, local_name, one_line, parse
+from jobs.corpus.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
 
 MAX_WORDS = 12
 """Of a title or clause inside a reference."""
@@ -268,7 +268,7 @@ class Article:
     def inline(self, element: etree._Element) -> str:
         """Return an element inside a paragraph."""
         if not local_name(element):
-            return ""
+            return entity(element)
         written = self.special(element)
         return self.inline_parts(element) if written is None else written
 

@@ -116,6 +116,14 @@ def test_figures_and_tables_are_captions_and_mentions_short_ones() -> None:
     ]  # fmt: skip
 
 
+def test_entities_beside_blocks_stay() -> None:
+    listed = "<list><list-item><p>&alpha; 5</p></list-item></list>"
+
+    assert body_of(f"<p>Give 5 &mu;g of {listed}&beta;2</p>") == (
+        "Give 5 μg of\n- \N{GREEK SMALL LETTER ALPHA} 5\nβ2"
+    )
+
+
 def test_sections_below_the_first_level_have_two_marks() -> None:
     deep = (
         "<sec><title>A</title><sec><title>B</title><sec><title>C</title><p>x</p></sec></sec></sec>"
