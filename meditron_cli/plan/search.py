@@ -72,10 +72,12 @@ def ranked(cluster: Cluster, experiment: Experiment) -> list[Candidate]:
         )
     machine = machine_of(node, world)
     if machine is None:
+        lacking = missing_figures(node, world)
         raise ConfigError(
             f"no time of a step is computed: the profile of {cluster.name} lacks "
-            f"{', '.join(missing_figures(node, world))}",
-            hint="add them to the profile; `meditron explain gpu_partition.node` explains them",
+            f"{', '.join(lacking)}",
+            hint="add what is missing to the profile; `meditron explain "
+            f"cluster.{lacking[0]} --cluster local` explains the first key",
         )
     models = models_of(experiment)
     found = []

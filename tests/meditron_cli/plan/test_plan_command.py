@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -116,8 +117,10 @@ def test_a_search_names_the_figures_that_the_profile_lacks(meditron: Bench) -> N
         "error: no time of a step is computed: the profile of own lacks "
         "gpu_partition.node.gpu_memory_gb_s, gpu_partition.node.gpu_link_gb_s, "
         "gpu_partition.node.network_gb_s",
-        "hint: add them to the profile; `meditron explain gpu_partition.node` explains them",
+        "hint: add what is missing to the profile; `meditron explain "
+        "cluster.gpu_partition.node.gpu_memory_gb_s --cluster local` explains the first key",
     ]
+    assert meditron(*shlex.split(result.stderr.split("`")[1])[1:]).exit_code == 0
 
 
 GPUS = """\
