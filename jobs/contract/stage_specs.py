@@ -456,8 +456,8 @@ class PretrainSpec:
         return self.step_tokens(step) * model.flops_per_token(attention=attention)
 
     def longest_over(self, step: int) -> float:
-        """Return how many times the operations of a step those of the longest one are; its time is
-        no more times as long, as attention computes less than counts here.
+        """Return the operations of the longest step as a multiple of those of this one. Its time is
+        at most this multiple, since attention computes less than counts here.
         """
         longest = replace(self.model, seq_length=self.longest)
         most = self.global_batch_size * self.longest * longest.flops_per_token()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
-"""Names of a work, the first that a document has is its ``work_id``."""
+IDENTIFIERS = ("pmid", "pmcid", "doi")
+"""Kinds of names of a work; the first that a document has becomes its ``work_id``."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Document:
     names: dict[str, str] = field(default_factory=dict)
     """Those of IDENTIFIERS that are known: an abstract and its full text share at least one."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """Licence, date, types, language, journal: what filters and reports read."""
+    """Licence, date, types, languages, journal; kept in the shards alone."""
 
     @property
     def work_id(self) -> str:

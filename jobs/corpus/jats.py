@@ -1,7 +1,7 @@
 """Read articles in JATS, the format of PubMed Central's open-access subset.
 
 Layout: https://jats.nlm.nih.gov/archiving/. The text follows MEDITRON's (arXiv 2311.16079, appendix
-B.2.1): title, headings with ``#`` and ``##``, references, captions and formulas between control
+B.2.1): title, headings with ``#`` and ``##``, references, captions and formulas between markup
 tokens; no authors, affiliations, bibliography, figures and table bodies.
 """
 
@@ -140,7 +140,7 @@ class Article:
         parts = [f"{title}\n", *self._abstracts(), self.blocks(body, 0)]
         back = self.root.find("{*}back")
         if back is not None:
-            parts += [self.blocks(part, 0) for part in back if local_name(part) in ("app-group",)]
+            parts += [self.blocks(part, 0) for part in back if local_name(part) == "app-group"]
             parts += [self.section(part, 1) for part in back if local_name(part) in ("ack", "sec")]
         return Document(identity, title, "\n".join(parts), names, self._facts())
 

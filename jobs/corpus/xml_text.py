@@ -75,11 +75,13 @@ def problem(error: etree.XMLSyntaxError) -> str:
     return f"not XML ({error.msg})"
 
 
-Element = Callable[[etree._Element], str | None]
-"""Returns the text of an element that the caller treats in its own way; None for others."""
+Special = Callable[[etree._Element], str | None]
+"""A function that returns the text of an element which its owner writes in its own way; None for
+others.
+"""
 
 
-def inline_text(element: etree._Element, special: Element = lambda element: None) -> str:
+def inline_text(element: etree._Element, special: Special = lambda element: None) -> str:
     """Return the text inside an element, with indices kept apart from numbers.
 
     A superscript of digits becomes superscript characters (``10<sup>9</sup>`` is 10⁹ and not 109);

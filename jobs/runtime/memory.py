@@ -30,8 +30,13 @@ def available(meminfo: Path = MEMINFO, root: Path = ROOT, membership: Path = MEM
 
 
 def part_for_copies(free: int, limit_gb: float | None, ranks: int) -> int:
-    """Return the bytes that a rank may take for copies of which files are written: its part of what
-    is set for a node, as far as it is free; by default of half of what is free.
+    """Return the bytes that a rank may take for the copy from which a save writes.
+
+    Args:
+        free: bytes on the node.
+        limit_gb: GiB that all ranks of the node may take, as far as they are free; None for half of
+            what is free.
+        ranks: of the node.
     """
     return (free // 2 if limit_gb is None else min(free, int(limit_gb * GIB))) // ranks
 

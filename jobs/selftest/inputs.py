@@ -22,8 +22,8 @@ SEED = 1234
 
 
 def write(folder: Path, rows: int, batches: Iterable[int]) -> None:
-    """Write tokens below ``rows``, of which training predicts their frequencies, and the tokenizer,
-    unless an earlier attempt has, whose checkpoints name the tokens.
+    """Write the tokenizer and random tokens below ``rows``, whose frequencies are all that training
+    learns; not again where an earlier attempt has, since its checkpoints name these tokens.
 
     Args:
         batches: tokens of the global batches of the trainings.

@@ -49,9 +49,10 @@ def command(
 ) -> None:
     """Run an experiment in miniature on this machine.
 
-    It takes minutes of its CPUs: the same stages and settings with every kind of parallelism that
-    the layout has, at toy width. A base model is imported, trained, killed, resumed in another
-    layout, evaluated, exported and verified. What this cannot check is listed at the end.
+    It takes minutes of its CPUs: the same stages and settings of training, with every kind of
+    parallelism that the layout has, at toy width. A base model is imported, trained, killed,
+    resumed in another layout, evaluated, exported and verified. What this cannot check is listed at
+    the end.
     """
     from meditron_cli.drill.procedure import Drill
     from meditron_cli.plan import stages
