@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ READABLE = (
     "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
     "in .tar.gz with articles in XML"
 )
-PUBMED_ROOTS = (b"<PubmedArticleSet", b"<PubmedArticle", b"<DeleteCitation")
+NO_ELEMENT = re.compile(rb"<!--.*?-->|<\?.*?\?>", re.DOTALL)
+ELEMENT = re.compile(rb"<([A-Za-z][\w.:-]*)")
 ROOT_BYTES = 1 << 12
 """The root element begins within so many bytes."""
 MAX_ARTICLE_BYTES = 1 << 26
@@ -136,8 +138,8 @@ def documents_of(
 ) -> Iterator[Document | Rejected | Removal]:
     """Yield the documents of an XML file: PubMed citations, or one article in JATS."""
     stream = json_stream.decompressed(path, file)
-    head = stream.peek(ROOT_BYTES)[:ROOT_BYTES]
-    if any(root in head for root in PUBMED_ROOTS):
+    root = ELEMENT.search(NO_ELEMENT.sub(b"", stream.peek(ROOT_BYTES)[:ROOT_BYTES]))
+    if root and root[1] == b"PubmedArticleSet":
         yield from pubmed.read(stream)
     else:
         yield article(stream.read(MAX_ARTICLE_BYTES + 1))
@@ -146,17 +148,43 @@ def documents_of(
 def articles_of(path: Path, file: io.BufferedReader[Any]) -> Iterator[Document | Rejected]:
     """Yield the articles of a bundle of PubMed Central, in the order of the bundle.
 
-    Members that are no XML are passed over.
+    Members that are no XML are passed over. Bundles that were put one behind the other are read as
+    one.
     """
     compressed = path.suffix.lower() != ".tar"
     stream = json_stream.decompressed(path.with_suffix(".gz"), file) if compressed else file
-    with tarfile.open(fileobj=stream, mode="r|") as bundle:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member, ignore_zeros=True) as bundle:
         for member in bundle:
             if not member.isfile() or Path(member.name).suffix.lower() not in XML_SUFFIXES:
                 continue
             content = bundle.extractfile(member)
             assert content is not None
             yield article(content.read(MAX_ARTICLE_BYTES + 1), member.name)
+
+
+class Member(tarfile.TarInfo):
+    """A member of a bundle. A damaged header is an error; tarfile would take it for the end of the
+    bundle, or pass it over with what follows.
+    """
+
+    @classmethod
+    def fromtarfile(cls, bundle: Any) -> Member:
+        """Read the next member, as the class's own method does.
+
+        Raises:
+            ReadError: the header is damaged, or the file ends without the empty block of an end.
+        """
+        ended, bundle.ended = getattr(bundle, "ended", False), False
+        try:
+            return super().fromtarfile(bundle)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            bundle.ended = True
+            raise
+        except tarfile.HeaderError as error:
+            empty = isinstance(error, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
+            if ended and empty:
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 def article(content: bytes, name: str = "") -> Document | Rejected:

@@ -72,7 +72,7 @@ def records(stream: IO[bytes], tags: tuple[str, ...]) -> Iterator[etree._Element
 
 def problem(error: etree.XMLSyntaxError) -> str:
     """Return what a parser found, as a clause."""
-    return f"not XML ({error.msg})"
+    return f"not XML ({(error.msg or '').replace(chr(10), '')})"
 
 
 Special = Callable[[etree._Element], str | None]

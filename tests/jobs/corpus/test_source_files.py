@@ -88,9 +88,30 @@ def test_a_bundle_is_read_article_by_article(name: str, tmp_path: Path) -> None:
     assert broken.problem.startswith("PMC/b.xml: not XML")
 
 
+def test_bundles_one_behind_the_other_are_read_as_one(tmp_path: Path) -> None:
+    one, two = (bundle(tmp_path / f"{name}.tar", **{f"{name}_nxml": article(ord(name))})
+                for name in "ab")  # fmt: skip
+    one.write_bytes(one.read_bytes() + two.read_bytes())
+
+    assert [record.value["id"] for record in records(one)] == ["97", "98"]
+
+
+def test_a_comment_does_not_decide_what_a_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.nxml").write_bytes(b"<!-- once in a <PubmedArticleSet> -->" + article(4))
+    (tmp_path / "b.xml").write_bytes(b"<?xml version='1.0'?><!-- no <article> -->" + CITATIONS[21:])
+
+    assert [record.value.get("id") for record in records(tmp_path / "a.nxml")] == ["4"]
+    assert len(records(tmp_path / "b.xml")) == 3
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
+        (b"<PubmedArticle/>", "a <PubmedArticle> without an <article>"),
+        (
+            b"<article>\0</article>",
+            "not XML (Invalid character: Char 0x0 out of allowed range, line",
+        ),
         (b"<html/>", "a <html> without an <article>"),
         (b"<article>", "not XML"),
         (b"", "not XML"),
@@ -122,6 +143,41 @@ def cut_bundle(folder: Path) -> Path:
     return path
 
 
+def bundle_and_second_member(folder: Path) -> tuple[Path, bytes, int]:
+    path = bundle(folder / "b.tar", a_nxml=article(1), b_nxml=article(2), c_nxml=article(3))
+    content = path.read_bytes()
+    return path, content, content.index(b"PMC/b.nxml")
+
+
+def bundle_cut_between_members(folder: Path) -> Path:
+    path, content, second = bundle_and_second_member(folder)
+    path.write_bytes(content[:second])
+    return path
+
+
+def bundle_cut_in_a_header(folder: Path) -> Path:
+    path, content, second = bundle_and_second_member(folder)
+    path.write_bytes(content[: second + 100])
+    return path
+
+
+def bundle_with_a_damaged_header(folder: Path) -> Path:
+    path, content, second = bundle_and_second_member(folder)
+    path.write_bytes(content[:second] + b"Q" + content[second + 1 :])
+    return path
+
+
+def bundle_with_a_zeroed_header(folder: Path) -> Path:
+    path, content, second = bundle_and_second_member(folder)
+    path.write_bytes(content[:second] + bytes(512) + content[second + 512 :])
+    return path
+
+
+def empty_bundle(folder: Path) -> Path:
+    (folder / "b.tar").write_bytes(b"")
+    return folder / "b.tar"
+
+
 def no_bundle(folder: Path) -> Path:
     (folder / "b.tar").write_bytes(b"no bundle")
     return folder / "b.tar"
@@ -139,6 +195,11 @@ def update_file(folder: Path) -> Path:
         (cut_citations, "not XML"),
         (cut_gzip, "truncated or corrupt"),
         (cut_bundle, "truncated or corrupt"),
+        (bundle_cut_between_members, "truncated or corrupt"),
+        (bundle_cut_in_a_header, "truncated or corrupt"),
+        (bundle_with_a_damaged_header, "truncated or corrupt"),
+        (bundle_with_a_zeroed_header, "truncated or corrupt"),
+        (empty_bundle, "truncated or corrupt"),
         (no_bundle, "truncated or corrupt"),
         (update_file, "an update file, which deletes the citation 9 of earlier files"),
     ],
