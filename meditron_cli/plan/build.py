@@ -96,6 +96,9 @@ def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
     lines = [line for stage in late if (line := time_hint(inputs, stage))]
     if (training_stage(stages) or SELFTEST in stages) and layout_findings(inputs).errors:
         lines.append(layout_hint(inputs) or HINT_LAYOUT)
+    if training_stage(stages) and copy_findings(inputs).errors:
+        half = inputs.cluster.gpu_partition.node.memory_gb / 2
+        lines.append(f"--set pretrain.save_memory_gb={half:g} would fit")
     if lines:
         return lines
     stage = next(stage for stage in stages if findings(inputs, [stage]).errors)
@@ -143,8 +146,10 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
-    """Check a training's layout, and that jobs leave time to save."""
-    found = layout_findings(inputs) + schedule_findings(inputs)
+    """Check a training's layout and schedule, and that nodes and jobs leave memory and time to
+    save.
+    """
+    found = layout_findings(inputs) + copy_findings(inputs) + schedule_findings(inputs)
     return found + save_findings(inputs) if inputs.cluster.scheduler == "slurm" else found
 
 
@@ -179,14 +184,17 @@ def layout_findings(inputs: Inputs) -> fit.Findings:
     }
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_, lengths)
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
-    precision, copies = (
-        experiment.pretrain.precision,
-        memory.copies_without_limit(experiment.pretrain),
-    )
+    pretrain = experiment.pretrain
+    precision, copies = pretrain.precision, memory.copies_without_limit(pretrain)
     result += fit.memory_findings(cluster, longest, parallel, batch, precision, copies=copies)
-    limit = fit.copy_findings(cluster.gpu_partition, experiment.pretrain.save_memory_gb)
-    result += limit.at(inputs.locations.get("pretrain.save_memory_gb", ""))
     return result + fit.sharing_findings(parallel.world_size, inputs.host_cores)
+
+
+def copy_findings(inputs: Inputs) -> fit.Findings:
+    """Check the memory that is set for copies of checkpoints."""
+    limit = inputs.experiment.pretrain.save_memory_gb
+    found = fit.copy_findings(inputs.cluster.gpu_partition, limit)
+    return found.at(inputs.locations.get("pretrain.save_memory_gb", ""))
 
 
 def save_findings(inputs: Inputs) -> fit.Findings:

@@ -268,6 +268,25 @@ def test_a_time_limit_over_the_partitions_is_refused_where_it_was_written(meditr
     assert is_accepted(meditron, "./limited.yaml", "pretrain.time_minutes=60")
 
 
+def test_copies_larger_than_a_node_come_with_a_limit_that_fits(meditron: Bench) -> None:
+    (meditron.folder / "limited.yaml").write_text(LIMITED)
+
+    result = meditron(
+        *("plan", "pretrain", "--cluster", "./limited.yaml", "--size", "tiny"),
+        *("--set", "pretrain.time_minutes=60", "--set", "pretrain.save_memory_gb=9"),
+    )
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: --set pretrain.save_memory_gb=9: pretrain.save_memory_gb = 9 is more than the "
+        "8 GiB of a node in short",
+        "hint: --set pretrain.save_memory_gb=4 would fit",
+    ]
+    assert is_accepted(
+        meditron, "./limited.yaml", "pretrain.time_minutes=60", "pretrain.save_memory_gb=4"
+    )
+
+
 def test_the_hint_about_the_layout_is_not_given_for_other_errors(meditron: Bench) -> None:
     result = meditron(
         *("plan", "tokenize", "--cluster", "test-slurm", "--size", "tiny"),
