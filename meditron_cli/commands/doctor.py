@@ -32,7 +32,7 @@ WAIT_SECONDS = 120
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Experiment file; default: experiment.yaml, if it exists.",
+    help="Experiment file; default: experiment.yaml, where there is one.",
 )
 @options.runs_dir_option
 @click.option("--no-probe", is_flag=True, help="Submit no job that examines compute nodes.")

@@ -112,7 +112,9 @@ def folder_of(root: Path) -> Path:
 
 
 def write_inputs(root: Path, experiment: Experiment) -> None:
-    """Write the sample, random tokens of further corpora, and an experiment that names both."""
+    """Write the sample, and an experiment that names it and the further corpora, which ``tokens``
+    writes.
+    """
     from meditron_cli.sample import generate
 
     generate.write(root / "sample")

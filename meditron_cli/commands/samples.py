@@ -78,7 +78,7 @@ def command(
 ) -> None:
     """Show the documents that a step of RUN was trained on, or the steps that used a document.
 
-    A row per stretch of a document in a sequence: corpus shard, id, number of the document, its
+    A row per stretch of a document in a sequence: corpus, id, name of the document, the stretch's
     first token in the document, tokens, and text, shortened here and whole with --json. The
     sequences are computed from the run's seed and indexes, without a GPU; those of a whole step are
     compared with the fingerprint that training recorded, and exit code 4 means that they differ.
