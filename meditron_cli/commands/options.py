@@ -110,13 +110,13 @@ def load_target(cluster: str, size: str, config: Path | None, overrides: tuple[s
     return load(cluster, size, config, list(overrides))
 
 
-def run_of(services: Services, loaded: Loaded, runs_dir: Path | None = None) -> RunDir:
+def run_of(services: Services, loaded: Loaded) -> RunDir:
     """Return the run that a submission would continue, else the one that it would make."""
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.identity import run_name
     from meditron_cli.runs import moved
 
-    root = store.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
+    root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
     identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
     return RunDir(root / (moved.newest_run(root, loaded) or store.next_of(root, identity)))
 
