@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from jobs.contract.files import open_lines
+from jobs.contract.files import naming, open_lines
 from jobs.contract.metrics_log import (
     NEWEST_STEPS,
     SLOW,
@@ -75,7 +75,8 @@ class Reporter:
     def close(self) -> None:
         """Flush and close the files."""
         if self._file is not None:
-            self._file.close()
+            with naming(self._file.name):
+                self._file.close()
             self._board.close()
 
     def step(
@@ -216,7 +217,8 @@ class Reporter:
 
     def _write(self, line: MetricLine) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(to_json(line)) + "\n")
+            with naming(self._file.name):
+                self._file.write(json.dumps(to_json(line)) + "\n")
 
     def progress(self, step: int, phase: str) -> None:
         """Replace the progress file: ``startup``, ``step``, ``validation`` or ``checkpoint``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jobs.contract import progress_record
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine.reporter import Reporter
@@ -55,3 +57,16 @@ def test_a_validation_of_steps_that_were_left_does_not_count(bench: Workbench) -
 
     assert before
     assert (reporter.has_validation(2), reporter.has_validation(4)) == (True, False)
+
+
+def test_a_full_disk_is_named_by_the_file_of_the_metrics(bench: Workbench) -> None:
+    spec = bench.training().spec
+    assert isinstance(spec, PretrainSpec)
+    bench.run.metrics("pretrain").unlink(missing_ok=True)
+    bench.run.metrics("pretrain").symlink_to("/dev/full")
+    reporter = Reporter(context_from(bench.run.root, "pretrain", 0, {}), spec)
+    reporter.open(0)
+
+    for call in (lambda: reporter.skip(1, "spike", 0.1), reporter.close):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/metrics\.jsonl'"):
+            call()
