@@ -43,6 +43,8 @@ class SubmitTarget:
     exists: bool
     reader: RecordReader
     """Of the run, in full; it reads nothing of a run that does not exist yet."""
+    is_named: bool = False
+    """Whether ``--run`` named it."""
 
     @property
     def path(self) -> Path:
@@ -155,7 +157,8 @@ def resolve_run(
     stages = prepare.stages_of(stage, loaded.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
     plan = prepare.plan_of(loaded, stages, measured, converted=converted)
-    return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
+    root = run.root.parent
+    return SubmitTarget(loaded, plan, root, run.name, exists=True, reader=reader, is_named=True)
 
 
 def note_other_runs(submission: SubmitTarget, stage: str) -> None:
@@ -282,7 +285,10 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     for text in (*plan.warnings, *(known.warnings(services.clock.now()) if known else ())):
         console.warning(text)
     if submission.exists:
-        console.note(continuing(submission.reader.read(), services.clock.now()))
+        why = (
+            "" if submission.is_named else "the configuration is the same; --new starts another run"
+        )
+        console.note(continuing(submission.reader.read(), services.clock.now(), why))
     for text in space.space_warnings(plan, run):
         console.warning(text)
     scheduler, reader = services.scheduler(plan.site.scheduler), submission.reader
@@ -306,16 +312,13 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     hint_runs_dir(services, submission)
 
 
-def continuing(record: RunRecord, now: float) -> str:
-    """Return which run is continued, from where, and how to start another."""
+def continuing(record: RunRecord, now: float, why: str) -> str:
+    """Return which run is continued, from where and why."""
     from meditron_cli.runs.state import derive_view
 
     stages = derive_view(record, {}, now).stages.values()
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
-    return (
-        f"continuing run {record.name} ({far or 'nothing done'}): "
-        "the configuration is the same; --new starts another run"
-    )
+    return f"continuing run {record.name} ({far or 'nothing done'})" + f": {why}" * bool(why)
 
 
 def short(job_ids: list[str]) -> str:

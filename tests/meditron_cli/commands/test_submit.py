@@ -332,6 +332,16 @@ def test_options_that_change_the_configuration_are_refused_with_run(
     )
 
 
+def test_a_run_that_was_named_is_not_said_to_have_the_same_configuration(meditron: Bench) -> None:
+    """Nor is ``--new`` offered, which cannot be given with ``--run``."""
+    meditron.submit(stage="curate")
+    name = meditron.run().name
+
+    result = meditron("submit", "curate", "--run", name, "--set", "curate.time_minutes=7")
+
+    assert result.stderr.splitlines()[0] == f"continuing run {name} (curate 0/1 task)"
+
+
 def test_run_with_another_step_exports_it_beside_the_first(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
