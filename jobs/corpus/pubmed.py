@@ -16,6 +16,9 @@ from jobs.corpus.document import Document, Rejected, Removal
 from jobs.corpus.marked_text import plain
 from jobs.corpus.xml_text import inline_text, one_line, records
 
+BOOK = "PubmedBookArticle"
+"""Not in the baseline; queries of PubMed return some."""
+
 ARTICLE_IDS = {"doi": "doi", "pmc": "pmcid", "pubmed": "pmid"}
 
 
@@ -25,9 +28,12 @@ def read(stream: IO[bytes]) -> Iterator[Document | Rejected | Removal]:
     Raises:
         BadXml: not well-formed, truncated, or with entities of its own.
     """
-    for element in records(stream, ("PubmedArticle", "DeleteCitation")):
+    for element in records(stream, ("PubmedArticle", BOOK, "DeleteCitation")):
         if element.tag == "DeleteCitation":
             yield from (Removal(_text(pmid)) for pmid in element.iter("PMID"))
+        elif element.tag == BOOK:
+            problem = f"the record of a book ({BOOK}), of which no layout is read"
+            yield Rejected(_text(element.find("BookDocument/PMID")), "book", problem)
         else:
             yield citation(element)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 from jobs.contract.errors import TaskError
 from jobs.corpus import jats, pubmed
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.xml_text import BadXml
+from jobs.corpus.xml_text import BadXml, root_name
 from jobs.data import json_stream, readers
 from jobs.data.readers import AGAIN, COMPRESSED, CORRUPT, JSON_SUFFIXES, SourceRecord, unreadable
 
@@ -28,9 +27,7 @@ READABLE = (
     "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
     "in .tar.gz with articles in XML"
 )
-NO_ELEMENT = re.compile(rb"<!--.*?-->|<\?.*?\?>", re.DOTALL)
-ELEMENT = re.compile(rb"<([A-Za-z][\w.:-]*)")
-ROOT_BYTES = 1 << 12
+ROOT_BYTES = 1 << 16
 """The root element begins within so many bytes."""
 MAX_ARTICLE_BYTES = 1 << 26
 """No article in XML is larger; it is read into memory whole."""
@@ -138,8 +135,7 @@ def documents_of(
 ) -> Iterator[Document | Rejected | Removal]:
     """Yield the documents of an XML file: PubMed citations, or one article in JATS."""
     stream = json_stream.decompressed(path, file)
-    root = ELEMENT.search(NO_ELEMENT.sub(b"", stream.peek(ROOT_BYTES)[:ROOT_BYTES]))
-    if root and root[1] == b"PubmedArticleSet":
+    if root_name(stream.peek(ROOT_BYTES)[:ROOT_BYTES]) == "PubmedArticleSet":
         yield from pubmed.read(stream)
     else:
         yield article(stream.read(MAX_ARTICLE_BYTES + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from html.entities import html5
@@ -49,6 +50,14 @@ def parse(content: bytes) -> etree._Element:
         return etree.fromstring(content, etree.XMLParser(**SAFELY))
     except etree.XMLSyntaxError as error:
         raise BadXml(problem(error)) from error
+
+
+def root_name(head: bytes) -> str:
+    """Return the name of the root element of a document that begins so; empty without any."""
+    parser = etree.XMLPullParser(events=("start",), **SAFELY)
+    with contextlib.suppress(etree.XMLSyntaxError):  # whoever reads the whole reports it
+        parser.feed(head)
+    return next((local_name(element) for _, element in parser.read_events()), "")
 
 
 def records(stream: IO[bytes], tags: tuple[str, ...]) -> Iterator[etree._Element]:

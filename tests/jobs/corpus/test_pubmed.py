@@ -116,6 +116,15 @@ def test_citations_without_an_abstract_are_counted_and_deleted_ones_are_named() 
     ]
 
 
+def test_the_record_of_a_book_is_rejected_and_not_lost() -> None:
+    book = "<PubmedBookArticle><BookDocument><PMID>7</PMID></BookDocument></PubmedBookArticle>"
+
+    _, rejected = read(citation(), book)
+
+    assert isinstance(rejected, Rejected)
+    assert (rejected.id, rejected.reason) == ("7", "book")
+
+
 def test_a_truncated_file_is_reported_and_not_taken_for_a_whole_one() -> None:
     with pytest.raises(BadXml, match="not XML"):
         read(citation(), citation("12"), end="<PubmedArticle>")

@@ -61,6 +61,19 @@ def test_citations_are_records_without_text_where_they_have_no_abstract(
     assert 0 < third.position <= len(content)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        CITATIONS.replace(b"<PubmedArticleSet>", b"<!--" + b"x" * 6000 + b"--><PubmedArticleSet>"),
+        CITATIONS.decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16"),
+    ],
+)
+def test_citations_are_known_by_their_root(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "p.xml").write_bytes(content)
+
+    assert [record.line for record in records(tmp_path / "p.xml")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("name", ["a.nxml", "a.xml.gz"])
 def test_an_article_is_one_record(name: str, tmp_path: Path) -> None:
     content = article(7) if name == "a.nxml" else gzip.compress(article(7))
