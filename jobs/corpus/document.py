@@ -43,7 +43,5 @@ class Rejected:
 
     id: str
     """Empty where the record has none."""
-    reason: str
-    """A word or two, counted: ``no abstract``."""
     problem: str = ""
-    """A sentence for the person who looks into it."""
+    """A sentence on what is wrong with it; empty where it only has no text, as without abstract."""

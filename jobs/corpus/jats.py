@@ -117,25 +117,24 @@ class Article:
 
     def __init__(self, root: etree._Element) -> None:
         self.root = root
-        self.meta = root.find("{*}front/{*}article-meta")
-        if self.meta is None:
-            self.meta = root.find("{*}front-stub")
+        meta = root.find("{*}front/{*}article-meta")
+        self.meta = etree.Element("article-meta") if meta is None else meta
         self.named = {found.get("id", ""): found for found in root.iter() if _is_named(found)}
 
     def document(self) -> Document | Rejected:
         """Return the whole article; one without a body is no full text."""
         names = {
             kind: _bare(kind, one_line("".join(found.itertext())).strip())
-            for found in (self.meta if self.meta is not None else ())
+            for found in self.meta
             if local_name(found) == "article-id"
             and (kind := ARTICLE_IDS.get(found.get("pub-id-type", "")))
         }
         identity = next((names[kind] for kind in ("pmcid", "pmid", "doi") if kind in names), "")
         if not identity:
-            return Rejected("", "no id", "an article without PMC id, PMID and DOI")
+            return Rejected("", "an article without PMC id, PMID and DOI")
         body = self.root.find("{*}body")
         if body is None:
-            return Rejected(identity, "no body")
+            return Rejected(identity)
         title = self._title()
         parts = [f"{title}\n", *self._abstracts(), self.blocks(body, 0)]
         back = self.root.find("{*}back")
@@ -145,12 +144,12 @@ class Article:
         return Document(identity, title, "\n".join(parts), names, self._facts())
 
     def _title(self) -> str:
-        found = self.meta.find("{*}title-group/{*}article-title") if self.meta is not None else None
+        found = self.meta.find("{*}title-group/{*}article-title")
         return "" if found is None else self.line(found)
 
     def _abstracts(self) -> Iterator[str]:
         """Yield the abstracts that are text, each under a heading of its own."""
-        for found in self.meta.iterfind("{*}abstract") if self.meta is not None else ():
+        for found in self.meta.iterfind("{*}abstract"):
             if found.get("abstract-type", "") in ("graphical", "teaser", "toc", "video"):
                 continue
             heading = found.find("{*}title")
@@ -164,8 +163,6 @@ class Article:
         ]
         journal = self.root.find(".//{*}journal-title")
         facts["journal"] = "" if journal is None else self.line(journal)
-        if self.meta is None:
-            return facts
         licence = self.meta.find("{*}permissions/{*}license")
         if licence is not None:
             links = [value for key, value in licence.attrib.items() if str(key).endswith("}href")]

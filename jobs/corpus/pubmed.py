@@ -33,7 +33,7 @@ def read(stream: IO[bytes]) -> Iterator[Document | Rejected | Removal]:
             yield from (Removal(_text(pmid)) for pmid in element.iter("PMID"))
         elif element.tag == BOOK:
             problem = f"the record of a book ({BOOK}), of which no layout is read"
-            yield Rejected(_text(element.find("BookDocument/PMID")), "book", problem)
+            yield Rejected(_text(element.find("BookDocument/PMID")), problem)
         else:
             yield citation(element)
 
@@ -47,12 +47,12 @@ def citation(element: etree._Element) -> Document | Rejected:
     article = medline.find("Article") if medline is not None else None
     pmid = _text(medline.find("PMID")) if medline is not None else ""
     if article is None or not pmid:
-        return Rejected(pmid, "no citation", "a PubmedArticle without PMID or Article")
+        return Rejected(pmid, "a PubmedArticle without PMID or Article")
     title = _text(article.find("ArticleTitle")) or _text(article.find("VernacularTitle"))
     paragraphs = [paragraph(part) for part in article.iterfind("Abstract/AbstractText")]
     body = "\n".join(filter(None, paragraphs))
     if not body:
-        return Rejected(pmid, "no abstract")
+        return Rejected(pmid)
     names = {"pmid": pmid}
     for found in element.iterfind("PubmedData/ArticleIdList/ArticleId"):
         if kind := ARTICLE_IDS.get(found.get("IdType", "")):

@@ -190,11 +190,11 @@ def article(content: bytes, name: str = "") -> Document | Rejected:
         name: of the member of a bundle.
     """
     if len(content) > MAX_ARTICLE_BYTES:
-        return Rejected(name, "too long", f"an article of more than {MAX_ARTICLE_BYTES:,} bytes")
+        return Rejected(name, f"an article of more than {MAX_ARTICLE_BYTES:,} bytes")
     try:
         return jats.read(content)
     except BadXml as error:
-        return Rejected(name, "bad XML", str(error))
+        return Rejected(name, str(error))
 
 
 def as_record(

@@ -54,10 +54,9 @@ def run(context: Context) -> None:
         corpus.discard()
     counts = total_counts(corpus, sources)
     shards = corpus.describe(context.run.root)
-    repairs = {name: corpus.repairs[name] for name in ("documents", *REPAIRS)}
     content = {
         "counts": counts,
-        "repairs": repairs,
+        "repairs": repair_counts(corpus.repairs),
         "sources": sources,
         "shards": shards,
         "ignored": ignored,
@@ -105,11 +104,16 @@ def curate_files(
                 done = sum(sizes[:number]) + record.position
                 context.progress(done, sum(sizes), "bytes", documents=corpus.documents)
                 due = now + 1.0
-        repairs = {name: corpus.repairs[name] - repaired[name] for name in ("documents", *REPAIRS)}
+        repairs = repair_counts(corpus.repairs - repaired)
         described = {"path": str(path), "bytes": sizes[number], "repairs": repairs}
         sources.append({**described, **by_outcome(counts)})
     context.progress(sum(sizes), sum(sizes), "bytes", documents=corpus.documents)
     return sources
+
+
+def repair_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the repaired documents and a count for each of REPAIRS, zeros included."""
+    return {name: counts.get(name, 0) for name in ("documents", *REPAIRS)}
 
 
 def by_outcome(counts: Mapping[str, int]) -> dict[str, int]:

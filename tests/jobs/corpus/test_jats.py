@@ -188,14 +188,17 @@ def escaped(value: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "reason"),
-    [("<body>{body}</body>", "", "no body"), ("article-id", "other-id", "no id")],
+    ("old", "new", "problem"),
+    [
+        ("<body>{body}</body>", "", ""),
+        ("article-id", "other-id", "an article without PMC id, PMID and DOI"),
+    ],
 )
-def test_what_is_no_full_text_is_counted(old: str, new: str, reason: str) -> None:
+def test_what_is_no_full_text_is_counted(old: str, new: str, problem: str) -> None:
     found = jats.read(ARTICLE.replace(old, new).replace("{body}", "<p>x</p>").encode())
 
     assert isinstance(found, Rejected)
-    assert found.reason == reason
+    assert found.problem == problem
 
 
 def test_elements_inside_each_other_too_deeply_are_refused() -> None:

@@ -110,9 +110,9 @@ def test_citations_without_an_abstract_are_counted_and_deleted_ones_are_named() 
         (Removal, "5"),
         (Removal, "6"),
     ]
-    assert [one.reason for one in found if isinstance(one, Rejected)] == [
-        "no abstract",
-        "no citation",
+    assert [one.problem for one in found if isinstance(one, Rejected)] == [
+        "",
+        "a PubmedArticle without PMID or Article",
     ]
 
 
@@ -122,7 +122,8 @@ def test_the_record_of_a_book_is_rejected_and_not_lost() -> None:
     _, rejected = read(citation(), book)
 
     assert isinstance(rejected, Rejected)
-    assert (rejected.id, rejected.reason) == ("7", "book")
+    assert rejected.id == "7"
+    assert rejected.problem.startswith("the record of a book")
 
 
 def test_a_truncated_file_is_reported_and_not_taken_for_a_whole_one() -> None:
