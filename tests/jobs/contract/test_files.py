@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.files import write_bytes
+
+from ...disks import mounted
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -43,16 +43,10 @@ def test_a_folder_is_flushed_where_the_address_space_has_no_room_for_threads(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_error_of_the_storage_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(number: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_an_error_of_the_storage_names_the_file(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "64k") as disk:
+        with pytest.raises(OSError, match=r"No space left on device: '.*/record\.json'") as raised:
+            write_bytes(disk / "record.json", bytes(1 << 20))
 
-    monkeypatch.setattr(os, "fsync", fail)
-
-    with pytest.raises(OSError, match=r"No space left on device: '.*/record\.json'") as raised:
-        write_bytes(tmp_path / "record.json", b"{}")
-
-    assert raised.value.filename == str(tmp_path / "record.json")
-    assert list(tmp_path.iterdir()) == []
+        assert raised.value.filename == str(disk / "record.json")
+        assert list(disk.iterdir()) == []
