@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-IDENTIFIERS = ("pmid", "pmcid", "doi")
+IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
 """Kinds of names of a work; the first that a document has becomes its ``work_id``."""
 
 
@@ -22,6 +22,10 @@ class Document:
     """Those of IDENTIFIERS that are known: an abstract and its full text share at least one."""
     meta: dict[str, Any] = field(default_factory=dict)
     """Licence, date, types, languages, journal; kept in the shards alone."""
+    is_marked: bool = True
+    """Whether the text is built with marks; False for one that is taken as it is."""
+    is_abstract: bool = False
+    """Whether it is the abstract of a work alone: it is dropped where the full text is present."""
 
     @property
     def work_id(self) -> str:
