@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.slurm", "jobs.health"}
     | {"jobs.supervision", "jobs.supervision.diagnosis"},
     "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
-    "jobs.corpus": NODE | {"jobs.data"},
+    "jobs.corpus": NODE | {"jobs.data", "jobs.corpus.formats"},
+    "jobs.corpus.formats": NODE | {"jobs.data", "jobs.corpus"},
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
@@ -55,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.checkpoints",
         "jobs.conversion",
         "jobs.corpus",
+        "jobs.corpus.formats",
         "jobs.data",
         "jobs.engine",
         "jobs.evaluation",

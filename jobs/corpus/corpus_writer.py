@@ -187,8 +187,9 @@ def require_intact(path: Path, keys: Sequence[str]) -> None:
         TaskError: the file is truncated or corrupt.
     """
     from jobs.corpus import source_files
+    from jobs.corpus.formats.files import is_compressed
 
-    if source_files.is_compressed(path):
+    if is_compressed(path):
         for _ in source_files.read_records(path, keys):
             pass
 

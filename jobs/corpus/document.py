@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
 """Kinds of names of a work; the first that a document has becomes its ``work_id``."""
+
+DOI_PREFIX = re.compile(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Document:
     """Licence, date, types, languages, journal; kept in the shards alone."""
     is_marked: bool = True
     """Whether the text is built with marks; False for one that is taken as it is."""
+    is_versioned: bool = False
+    """Whether a later record of its source with the same id replaces it, and a Removal drops it."""
     is_abstract: bool = False
     """Whether it is the abstract of a work alone: it is dropped where the full text is present."""
 
@@ -34,9 +40,28 @@ class Document:
         return f"{known}:{self.names[known]}" if known else f"id:{self.id}"
 
 
+def identifiers(found: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return names of a work by their kinds, each written in one way, so that records of several
+    sources agree; of several of a kind the first, and none that is empty.
+
+    Args:
+        found: kind, one of IDENTIFIERS, and name: ``PMC12`` is 12, and a DOI has no large letters.
+    """
+    names: dict[str, str] = {}
+    for kind, text in found:
+        name = text.strip()
+        if kind == "pmcid":
+            name = name.upper().removeprefix("PMC")
+        elif kind == "doi":
+            name = DOI_PREFIX.sub("", name.lower())
+        if name:
+            names.setdefault(kind, name)
+    return names
+
+
 @dataclass(frozen=True)
 class Removal:
-    """A record that its source has deleted."""
+    """A record that its source has deleted; what was read of it before is dropped."""
 
     id: str
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from lxml import etree
 
 from jobs.corpus import mathml
-from jobs.corpus.document import Document, Rejected
+from jobs.corpus.document import Document, Rejected, identifiers
 from jobs.corpus.marked_text import MARKS, block, inline, plain
 from jobs.corpus.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
 
@@ -123,12 +123,12 @@ class Article:
 
     def document(self) -> Document | Rejected:
         """Return the whole article; one without a body is no full text."""
-        names = {
-            kind: _bare(kind, one_line("".join(found.itertext())).strip())
+        names = identifiers(
+            (kind, one_line("".join(found.itertext())))
             for found in self.meta
             if local_name(found) == "article-id"
             and (kind := ARTICLE_IDS.get(found.get("pub-id-type", "")))
-        }
+        )
         identity = next((names[kind] for kind in ("pmcid", "pmid", "doi") if kind in names), "")
         if not identity:
             return Rejected("", "an article without PMC id, PMID and DOI")
@@ -331,10 +331,6 @@ def _is_named(element: etree._Element) -> bool:
 
 def _is_citation(element: etree._Element) -> bool:
     return local_name(element) == "xref" and element.get("ref-type") == "bibr"
-
-
-def _bare(kind: str, text: str) -> str:
-    return text.upper().removeprefix("PMC") if kind == "pmcid" else text
 
 
 def _date(element: etree._Element) -> str:

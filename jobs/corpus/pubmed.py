@@ -12,7 +12,7 @@ from typing import IO
 
 from lxml import etree
 
-from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.document import Document, Rejected, Removal, identifiers
 from jobs.corpus.marked_text import plain
 from jobs.corpus.xml_text import inline_text, one_line, records
 
@@ -53,10 +53,16 @@ def citation(element: etree._Element) -> Document | Rejected:
     body = "\n".join(filter(None, paragraphs))
     if not body:
         return Rejected(pmid)
-    names = {"pmid": pmid}
-    for found in element.iterfind("PubmedData/ArticleIdList/ArticleId"):
-        if kind := ARTICLE_IDS.get(found.get("IdType", "")):
-            names[kind] = _text(found)
+    names = identifiers(
+        [
+            ("pmid", pmid),
+            *(
+                (kind, _text(found))
+                for found in element.iterfind("PubmedData/ArticleIdList/ArticleId")
+                if (kind := ARTICLE_IDS.get(found.get("IdType", "")))
+            ),
+        ]
+    )
     meta = {
         "date": date(article, medline),
         "types": [_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")],
@@ -64,7 +70,8 @@ def citation(element: etree._Element) -> Document | Rejected:
         "journal": _text(article.find("Journal/Title")),
         "mesh": [_text(name) for name in medline.iterfind("MeshHeadingList/*/DescriptorName")],
     }
-    return Document(pmid, title, f"{title}\n{body}" if title else body, names, meta)
+    text = f"{title}\n{body}" if title else body
+    return Document(pmid, title, text, names, meta, is_versioned=True, is_abstract=True)
 
 
 def paragraph(element: etree._Element) -> str:

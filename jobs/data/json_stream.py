@@ -48,21 +48,37 @@ def decompressed(path: Path, file: io.BufferedReader[Any]) -> io.BufferedReader[
     return io.BufferedReader(zstd.ZstdFile(file, options=ZSTD_OPTIONS), BLOCK_BYTES)
 
 
-def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
+def lines(
+    path: Path, stream: io.BufferedReader[Any], begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yield lines with their numbers, from 1, without blank ones and a byte order mark.
+
+    Args:
+        path: named in errors.
+        stream: of which nothing was read.
+        begin: byte of a stream that can be sought; a line that begins before it is passed over.
+        end: byte at which no further line begins; None for the end of the file.
 
     Raises:
         TaskError: a line longer than MAX_RECORD_BYTES.
     """
-    raw_lines = iter(lambda: stream.readline(MAX_RECORD_BYTES + 1), b"")
-    for number, line in enumerate(raw_lines, start=1):
+    if begin:
+        stream.seek(begin - 1)
+        while (skipped := stream.readline(BLOCK_BYTES)) and not skipped.endswith(b"\n"):
+            pass
+    number = 0
+    while end is None or stream.tell() < end:
+        line = stream.readline(MAX_RECORD_BYTES + 1)
+        if not line:
+            return
+        number += 1
         if len(line) > MAX_RECORD_BYTES:
             raise TaskError(
                 f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MiB",
                 "write one JSON object per line",
             )
-        record = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
-        if record:
+        first = number == 1 and not begin
+        if record := (line.removeprefix(BYTE_ORDER_MARK) if first else line).strip():
             yield number, record
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -48,22 +49,43 @@ class SourceRecord(NamedTuple):
     """What a shard keeps of a marked record beside id and text."""
 
 
-def read_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
+def read_records(
+    path: Path,
+    keys: Sequence[str],
+    begin: int = 0,
+    end: int | None = None,
+    others: Collection[str] = (),
+) -> Iterator[SourceRecord]:
     """Yield the records of one file, in order. Of a key that occurs twice, the last counts.
 
     Args:
-        path: a JSON or parquet file, of one of the names ``source_files`` accepts.
+        path: a JSON or parquet file, of one of the names that ``formats.files`` accepts.
         keys: the columns to read of a parquet file; the first is the key of the text.
+        begin: byte of a plain file of JSON lines; a record belongs to the range in which its line
+            begins.
+        end: byte after the range; None for the end of the file.
+        others: columns to read of a parquet file beside the keys, in small letters.
 
     Raises:
         TaskError: the file cannot be read, is truncated or corrupt.
     """
-    kind = COMPRESSED.get(path.suffix.lower(), "")
-    try:
+    with translated(path):
         if path.suffix.lower() == ".parquet":
-            yield from _parquet_records(path, keys)
+            yield from _parquet_records(path, keys, others)
         else:
-            yield from _json_records(path, keys[0])
+            yield from _json_records(path, keys[0], begin, end)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Raise what the system or a decompressor says of a file as an error of the task.
+
+    Raises:
+        TaskError: the file cannot be read, is truncated or corrupt.
+    """
+    kind = {".tgz": "gzip", **COMPRESSED}.get(path.suffix.lower(), "")
+    try:
+        yield
     except EOFError as error:
         raise TaskError(f"{path}: truncated {kind} file", AGAIN) from error
     except CORRUPT as error:
@@ -82,13 +104,16 @@ def unreadable(path: Path, error: OSError) -> TaskError:
     )
 
 
-def _json_records(path: Path, text_key: str) -> Iterator[SourceRecord]:
+def _json_records(path: Path, text_key: str, begin: int, end: int | None) -> Iterator[SourceRecord]:
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
     with io.BufferedReader(io.FileIO(path), json_stream.BLOCK_BYTES) as file:
         stream = json_stream.decompressed(path, file)
         is_array = inner.suffix.lower() == ".json" and json_stream.is_array(stream)
-        split = json_stream.elements if is_array else json_stream.lines
-        for line, raw in split(path, stream):
+        if is_array:
+            records = json_stream.elements(path, stream)
+        else:
+            records = json_stream.lines(path, stream, begin, end)
+        for line, raw in records:
             value, problem = parse(raw, text_key)
             yield SourceRecord(line, value, problem, raw if problem else b"", file.tell())
 
@@ -132,14 +157,16 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else "binary")
 
 
-def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
+def _parquet_records(
+    path: Path, keys: Sequence[str], others: Collection[str]
+) -> Iterator[SourceRecord]:
     import pyarrow
     from pyarrow import parquet
 
     size = path.stat().st_size
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            columns = _columns(path, file.schema_arrow.names, keys)
+            columns = _columns(path, file.schema_arrow.names, keys, others)
             total = max(file.metadata.num_rows, 1)
             row = 0
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
@@ -155,11 +182,13 @@ def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
         raise TaskError(f"{path}: corrupt parquet file ({detail})", AGAIN) from error
 
 
-def _columns(path: Path, names: Sequence[str], keys: Sequence[str]) -> list[str]:
+def _columns(
+    path: Path, names: Sequence[str], keys: Sequence[str], others: Collection[str]
+) -> list[str]:
     if keys[0] not in names:
         hint = f"set curate.text_key to one of its columns: {', '.join(names)}"
         raise TaskError(f"{path}: no column {keys[0]!r}", hint)
-    return [name for name in names if name in keys]
+    return [name for name in names if name in keys or name.lower() in others]
 
 
 def _rows(batch: Any, text_key: str) -> Iterator[tuple[dict[str, Any], str]]:

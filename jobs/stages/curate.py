@@ -36,11 +36,11 @@ def run(context: Context) -> None:
         TaskError: a source cannot be read, a record is bad under ``fail``, or no document is left.
         Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
-    from jobs.corpus import source_files
+    from jobs.corpus.formats.files import find_files
 
     spec = cast(CurateSpec, context.task.spec)
     refuse_own_run(context.run, spec.sources)
-    files, ignored = source_files.find_files(spec.sources)
+    files, ignored = find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)

@@ -62,7 +62,7 @@ def test_a_citation_is_its_title_and_its_abstract() -> None:
     )
     assert document.title == "Drug X at 10⁻³ mol/L."
     assert (document.id, document.work_id) == ("11", "pmid:11")
-    assert document.names == {"pmid": "11", "doi": "10.1/x", "pmcid": "PMC77"}
+    assert document.names == {"pmid": "11", "doi": "10.1/x", "pmcid": "77"}
     assert document.meta == {
         "date": "2018-05-07",
         "types": ["Review"],

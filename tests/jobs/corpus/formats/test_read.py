@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jobs.contract.corpus.rules import SourceSpec
 from jobs.contract.errors import TaskError
-from jobs.corpus import marked_text, source_files
-from jobs.data.readers import SourceRecord
+from jobs.corpus import marked_text
+from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.formats.files import kind_of
+from jobs.corpus.formats.read import Record, find, read
 
 CITATIONS = b"""<?xml version="1.0"?><!DOCTYPE PubmedArticleSet SYSTEM "p.dtd"><PubmedArticleSet>
 <PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>One.</ArticleTitle><Abstract>
@@ -40,23 +47,40 @@ def bundle(path: Path, **members: bytes) -> Path:
     return path
 
 
-def records(path: Path) -> list[SourceRecord]:
-    return list(source_files.read_records(path, ("text", "id", "source")))
+def spec(path: Path, form: str = "auto", **changes: Any) -> SourceSpec:
+    values = {
+        "name": "s", "text_key": "text", "id_key": "id", "licence": "", "languages": (),
+        "quality": "none", "min_chars": 0, "sample": 1.0, "validation_fraction": 0.0,
+    }  # fmt: skip
+    return SourceSpec(path=str(path), format=form, **(values | changes))
 
 
+def records(path: Path, form: str = "auto", **changes: Any) -> list[Record]:
+    return list(read(path, spec(path, form, **changes)))
+
+
+def documents(path: Path, form: str = "auto", **changes: Any) -> list[Document]:
+    items = [record.item for record in records(path, form, **changes)]
+    assert all(isinstance(item, Document) for item in items), items
+    return [item for item in items if isinstance(item, Document)]
+
+
+@pytest.mark.parametrize("form", ["auto", "pubmed"])
 @pytest.mark.parametrize("name", ["p.xml", "p.xml.gz"])
-def test_citations_are_records_without_text_where_they_have_no_abstract(
-    name: str, tmp_path: Path
+def test_citations_without_an_abstract_are_rejected_without_a_problem(
+    name: str, form: str, tmp_path: Path
 ) -> None:
     content = CITATIONS if name == "p.xml" else gzip.compress(CITATIONS)
     (tmp_path / name).write_bytes(content)
 
-    first, second, third = records(tmp_path / name)
+    first, second, third = records(tmp_path / name, form)
 
-    assert first.value == {"text": "One.\nGive 10\u207b\u00b3 mol.", "id": "1"}
-    assert (first.is_marked, first.facts["work_id"]) == (True, "pmid:1")
-    assert (second.value, second.problem) == ({"text": ""}, "")
-    assert (third.value, third.problem) == ({}, "3: a PubmedArticle without PMID or Article")
+    assert isinstance(first.item, Document)
+    assert (first.item.id, first.item.work_id) == ("1", "pmid:1")
+    assert first.item.text == "One.\nGive 10\u207b\u00b3 mol."
+    assert (first.item.is_versioned, first.item.is_abstract) == (True, True)
+    assert second.item == Rejected("2")
+    assert third.item == Rejected("3", "a PubmedArticle without PMID or Article")
     assert [first.line, second.line, third.line] == [1, 2, 3]
     assert 0 < third.position <= len(content)
 
@@ -79,9 +103,9 @@ def test_an_article_is_one_record(name: str, tmp_path: Path) -> None:
     content = article(7) if name == "a.nxml" else gzip.compress(article(7))
     (tmp_path / name).write_bytes(content)
 
-    [record] = records(tmp_path / name)
+    [document] = documents(tmp_path / name)
 
-    finished = marked_text.finish(record.value["text"])
+    finished = marked_text.finish(document.text)
     assert finished.text == (
         "Title 7\n\nSee [fig_ref] Figure 1: A [fig]. [/fig_ref].\n\n[fig] Figure 1: A [fig]. [/fig]"
     )
@@ -95,10 +119,11 @@ def test_a_bundle_is_read_article_by_article(name: str, tmp_path: Path) -> None:
         tmp_path / name, a_nxml=article(1), a_jpg=b"x", b_xml=b"<broken", c_nxml=article(3)
     )
 
-    one, broken, three = records(path)
+    one, broken, three = (record.item for record in records(path, "jats"))
 
-    assert (one.value["id"], three.value["id"]) == ("1", "3")
-    assert broken.problem.startswith("PMC/b.xml: not XML")
+    assert (one.id, broken.id, three.id) == ("1", "PMC/b.xml", "3")
+    assert isinstance(broken, Rejected)
+    assert broken.problem.startswith("not XML")
 
 
 def test_bundles_one_behind_the_other_are_read_as_one(tmp_path: Path) -> None:
@@ -106,14 +131,14 @@ def test_bundles_one_behind_the_other_are_read_as_one(tmp_path: Path) -> None:
                 for name in "ab")  # fmt: skip
     one.write_bytes(one.read_bytes() + two.read_bytes())
 
-    assert [record.value["id"] for record in records(one)] == ["97", "98"]
+    assert [document.id for document in documents(one)] == ["97", "98"]
 
 
 def test_a_comment_does_not_decide_what_a_file_holds(tmp_path: Path) -> None:
     (tmp_path / "a.nxml").write_bytes(b"<!-- once in a <PubmedArticleSet> -->" + article(4))
     (tmp_path / "b.xml").write_bytes(b"<?xml version='1.0'?><!-- no <article> -->" + CITATIONS[21:])
 
-    assert [record.value.get("id") for record in records(tmp_path / "a.nxml")] == ["4"]
+    assert [document.id for document in documents(tmp_path / "a.nxml")] == ["4"]
     assert len(records(tmp_path / "b.xml")) == 3
 
 
@@ -130,14 +155,15 @@ def test_a_comment_does_not_decide_what_a_file_holds(tmp_path: Path) -> None:
         (b"", "not XML"),
     ],
 )
-def test_an_article_that_cannot_be_parsed_is_a_bad_record(
+def test_an_article_that_cannot_be_parsed_is_rejected(
     content: bytes, problem: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.nxml").write_bytes(content)
 
     [record] = records(tmp_path / "a.nxml")
 
-    assert (record.value, record.problem[: len(problem)]) == ({}, problem)
+    assert isinstance(record.item, Rejected)
+    assert record.item.problem.startswith(problem)
 
 
 def cut_citations(folder: Path) -> Path:
@@ -196,9 +222,8 @@ def no_bundle(folder: Path) -> Path:
     return folder / "b.tar"
 
 
-def update_file(folder: Path) -> Path:
-    deletes = b"<DeleteCitation><PMID>9</PMID></DeleteCitation></PubmedArticleSet>"
-    (folder / "p.xml").write_bytes(CITATIONS.replace(b"</PubmedArticleSet>", deletes))
+def articles_for_citations(folder: Path) -> Path:
+    (folder / "p.xml").write_bytes(article(1))
     return folder / "p.xml"
 
 
@@ -206,15 +231,15 @@ def update_file(folder: Path) -> Path:
     ("make", "problem"),
     [
         (cut_citations, "not XML"),
-        (cut_gzip, "truncated or corrupt"),
-        (cut_bundle, "truncated or corrupt"),
+        (cut_gzip, "truncated gzip file"),
+        (cut_bundle, "truncated gzip file"),
         (bundle_cut_between_members, "truncated or corrupt"),
         (bundle_cut_in_a_header, "truncated or corrupt"),
         (bundle_with_a_damaged_header, "truncated or corrupt"),
         (bundle_with_a_zeroed_header, "truncated or corrupt"),
         (empty_bundle, "truncated or corrupt"),
         (no_bundle, "truncated or corrupt"),
-        (update_file, "an update file, which deletes the citation 9 of earlier files"),
+        (articles_for_citations, "the root is <article>, PubMed's files have <PubmedArticleSet>"),
     ],
 )
 def test_a_damaged_file_is_never_taken_for_a_whole_one(
@@ -224,7 +249,7 @@ def test_a_damaged_file_is_never_taken_for_a_whole_one(
     path = make(tmp_path)
 
     with pytest.raises(TaskError) as caught:
-        records(path)
+        records(path, "jats" if path.name.startswith("b") else "pubmed")
 
     assert str(caught.value).startswith(f"{path}: {problem}")
 
@@ -239,7 +264,7 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     (elsewhere / "more.jsonl.gz").write_bytes(b"")
     (folder / "linked").symlink_to(elsewhere)
 
-    found, ignored = source_files.find_files([str(folder)])
+    found, ignored = find(spec(folder))
 
     assert found == [folder / "docs.jsonl", folder / "linked" / "more.jsonl.gz"]
     assert ignored == []
@@ -256,4 +281,114 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_name_decides_whether_a_file_is_read(name: str, readable: bool) -> None:
-    assert bool(source_files.kind_of(Path(name))) is readable
+    assert bool(kind_of(Path(name))) is readable
+
+
+def test_an_update_file_has_new_citations_and_removals(tmp_path: Path) -> None:
+    deletes = b"<DeleteCitation><PMID>9</PMID><PMID>1</PMID></DeleteCitation></PubmedArticleSet>"
+    path = tmp_path / "p.xml"
+    path.write_bytes(CITATIONS.replace(b"</PubmedArticleSet>", deletes))
+
+    items = [record.item for record in records(path)]
+
+    assert items[3:] == [Removal("9"), Removal("1")]
+
+
+def test_a_source_has_the_files_of_its_format(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.xml", "c.tar.gz", "d.parquet", "e.txt", ".hidden.jsonl"):
+        (tmp_path / name).touch()
+
+    names = {form: [[path.name for path in paths] for paths in find(spec(tmp_path, form))]
+             for form in ("auto", "jsonl", "jats", "pubmed")}  # fmt: skip
+
+    assert names == {
+        "auto": [["a.jsonl", "b.xml", "c.tar.gz", "d.parquet"], ["e.txt"]],
+        "jsonl": [["a.jsonl"], ["b.xml", "c.tar.gz", "d.parquet", "e.txt"]],
+        "jats": [["b.xml", "c.tar.gz"], ["a.jsonl", "d.parquet", "e.txt"]],
+        "pubmed": [["b.xml"], ["a.jsonl", "c.tar.gz", "d.parquet", "e.txt"]],
+    }
+    with pytest.raises(TaskError, match="not a document file") as caught:
+        find(spec(tmp_path / "a.jsonl", "parquet"))
+    assert caught.value.hint == "files to read end in .parquet"
+
+
+RECORD = {
+    "id": 7, "text": " As it [fig] is.\n", "title": "T", "PMID": 12, "pmcid": "PMC34",
+    "doi": "https://doi.org/10.1/X", "corpusid": 5, "license": "CC0", "publicationdate": "2020",
+    "source": "who", "language": "en", "types": ["Review"], "other": "x",
+    "meta": {"url": "https://a.example", "source": "unused", "date": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_a_record_with_keys_is_a_document_as_it_is_written(name: str, tmp_path: Path) -> None:
+    if name == "a.parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([RECORD]), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(json.dumps([RECORD] if name == "a.json" else RECORD))
+
+    [document] = documents(tmp_path / name)
+
+    assert document == Document(
+        id="7",
+        title="T",
+        text=" As it [fig] is.\n",
+        names={"pmid": "12", "pmcid": "34", "doi": "10.1/x", "corpusid": "5"},
+        meta={
+            "licence": "CC0", "date": "2020", "source": "who", "languages": ["en"],
+            "types": ["Review"], "url": "https://a.example",
+        },
+        is_marked=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "a"}', '{"id": true, "text": "a"}', '{"id": "", "text": "a"}']
+)
+def test_a_record_without_an_id_has_an_empty_one(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(line)
+
+    assert [document.id for document in documents(tmp_path / "a.jsonl")] == [""]
+
+
+def test_a_bad_record_is_rejected_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n\n{"text": 5}\n{"text": "\xff"}\n')
+
+    good, number, encoding = records(tmp_path / "a.jsonl")
+
+    assert (good.line, good.raw) == (1, b"")
+    assert number == Record(Rejected("", "'text' is a number, not a string"), 3, 27, b'{"text": 5}')
+    assert encoding.item == Rejected("", "not UTF-8 (byte 11 is 0xff)")
+
+
+LINES = st.lists(st.sampled_from([b"", b"\r", b'{"text": "a"}', b'{"text": "\xc3\xa9"}\r', b"bad"]))
+
+
+@given(LINES, st.booleans(), st.booleans(), st.lists(st.integers(0, 200)))
+def test_ranges_cut_anywhere_give_every_record_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[bytes],
+    mark: bool,
+    newline: bool,
+    cuts: list[int],
+) -> None:
+    path = tmp_path_factory.mktemp("ranges") / "a.jsonl"
+    content = b"\xef\xbb\xbf" * mark + b"\n".join(lines) + b"\n" * newline
+    path.write_bytes(content)
+    places = sorted({0, *(cut for cut in cuts if cut < len(content))})
+
+    ranges = [
+        list(read(path, spec(path), begin, end))
+        for begin, end in zip(places, [*places[1:], None], strict=True)
+    ]
+
+    assert [record._replace(line=0) for part in ranges for record in part] == [
+        record._replace(line=0) for record in records(path)
+    ]
+    for begin, part in zip(places, ranges, strict=True):
+        skipped = content[:begin].count(b"\n") + (begin > 0 and content[begin - 1 : begin] != b"\n")
+        numbers = [record.line + skipped for record in part]
+        assert numbers == [r.line for r in records(path) if r.line in numbers]

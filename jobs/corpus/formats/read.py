@@ -1,0 +1,87 @@
+"""Read the documents of a source, whatever its format, as one stream.
+
+Stages import it inside ``run``: it needs lxml, orjson, isal and backports.zstd, and pyarrow for
+parquet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs.contract.corpus.rules import SourceSpec
+from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.formats import records, xml_files
+from jobs.corpus.formats.files import KINDS, READABLE, XML_SUFFIXES, find_files, kind_of
+from jobs.data import readers
+from jobs.data.readers import JSON_SUFFIXES
+
+LINES = "files to read end in .jsonl or .json, alone or with .gz or .zst"
+FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
+    "auto": (KINDS, READABLE),
+    "jsonl": (JSON_SUFFIXES, LINES),
+    "parquet": ((".parquet",), "files to read end in .parquet"),
+    "jats": (
+        (*XML_SUFFIXES, ".tar"),
+        "files to read end in .xml or .nxml, alone or with .gz or .zst, or in .tar.gz",
+    ),
+    "pubmed": (XML_SUFFIXES[:1], "files to read end in .xml, alone or with .gz or .zst"),
+}
+"""Formats of sources: the kinds of files that each has, and a hint that names them. ``auto``
+decides by the names of the files, and of those in XML by their root.
+"""
+
+
+class Record(NamedTuple):
+    """What a reader found at one place of a file."""
+
+    item: Document | Rejected | Removal
+    line: int
+    """From 1; of a parquet file the row, of XML the number of the article or citation."""
+    position: int
+    """Bytes of the file read so far (compressed bytes where it is compressed)."""
+    raw: bytes = b""
+    """A rejected record as it is written in a JSON file."""
+
+
+def find(source: SourceSpec) -> tuple[list[Path], list[Path]]:
+    """Return the files of a source to read, and the others in its folder; both sorted by path.
+
+    Raises:
+        TaskError: the source is missing or unreadable, or has no file of its format.
+    """
+    kinds, readable = FORMATS[source.format]
+    return find_files([source.path], kinds, readable)
+
+
+def read(
+    path: Path, source: SourceSpec, begin: int = 0, end: int | None = None
+) -> Iterator[Record]:
+    """Yield what a file holds, in its order.
+
+    Args:
+        path: one of the files that ``find`` returns.
+        source: settings of the file's source.
+        begin: byte of a plain file of JSON lines; a record belongs to the range in which its line
+            begins, and lines are counted from the first of the range.
+        end: byte after the range; None for the end of the file.
+
+    Raises:
+        TaskError: the file cannot be read, is truncated, corrupt, or not of the source's format.
+    """
+    if kind_of(path) in (*XML_SUFFIXES, ".tar"):
+        found = xml_files.read(path, source.format)
+        for number, (item, position) in enumerate(found, start=1):
+            yield Record(item, number, position)
+        return
+    keys = (source.text_key, source.id_key)
+    for record in readers.read_records(path, keys, begin, end, records.COLUMNS):
+        yield Record(item_of(record, source), record.line, record.position, record.raw)
+
+
+def item_of(record: readers.SourceRecord, source: SourceSpec) -> Document | Rejected:
+    """Return the document of a record with keys, or what is wrong with it."""
+    if record.problem:
+        return Rejected("", record.problem)
+    return records.document(record.value, record.value[source.text_key], source.id_key)

@@ -1,0 +1,89 @@
+"""Make documents of records with keys: lines of JSON, rows of parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jobs.corpus.document import Document, identifiers
+
+NAMES = {
+    "pmid": "pmid",
+    "pmcid": "pmcid",
+    "doi": "doi",
+    "corpusid": "corpusid",
+    "corpus_id": "corpusid",
+}
+"""Keys of the names of a work, in small letters."""
+
+META = {
+    "licence": "licence",
+    "license": "licence",
+    "date": "date",
+    "publicationdate": "date",
+    "url": "url",
+    "source": "source",
+    "language": "languages",
+    "languages": "languages",
+    "types": "types",
+    "publicationtypes": "types",
+    "journal": "journal",
+    "mesh": "mesh",
+}
+"""What ``meta`` takes of a record, by its key in small letters."""
+
+LISTS = ("languages", "types", "mesh")
+"""Of META, what is a list; a string stands for a list of it alone."""
+
+TITLE = "title"
+COLUMNS = frozenset({*NAMES, *META, TITLE, "meta"})
+"""What is read of a parquet file beside text and id, in small letters."""
+
+
+def document(value: Mapping[str, Any], text: str, id_key: str) -> Document:
+    """Return the document of a record, its text as it is written.
+
+    Args:
+        value: the record.
+        text: of the document.
+        id_key: of its id: a string or an integer; other values are none.
+    """
+    title = value.get(TITLE)
+    return Document(
+        id=name_of(value.get(id_key)),
+        title=title if isinstance(title, str) else "",
+        text=text,
+        names=identifiers(_names(value)),
+        meta=meta(value),
+        is_marked=False,
+    )
+
+
+def name_of(value: Any) -> str:
+    """Return a name that is a string or an integer; empty for anything else."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def _names(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, found in value.items():
+        if kind := NAMES.get(key.lower()):
+            yield kind, name_of(found)
+
+
+def meta(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the strings, and lists of strings, that META names, of the record and of an object
+    ``meta`` inside it.
+    """
+    inner = value.get("meta")
+    found: dict[str, Any] = {}
+    for place in (value, inner if isinstance(inner, dict) else {}):
+        for key, item in place.items():
+            kind = META.get(key.lower(), "")
+            if kind in LISTS and isinstance(item, str):
+                item = [item]
+            is_list = isinstance(item, list) and all(isinstance(part, str) for part in item)
+            if item and (is_list if kind in LISTS else kind and isinstance(item, str)):
+                found.setdefault(kind, item)
+    return found
