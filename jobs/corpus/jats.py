@@ -14,14 +14,9 @@ from lxml import etree
 
 from jobs.corpus import mathml
 from jobs.corpus.document import Document, Rejected, identifiers
-from jobs.corpus.marked_text import MARKS, block, inline, plain
+from jobs.corpus.marked_text import block, inline, plain
+from jobs.corpus.references import first_clause, tidy, work
 from jobs.corpus.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
-
-MAX_WORDS = 12
-"""Of a title or clause inside a reference."""
-
-LONG_CAPTION = 20
-"""Characters from which a caption inside a reference is cut to its first clause."""
 
 DROPPED = frozenset(
     {
@@ -79,21 +74,7 @@ BLOCKS = frozenset(
 )
 ARTICLE_IDS = {"pmid": "pmid", "pmc": "pmcid", "pmcid": "pmcid", "doi": "doi"}
 TEX = re.compile(r"\\begin\{document\}\s*(.*?)\s*\\end\{document\}", re.DOTALL)
-CLAUSE = re.compile(r"[.;:()](?=\s|$)")
 FIGURE = re.compile(r"(?i)^fig(?:ure|\.)?s?\.?\s*")
-OPEN, CLOSE = MARKS["[bib_ref]"], MARKS["[/bib_ref]"]
-CITED = f"{OPEN}[^{CLOSE}]*{CLOSE}"
-CITATIONS = re.compile(
-    rf"[\[(]\s*({CITED}(?:[\s,;\-\u2013\u2014]*(?:(?:and|&)\s*)?{CITED})*)\s*[\])]"
-)
-"""Nothing but references between brackets or parentheses."""
-BETWEEN = re.compile(rf"(?<={CLOSE})[\s,;\-\u2013\u2014]+(?={OPEN})")
-AND = re.compile(rf"(?<={CLOSE})[\s,;]*(?:and|&)\s*(?={OPEN})")
-"""Between the references of a list, the second one inside brackets only."""
-UNKNOWN = re.compile(rf" ?(?:{OPEN} *{CLOSE} *)+([.,;:)\]]?)")
-"""A mention of a work without title and author."""
-FLOAT_NAME = re.compile(rf"(?i)\b(?:fig(?:ure|\.)?|table)s?\.?\s*(?={MARKS['[fig_ref]']})")
-"""Before a mention that names its figure or table again."""
 
 
 def read(content: bytes) -> Document | Rejected:
@@ -254,13 +235,7 @@ class Article:
 
     def line(self, element: etree._Element) -> str:
         """Return the text inside an element as one line."""
-        text = one_line(self.inline_parts(element))
-        if OPEN in text:
-            text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), text)
-            text = UNKNOWN.sub(lambda match: match[1] or " ", BETWEEN.sub(" ", text))
-        if MARKS["[fig_ref]"] in text:
-            text = FLOAT_NAME.sub("", text)
-        return one_line(text).strip()
+        return one_line(tidy(one_line(self.inline_parts(element)))).strip()
 
     def inline(self, element: etree._Element) -> str:
         """Return an element inside a paragraph."""
@@ -310,7 +285,7 @@ class Article:
             title = reference.find(".//{*}source")
         author = reference.find(".//{*}surname")
         parts = ["" if found is None else _unlinked(found) for found in (title, author)]
-        return ", ".join(filter(None, (first_words(parts[0].rstrip(" .")), parts[1])))
+        return work(*parts)
 
 
 def _caption_parts(element: etree._Element) -> list[etree._Element]:
@@ -342,16 +317,3 @@ def _date(element: etree._Element) -> str:
             break
         known.append(text.zfill(width))
     return "-".join(known)
-
-
-def first_words(text: str) -> str:
-    """Return the first MAX_WORDS words, with ``...`` where there are more."""
-    words = text.split()
-    return text if len(words) <= MAX_WORDS else f"{' '.join(words[:MAX_WORDS])}..."
-
-
-def first_clause(text: str) -> str:
-    """Return a caption as a reference names it: a long one up to its first clause."""
-    if len(text) <= LONG_CAPTION:
-        return text
-    return first_words(CLAUSE.split(text, maxsplit=1)[0].strip())

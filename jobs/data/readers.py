@@ -78,7 +78,7 @@ def read_records(
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise what the system or a decompressor says of a file as an error of the task.
+    """Raise errors of the system and of decompressors as errors of the task.
 
     Raises:
         TaskError: the file cannot be read, is truncated or corrupt.
