@@ -19,7 +19,7 @@ LIGHT = tuple(
 )
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
-    "wandb", "lxml", "ftfy",
+    "wandb", "lxml", "ftfy", "py3langid",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 

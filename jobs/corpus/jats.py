@@ -150,6 +150,9 @@ class Article:
             facts["licence"] = links[0] if links else self.line(licence)[:200]
         years = [_date(found) for found in self.meta.iterfind("{*}pub-date")]
         facts["date"] = min(filter(None, years), default="")
+        related = self.meta.iterfind("{*}related-article")
+        if kinds := [found.get("related-article-type", "") for found in related]:
+            facts["related"] = kinds
         return facts
 
     def blocks(self, element: etree._Element, depth: int) -> str:

@@ -66,7 +66,7 @@ class DecontaminationSpec:
 
 @dataclass(frozen=True)
 class CorpusRules:
-    """What decides the bytes of a corpus. The number of tasks does not."""
+    """The rules that decide the bytes of a corpus. The number of tasks does not."""
 
     sources: tuple[SourceSpec, ...]
     """In the order of their rank: of equal documents, that of the first source is kept."""
@@ -81,7 +81,7 @@ class CorpusRules:
     mask: tuple[str, ...] = ()
     """What is masked in texts: ``email``, ``phone``."""
     drop: tuple[str, ...] = ()
-    """Kinds of works that are dropped by their metadata, as ``jobs.corpus.filters`` names them."""
+    """Kinds of works that are dropped by their metadata: ``jobs.corpus.filtering.works.KINDS``."""
     upsample: float = 0.0
     """Copies of a work beyond the first, per point of the paper's score; 0 for none."""
     near_duplicates: NearDuplicatesSpec | None = None
