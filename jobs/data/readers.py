@@ -40,7 +40,7 @@ class SourceRecord(NamedTuple):
     problem: str
     """A sentence on what is wrong with it; empty for a good record, whose text is a string."""
     raw: bytes
-    """A bad record as it is written in a JSON file."""
+    """As it is written in a JSON file."""
     position: int
     """Bytes of the file read so far (compressed bytes where it is compressed)."""
     is_marked: bool = False
@@ -60,7 +60,8 @@ def read_records(
 
     Args:
         path: a JSON or parquet file, of one of the names that ``formats.files`` accepts.
-        keys: the columns to read of a parquet file; the first is the key of the text.
+        keys: the columns to read of a parquet file; the first is the key of the text, empty where
+            a record of JSON may be any object.
         begin: byte of a plain file of JSON lines; a record belongs to the range in which its line
             begins.
         end: byte after the range; None for the end of the file.
@@ -115,7 +116,7 @@ def _json_records(path: Path, text_key: str, begin: int, end: int | None) -> Ite
             records = json_stream.lines(path, stream, begin, end)
         for line, raw in records:
             value, problem = parse(raw, text_key)
-            yield SourceRecord(line, value, problem, raw if problem else b"", file.tell())
+            yield SourceRecord(line, value, problem, raw, file.tell())
 
 
 def parse(raw: bytes, text_key: str) -> tuple[dict[str, Any], str]:
@@ -139,9 +140,13 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def record_problem(value: Any, text_key: str) -> str:
-    """Return what is wrong with a parsed record; empty for an object with a string ``text_key``."""
+    """Return what is wrong with a parsed record; empty for an object with a string ``text_key``, or
+    for any object where that is empty.
+    """
     if not isinstance(value, dict):
         return f"{_kind(value)}, not an object"
+    if not text_key:
+        return ""
     if text_key not in value:
         keys = ", ".join(map(repr, list(value)[:10])) or "none"
         return f"no key {text_key!r} (keys: {keys})"

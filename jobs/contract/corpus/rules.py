@@ -14,7 +14,7 @@ class SourceSpec:
     name: str
     """What its documents have as ``source``; sources of one name are counted together."""
     format: str
-    """One of ``jobs.corpus.formats.FORMATS``; ``auto`` decides by the names of the files."""
+    """One of ``jobs.corpus.formats.read.FORMATS``; ``auto`` decides by the names of the files."""
     text_key: str
     id_key: str
     """Record key of the document id; without it the id is the digest of the text."""

@@ -6,13 +6,13 @@ parquet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.formats import records, xml_files
+from jobs.corpus.formats import records, s2orc, xml_files
 from jobs.corpus.formats.files import KINDS, READABLE, XML_SUFFIXES, find_files, kind_of
 from jobs.data import readers
 from jobs.data.readers import JSON_SUFFIXES
@@ -26,11 +26,15 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
         (*XML_SUFFIXES, ".tar"),
         "files to read end in .xml or .nxml, alone or with .gz or .zst, or in .tar.gz",
     ),
+    "s2orc": (JSON_SUFFIXES, LINES),
     "pubmed": (XML_SUFFIXES[:1], "files to read end in .xml, alone or with .gz or .zst"),
 }
 """Formats of sources: the kinds of files that each has, and a hint that names them. ``auto``
 decides by the names of the files, and of those in XML by their root.
 """
+
+LAYOUTS: dict[str, Callable[[dict[str, Any]], Document | Rejected]] = {"s2orc": s2orc.item_of}
+"""What makes documents of the records of a format whose keys are its own."""
 
 
 class Record(NamedTuple):
@@ -75,13 +79,15 @@ def read(
         for number, (item, position) in enumerate(found, start=1):
             yield Record(item, number, position)
         return
-    keys = (source.text_key, source.id_key)
+    layout = LAYOUTS.get(source.format)
+    keys = ("",) if layout else (source.text_key, source.id_key)
     for record in readers.read_records(path, keys, begin, end, records.COLUMNS):
-        yield Record(item_of(record, source), record.line, record.position, record.raw)
-
-
-def item_of(record: readers.SourceRecord, source: SourceSpec) -> Document | Rejected:
-    """Return the document of a record with keys, or what is wrong with it."""
-    if record.problem:
-        return Rejected("", record.problem)
-    return records.document(record.value, record.value[source.text_key], source.id_key)
+        if record.problem:
+            document: Document | Rejected = Rejected("", record.problem)
+        elif layout:
+            document = layout(record.value)
+        else:
+            text = record.value[source.text_key]
+            document = records.document(record.value, text, source.id_key)
+        raw = record.raw if isinstance(document, Rejected) else b""
+        yield Record(document, record.line, record.position, raw)
