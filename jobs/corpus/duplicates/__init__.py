@@ -1,0 +1,1 @@
+"""Find documents of a corpus that occur more than once: by their text, work, or most words."""

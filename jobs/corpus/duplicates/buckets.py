@@ -1,0 +1,72 @@
+"""Rows on disk in buckets by the high bits of a hash, so that equal hashes meet in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.contract.files import naming
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+PENDING_BYTES = 1 << 25
+"""Rows are held in memory up to this size, so that files are opened seldom."""
+
+
+class Buckets:
+    """Files of rows; the numbers of buckets grow with rank first, then with the hash."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], count: int) -> None:
+        self.dtype = dtype
+        self._folder = folder
+        self._name = name
+        self._count = count
+        self._pending: dict[int, list[Rows]] = defaultdict(list)
+        self._bytes = 0
+        self._numbers: set[int] = set()
+
+    def add(self, rows: Rows, hashes: Rows, ranks: Rows | int = 0) -> None:
+        """Add rows to the buckets of their hashes."""
+        slots = (hashes >> np.uint64(32)) * np.uint64(self._count) >> np.uint64(32)
+        numbers = np.asarray(ranks, np.uint32) * np.uint32(self._count) + slots.astype(np.uint32)
+        order = np.argsort(numbers, kind="stable")
+        rows, numbers = rows[order], numbers[order]
+        for begin, end in pairwise([*group_starts(numbers), len(rows)]):
+            self._pending[int(numbers[begin])].append(rows[begin:end])
+        self._bytes += rows.nbytes
+        if self._bytes >= PENDING_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append all rows held in memory to their files."""
+        for number, parts in self._pending.items():
+            path = self._path(number)
+            with naming(path), path.open("ab") as file:
+                for part in parts:
+                    file.write(part.tobytes())
+        self._numbers |= self._pending.keys()
+        self._pending.clear()
+        self._bytes = 0
+
+    def take(self) -> Iterator[Rows]:
+        """Yield the rows of each bucket in the order of buckets, and remove its file."""
+        self.flush()
+        for number in sorted(self._numbers):
+            path = self._path(number)
+            with naming(path):
+                yield np.fromfile(path, self.dtype)
+                path.unlink()
+        self._numbers.clear()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._name}-{number:05d}"
+
+
+def group_starts(values: Rows) -> Rows:
+    """Return where each run of equal values begins."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.concatenate([np.zeros(min(len(values), 1), changes.dtype), changes])

@@ -1,0 +1,330 @@
+"""Find the documents that a corpus drops as duplicates, from the keys of all of them.
+
+What is dropped is a function of the set of keys: not of the pieces in which they lie, nor of the
+order of time. Of equal documents the smallest is kept, by rank of the source, id and digest; the
+place in the pieces decides only between documents that are equal in all three.
+
+Memory holds some 14 bytes per document and one bucket: rows go to files in ``scratch`` by the high
+bits of their hash, and the files are merged one by one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from jobs.contract.corpus.rules import CorpusRules
+from jobs.contract.files import make_folder
+from jobs.corpus.duplicates.buckets import Buckets, Rows, group_starts
+from jobs.corpus.duplicates.keys import (
+    ABSTRACT,
+    DROPPED,
+    NO_DOCUMENT,
+    REMOVAL,
+    VERSIONED,
+    PieceKeys,
+)
+
+REASONS = (
+    "replaced",
+    "removed",
+    "duplicate",
+    "duplicate_id",
+    "abstract_of_full_text",
+    "same_work",
+    "near_duplicate",
+)
+"""A document dropped for one of them takes no part in the search for those behind it."""
+KEPT = len(REASONS)
+REPLACED, REMOVED, DUPLICATE, DUPLICATE_ID, ABSTRACT_OF_FULL_TEXT, SAME_WORK, NEAR = range(KEPT)
+BUCKETS = 64
+CHUNK = 1 << 20
+
+BY_ID = np.dtype(
+    [("id", "u8"), ("digest", "u8", (2,)), ("index", "u4"), ("rank", "u1"), ("flags", "u1")]
+)
+BY_DIGEST = np.dtype([("digest", "u8", (2,)), ("index", "u4")])
+BY_HASH = np.dtype([("hash", "u8"), ("index", "u4")])
+
+
+def find(
+    pieces: Iterable[PieceKeys], rules: CorpusRules, scratch: Path, buckets: int = BUCKETS
+) -> dict[int, Rows]:
+    """Return the dropped documents of each piece as DROPPED rows, sorted by number.
+
+    Args:
+        pieces: in ascending order; a removal or a later version concerns documents of its source
+            in the pieces before it.
+        rules: ``near_duplicates`` decides whether bands are read.
+        scratch: folder for about 60 bytes per document and 12 per band; it is emptied first and
+            removed at the end.
+        buckets: more of them take less memory each, and more files.
+
+    Raises:
+        OSError: a file in ``scratch`` cannot be written; the error names it.
+    """
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    make_folder(scratch)
+    try:
+        search = _Search(scratch, buckets, rules.near_duplicates is not None)
+        for piece in pieces:
+            search.add(piece)
+        return search.dropped()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Search:
+    """The search over all documents.
+
+    A document has an index, by piece and number; and a position, by rank, id, digest and index, so
+    that of several documents the one with the smallest position is kept.
+    """
+
+    def __init__(self, scratch: Path, buckets: int, with_bands: bool) -> None:
+        self.begins: dict[int, int] = {}
+        """Index of the first document of each piece."""
+        self.total = 0
+        self.ids = Buckets(scratch, "id", BY_ID, buckets)
+        self.digests = Buckets(scratch, "digest", BY_DIGEST, buckets)
+        self.names = Buckets(scratch, "name", BY_HASH, buckets)
+        self.bands = Buckets(scratch, "band", BY_HASH, buckets)
+        self.with_bands = with_bands
+
+    def add(self, piece: PieceKeys) -> None:
+        """Put the keys of a piece into buckets."""
+        if self.begins and piece.piece <= max(self.begins):
+            raise ValueError(f"piece {piece.piece} behind piece {max(self.begins)}")
+        keys = np.asarray(piece.keys)
+        begin = self.begins[piece.piece] = self.total
+        self.total += int(keys["number"].max()) + 1 if len(keys) else 0
+        if self.total >= NO_DOCUMENT:
+            raise ValueError(f"more than {NO_DOCUMENT} documents")
+        rows = np.empty(len(keys), BY_ID)
+        for name in ("id", "digest", "rank", "flags"):
+            rows[name] = keys[name]
+        rows["index"] = keys["number"] + np.uint32(begin)
+        self.ids.add(rows, rows["id"], rows["rank"])
+        documents = rows[rows["flags"] & REMOVAL == 0]
+        by_digest = np.empty(len(documents), BY_DIGEST)
+        by_digest["digest"], by_digest["index"] = documents["digest"], documents["index"]
+        self.digests.add(by_digest, by_digest["digest"][:, 0])
+        names = by_hash(piece.names["name"], piece.names["number"] + np.uint32(begin))
+        self.names.add(names, names["hash"])
+        if self.with_bands:
+            self._add_bands(piece, documents["index"])
+
+    def _add_bands(self, piece: PieceKeys, indexes: Rows) -> None:
+        if piece.bands is None or len(piece.bands) != len(indexes):
+            found = "no bands" if piece.bands is None else f"bands of {len(piece.bands)}"
+            raise ValueError(f"piece {piece.piece}: {found} for {len(indexes)} documents")
+        bands = np.asarray(piece.bands)
+        rows = by_hash(bands.ravel(), np.repeat(indexes, bands.shape[1]))
+        rows = rows[rows["hash"] != 0]  # of documents too short for a signature
+        self.bands.add(rows, rows["hash"])
+
+    def dropped(self) -> dict[int, Rows]:
+        """Search step by step, and return what is dropped per piece."""
+        self.positions = np.full(self.total, NO_DOCUMENT, np.uint32)
+        """Per index; NO_DOCUMENT where no document has the number."""
+        self.kept = np.arange(self.total, dtype=np.uint32)
+        """Per position: the position of what is kept for it, perhaps over several steps."""
+        self.reasons = np.full(self.total, KEPT, np.uint8)
+        self.abstracts = np.zeros(self.total, np.bool_)
+        self._order_by_id()
+        self._drop_equal_texts()
+        self._unite(self.names)
+        self._drop_works()
+        self._unite(self.bands)
+        self._drop_near()
+        return self._by_piece()
+
+    # --- ids ---------------------------------------------------------------------------------
+
+    def _order_by_id(self) -> None:
+        """Give every document its position, and drop all but one of an id."""
+        position = 0
+        for rows in self.ids.take():
+            documents = rows[rows["flags"] & REMOVAL == 0]
+            digest = documents["digest"]
+            keys = (documents["index"], digest[:, 1], digest[:, 0], documents["id"])
+            documents = documents[np.lexsort(keys)]
+            positions = np.arange(position, position + len(documents), dtype=np.uint32)
+            position += len(documents)
+            self.positions[documents["index"]] = positions
+            self.abstracts[positions] = documents["flags"] & ABSTRACT != 0
+            events = np.isin(rows["id"], rows["id"][rows["flags"] & (VERSIONED | REMOVAL) != 0])
+            self._drop_old_versions(rows[events])
+            self._drop_equal_ids(documents, positions)
+
+    def _drop_old_versions(self, rows: Rows) -> None:
+        """Keep the last document of an id, or none if a removal is the last record of it."""
+        removal = rows["flags"] & REMOVAL != 0
+        rows = rows[np.lexsort((~removal, rows["index"], rows["id"]))]
+        removal = rows["flags"] & REMOVAL != 0
+        begins = group_starts(rows["id"])
+        counts = sizes(begins, len(rows))
+        last = np.repeat(begins + counts - 1, counts)
+        gone = ~removal & removal[last]
+        positions = self.positions[rows["index"][gone]]
+        self._drop(positions, positions, REMOVED)
+        old = ~removal & ~removal[last] & (np.arange(len(rows)) != last)
+        newest = self.positions[rows["index"][last[old]]]
+        self._drop(self.positions[rows["index"][old]], newest, REPLACED)
+
+    def _drop_equal_ids(self, documents: Rows, positions: Rows) -> None:
+        live = self.reasons[positions] == KEPT
+        documents, positions = documents[live], positions[live]
+        begins = group_starts(documents["id"])
+        first = np.repeat(begins, sizes(begins, len(documents)))
+        other = first != np.arange(len(documents))
+        equal = (documents["digest"] == documents["digest"][first]).all(axis=1)
+        for chosen, reason in ((other & equal, DUPLICATE), (other & ~equal, DUPLICATE_ID)):
+            self._drop(positions[chosen], positions[first[chosen]], reason)
+
+    # --- texts, works, near duplicates ---------------------------------------------------------
+
+    def _drop_equal_texts(self) -> None:
+        for rows in self.digests.take():
+            positions, rows = self._living(rows)
+            again = repeated(rows["digest"][:, 0])
+            positions, digests = positions[again], rows["digest"][again]
+            order = np.lexsort((positions, digests[:, 1], digests[:, 0]))
+            positions, digests = positions[order], digests[order]
+            changes = (digests[1:] != digests[:-1]).any(axis=1)
+            group = np.concatenate([np.zeros(min(len(order), 1), np.intp), np.cumsum(changes)])
+            begins = group_starts(group)
+            first = positions[np.repeat(begins, sizes(begins, len(group)))]
+            other = first != positions
+            self._drop(positions[other], first[other], DUPLICATE)
+
+    def _unite(self, buckets: Buckets) -> None:
+        """Join the living documents that share a hash into sets, as ``kept`` points."""
+        for rows in buckets.take():
+            positions, rows = self._living(rows)
+            again = repeated(rows["hash"])
+            positions, hashes = positions[again], rows["hash"][again]
+            order = np.argsort(hashes)
+            positions, hashes = positions[order], hashes[order]
+            begins = group_starts(hashes)
+            if len(begins):
+                first = np.minimum.reduceat(positions, begins)
+                unite(self.kept, positions, np.repeat(first, sizes(begins, len(hashes))))
+
+    def _drop_works(self) -> None:
+        """Keep one document of each work: the smallest full text, or the smallest abstract."""
+        positions, roots = self._members()
+        heads = np.unique(roots)
+        positions, roots = np.concatenate([positions, heads]), np.concatenate([roots, heads])
+        order = np.lexsort((positions, self.abstracts[positions], roots))
+        positions, roots = positions[order], roots[order]
+        begins = group_starts(roots)
+        best = positions[np.repeat(begins, sizes(begins, len(roots)))]
+        self.kept[best] = best
+        other = positions != best
+        positions, best = positions[other], best[other]
+        weaker = self.abstracts[positions] & ~self.abstracts[best]
+        self._drop(positions[weaker], best[weaker], ABSTRACT_OF_FULL_TEXT)
+        self._drop(positions[~weaker], best[~weaker], SAME_WORK)
+
+    def _drop_near(self) -> None:
+        positions, roots = self._members()
+        self._drop(positions, roots, NEAR)
+
+    def _members(self) -> tuple[Rows, Rows]:
+        """Return the living documents that are not the smallest of their set, and the smallest."""
+        found = []
+        for begin, end in chunks(self.total):
+            self.kept[begin:end] = roots_of(self.kept, self.kept[begin:end])
+            others = self.kept[begin:end] != np.arange(begin, end, dtype=np.uint32)
+            found.append(begin + np.flatnonzero(others & (self.reasons[begin:end] == KEPT)))
+        positions = np.concatenate([np.empty(0, np.intp), *found]).astype(np.uint32)
+        return positions, self.kept[positions]
+
+    def _living(self, rows: Rows) -> tuple[Rows, Rows]:
+        positions = self.positions[rows["index"]]
+        live = self.reasons[positions] == KEPT
+        return positions[live], rows[live]
+
+    def _drop(self, positions: Rows, kept: Rows, reason: int) -> None:
+        self.reasons[positions] = reason
+        self.kept[positions] = kept
+
+    # --- the result ----------------------------------------------------------------------------
+
+    def _by_piece(self) -> dict[int, Rows]:
+        del self.abstracts
+        indexes = np.empty(self.total, np.uint32)  # per position
+        for begin, end in chunks(self.total):
+            positions = self.positions[begin:end]
+            is_document = positions != NO_DOCUMENT
+            indexes[positions[is_document]] = begin + np.flatnonzero(is_document)
+        numbers = np.array(list(self.begins), np.uint32)
+        begins = np.array(list(self.begins.values()), np.uint32)
+        found = {}
+        bounds = pairwise([*begins, self.total])
+        for piece, (begin, end) in zip(self.begins, bounds, strict=True):
+            positions = self.positions[begin:end]
+            chosen = np.flatnonzero(positions != NO_DOCUMENT)
+            chosen = chosen[self.reasons[positions[chosen]] != KEPT]
+            positions = positions[chosen]
+            rows = found[piece] = np.empty(len(chosen), DROPPED)
+            rows["number"], rows["reason"] = chosen, self.reasons[positions]
+            kept = indexes[roots_of(self.kept, positions)]
+            place = np.searchsorted(begins, kept, side="right") - 1
+            rows["kept_piece"], rows["kept_number"] = numbers[place], kept - begins[place]
+            rows["kept_piece"][rows["reason"] == REMOVED] = NO_DOCUMENT
+            rows["kept_number"][rows["reason"] == REMOVED] = NO_DOCUMENT
+        return found
+
+
+def by_hash(hashes: Rows, indexes: Rows) -> Rows:
+    """Return BY_HASH rows."""
+    rows = np.empty(len(indexes), BY_HASH)
+    rows["hash"], rows["index"] = hashes, indexes
+    return rows
+
+
+def repeated(values: Rows) -> Rows:
+    """Return which values occur more than once."""
+    order = np.argsort(values)
+    equal = values[order[1:]] == values[order[:-1]]
+    found = np.zeros(len(values), np.bool_)
+    found[order[1:][equal]] = True
+    found[order[:-1][equal]] = True
+    return found
+
+
+def sizes(begins: Rows, total: int) -> Rows:
+    """Return the sizes of the groups that begin there."""
+    return np.diff(np.append(begins, total))
+
+
+def chunks(total: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of consecutive parts, so that temporary arrays stay small."""
+    for begin in range(0, total, CHUNK):
+        yield begin, min(begin + CHUNK, total)
+
+
+def unite(parents: Rows, left: Rows, right: Rows) -> None:
+    """Join the sets of each pair; the smallest member of a set is its root."""
+    while len(left):
+        left, right = roots_of(parents, left), roots_of(parents, right)
+        low, high = np.minimum(left, right), np.maximum(left, right)
+        differ = low != high
+        left, right = low[differ], high[differ]
+        np.minimum.at(parents, right, left)
+
+
+def roots_of(parents: Rows, members: Rows) -> Rows:
+    """Return the roots of members, and make the members point to them."""
+    roots = parents[members]
+    while not np.array_equal(above := parents[roots], roots):
+        roots = above
+    parents[members] = roots
+    return roots

@@ -1,0 +1,43 @@
+"""The keys of documents by which duplicates are found, as each piece of a corpus keeps them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ABSTRACT = 1
+"""Flag of the abstract of a work alone."""
+REMOVAL = 2
+"""Flag of a record by which its source deletes the documents of its id before it; it is no
+document.
+"""
+VERSIONED = 4
+"""Flag of a source in which a later document replaces earlier ones of its id."""
+
+KEY = np.dtype(
+    [("rank", "u1"), ("flags", "u1"), ("id", "u8"), ("digest", "u8", (2,)), ("number", "u4")]
+)
+"""Of a document or a removal: rank of its source, hash of its id, digest of its text, and its
+number in the piece. Numbers follow the order of reading; a removal has that of the next document.
+"""
+NAME = np.dtype([("number", "u4"), ("name", "u8")])
+"""A name of the work, hashed with its kind, such as ``pmid:123``; several per document."""
+DROPPED = np.dtype(
+    [("number", "u4"), ("reason", "u1"), ("kept_piece", "u4"), ("kept_number", "u4")]
+)
+"""A dropped document, the index of its reason, and the document that is kept for it."""
+NO_DOCUMENT = 0xFFFFFFFF
+"""Piece and number of what is kept for a removed document."""
+
+
+class PieceKeys(NamedTuple):
+    """The keys of one piece; arrays may be memory-mapped."""
+
+    piece: int
+    keys: np.ndarray[Any, np.dtype[np.void]]
+    """KEY rows in the order of reading."""
+    names: np.ndarray[Any, np.dtype[np.void]]
+    """NAME rows."""
+    bands: np.ndarray[Any, np.dtype[np.uint64]] | None
+    """A row of ``signatures`` per document, in the order of ``keys``; removals have none."""

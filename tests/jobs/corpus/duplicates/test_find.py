@@ -1,0 +1,322 @@
+"""Duplicates among the keys of a corpus, beside a search that compares all documents in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
+from jobs.corpus.duplicates.find import REASONS, find
+from jobs.corpus.duplicates.keys import (
+    ABSTRACT,
+    KEY,
+    NAME,
+    NO_DOCUMENT,
+    REMOVAL,
+    VERSIONED,
+    PieceKeys,
+)
+
+RULES = CorpusRules((), "fail", 1, 0, near_duplicates=NearDuplicatesSpec(0.75, 5))
+
+
+def hashed(number: int) -> int:
+    """Return a hash: its high bits, which choose the bucket, depend on the whole number."""
+    return number * 0x9E3779B97F4A7C15 % 2**64
+
+
+@dataclass(frozen=True, order=True)
+class Doc:
+    """A document, or a removal; names and bands are numbers that stand for hashes."""
+
+    rank: int
+    id: int
+    digest: tuple[int, int] = (0, 0)
+    is_abstract: bool = field(default=False, compare=False)
+    names: frozenset[int] = field(default=frozenset(), compare=False)
+    bands: tuple[int, int] = field(default=(0, 0), compare=False)
+    is_versioned: bool = field(default=False, compare=False)
+    is_removal: bool = field(default=False, compare=False)
+
+    @property
+    def flags(self) -> int:
+        return (
+            ABSTRACT * self.is_abstract + VERSIONED * self.is_versioned + REMOVAL * self.is_removal
+        )
+
+
+def piece_keys(number: int, records: list[Doc]) -> PieceKeys:
+    """Return the keys of a piece; a removal has the number of the next document."""
+    keys, names, bands = [], [], []
+    document = 0
+    for record in records:
+        keys.append((record.rank, record.flags, record.id, record.digest, document))
+        if not record.is_removal:
+            names += [(document, hashed(name)) for name in record.names]
+            # different bands never have the same value
+            bands.append([band and hashed(band) + at for at, band in enumerate(record.bands)])
+            document += 1
+    return PieceKeys(
+        number,
+        np.array(keys, KEY),
+        np.array(names, NAME),
+        np.array(bands, np.uint64).reshape(-1, 2),
+    )
+
+
+Place = tuple[int, int]
+Found = dict[Place, tuple[str, Place | None]]
+
+
+def searched(pieces: list[list[Doc]], buckets: int = 3) -> Found:
+    """Return reason and kept document of each dropped one, by piece and number."""
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder, "scratch")
+        keys = (piece_keys(number, records) for number, records in enumerate(pieces))
+        found = find(keys, RULES, scratch, buckets)
+        assert not scratch.exists()
+    dropped: Found = {}
+    for piece, rows in found.items():
+        assert list(rows["number"]) == sorted(set(rows["number"]))
+        for number, reason, *kept in rows.tolist():
+            place = None if kept[0] == NO_DOCUMENT else (kept[0], kept[1])
+            dropped[piece, number] = (REASONS[reason], place)
+    return dropped
+
+
+class PlainSearch:
+    """The search in plain loops."""
+
+    def __init__(self, pieces: list[list[Doc]]) -> None:
+        self.documents: dict[Place, Doc] = {}
+        self.events: dict[tuple[int, int], list[Place | None]] = {}
+        """Documents, and None for removals, of each rank and id in order."""
+        self.dropped: Found = {}
+        for piece, records in enumerate(pieces):
+            number = 0
+            for record in records:
+                place = None if record.is_removal else (piece, number)
+                self.events.setdefault((record.rank, record.id), []).append(place)
+                if place:
+                    self.documents[place] = record
+                    number += 1
+        self.order = sorted(self.documents, key=lambda place: (self.documents[place], place))
+
+    def living(self) -> Iterator[tuple[Place, Doc]]:
+        yield from ((at, self.documents[at]) for at in self.order if at not in self.dropped)
+
+    def drop_versions(self) -> None:
+        for (rank, _), events in self.events.items():
+            for place in events[:-1] if rank == VERSIONED_RANK else ():
+                if place is not None:
+                    self.dropped[place] = ("replaced" if events[-1] else "removed", events[-1])
+
+    def drop_ids(self) -> None:
+        firsts: dict[tuple[int, int], Place] = {}
+        for place, document in self.living():
+            first = firsts.setdefault((document.rank, document.id), place)
+            if first != place:
+                equal = document.digest == self.documents[first].digest
+                self.dropped[place] = ("duplicate" if equal else "duplicate_id", first)
+
+    def drop_texts(self) -> None:
+        firsts: dict[tuple[int, int], Place] = {}
+        for place, document in self.living():
+            first = firsts.setdefault(document.digest, place)
+            if first != place:
+                self.dropped[place] = ("duplicate", first)
+
+    def drop_works(self) -> None:
+        for group in groups({place: document.names for place, document in self.living()}):
+            best = next((at for at in group if not self.documents[at].is_abstract), group[0])
+            for place in group:
+                weaker = self.documents[place].is_abstract and not self.documents[best].is_abstract
+                if place != best:
+                    reason = "abstract_of_full_text" if weaker else "same_work"
+                    self.dropped[place] = (reason, best)
+
+    def drop_near(self) -> None:
+        bands = {place: enumerate(document.bands) for place, document in self.living()}
+        shared = {place: {item for item in items if item[1]} for place, items in bands.items()}
+        for first, *others in groups(shared):
+            self.dropped.update((place, ("near_duplicate", first)) for place in others)
+
+
+def expected(pieces: list[list[Doc]]) -> Found:
+    plain = PlainSearch(pieces)
+    plain.drop_versions()
+    plain.drop_ids()
+    plain.drop_texts()
+    plain.drop_works()
+    plain.drop_near()
+    return {
+        place: (reason, last_kept(plain.dropped, kept))
+        for place, (reason, kept) in plain.dropped.items()
+    }
+
+
+def last_kept(dropped: Found, place: Place | None) -> Place | None:
+    while place is not None and place in dropped:
+        place = dropped[place][1]
+    return place
+
+
+def groups(hashes: Mapping[Place, Collection[object]]) -> list[list[Place]]:
+    """Return the sets of documents that are linked by common hashes, in their order."""
+    found: list[tuple[set[object], list[Place]]] = []
+    for place, own in hashes.items():
+        linked, members = set(own), [place]
+        apart = []
+        for other, others in found:
+            if other.isdisjoint(linked):
+                apart.append((other, others))
+            else:
+                linked, members = linked | other, others + members
+        found = [*apart, (linked, members)]
+    order = list(hashes)
+    return [sorted(members, key=order.index) for _, members in found]
+
+
+VERSIONED_RANK = 2
+hashes = st.integers(1, 5).map(hashed)
+documents = st.builds(
+    lambda rank, **other: Doc(rank, is_versioned=rank == VERSIONED_RANK, **other),
+    rank=st.integers(0, 2),
+    id=hashes,
+    digest=st.tuples(hashes, st.integers(1, 2)),
+    is_abstract=st.booleans(),
+    names=st.frozensets(st.integers(1, 7), max_size=2),
+    bands=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)
+removals = st.builds(
+    lambda id: Doc(VERSIONED_RANK, id, is_versioned=True, is_removal=True),
+    id=hashes,
+)
+corpora = st.lists(st.lists(st.one_of(documents, documents, removals), max_size=6), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(corpora, st.integers(1, 5))
+def test_the_same_is_dropped_as_by_plain_loops(pieces: list[list[Doc]], buckets: int) -> None:
+    assert searched(pieces, buckets) == expected(pieces)
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.data())
+def test_the_pieces_in_which_documents_lie_do_not_matter(pieces, data) -> None:
+    records = [record for piece in pieces for record in piece]
+    cuts = data.draw(st.lists(st.integers(0, len(records)), max_size=4).map(sorted))
+    again = [records[begin:end] for begin, end in pairwise([0, *cuts, len(records)])]
+
+    assert in_order(again, searched(again)) == in_order(pieces, searched(pieces))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(documents, max_size=12), st.randoms())
+def test_the_order_of_reading_decides_between_equal_keys_alone(records, random) -> None:
+    records = [record for record in records if record.rank != VERSIONED_RANK]
+    unique = list(dict.fromkeys(records))
+    shuffled = random.sample(unique, len(unique))
+
+    assert by_document(shuffled, searched([shuffled])) == by_document(unique, searched([unique]))
+
+
+def in_order(pieces: list[list[Doc]], found: Found) -> list:
+    """Return what was found by the numbers of documents in the whole corpus."""
+    counts = [sum(not record.is_removal for record in records) for records in pieces]
+    begins = np.cumsum([0, *counts])
+
+    def place(piece: int, number: int) -> int:
+        return int(begins[piece]) + number
+
+    return sorted(
+        (place(*dropped), reason, kept and place(*kept))
+        for dropped, (reason, kept) in found.items()
+    )
+
+
+def by_document(records: list[Doc], found: Found) -> dict:
+    return {
+        records[number]: (reason, records[kept[1]]) for (_, number), (reason, kept) in found.items()
+    }
+
+
+def test_a_dropped_document_keeps_no_other() -> None:
+    """A near duplicate of an abstract whose full text is present stays."""
+    abstract = Doc(0, 1, (1, 0), True, frozenset({1}), (1, 1))
+    full = Doc(1, 2, (2, 0), False, frozenset({1}), (2, 2))
+    near = Doc(2, 3, (3, 0), True, frozenset(), (1, 3))
+
+    found = searched([[abstract, full, near]])
+
+    assert found == {(0, 0): ("abstract_of_full_text", (0, 1))}
+
+
+def test_what_is_kept_over_several_steps_is_in_the_corpus() -> None:
+    """The copy of an abstract names the full text that the abstract was dropped for."""
+    full = Doc(1, 2, (2, 0), False, frozenset({1}))
+    abstract = Doc(0, 1, (1, 0), True, frozenset({1}))
+    copy = Doc(1, 3, (1, 0), True)
+
+    found = searched([[full], [], [abstract, copy]])
+
+    assert found == {
+        (2, 0): ("abstract_of_full_text", (0, 0)),
+        (2, 1): ("duplicate", (0, 0)),
+    }
+
+
+def test_a_source_may_bring_a_removed_document_back() -> None:
+    first, second = (Doc(2, 1, (text, 0), is_versioned=True) for text in (1, 2))
+    removal = Doc(2, 1, is_versioned=True, is_removal=True)
+
+    assert searched([[first], [removal], [second]]) == {(0, 0): ("replaced", (2, 0))}
+    assert searched([[first, second], [removal]]) == {
+        (0, 0): ("removed", None),
+        (0, 1): ("removed", None),
+    }
+
+
+def test_a_long_chain_of_near_duplicates_is_one_set() -> None:
+    chain = [
+        Doc(0, hashed(at), (at, at), bands=((at + 1) // 2, at // 2 + 1)) for at in range(1, 301)
+    ]
+    first = min(chain)
+
+    found = searched([chain], buckets=5)
+
+    assert set(found.values()) == {("near_duplicate", (0, chain.index(first)))}
+    assert len(found) == len(chain) - 1
+
+
+def test_leftovers_of_a_killed_search_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "id-00000").write_bytes(bytes(1000))
+
+    assert find([piece_keys(0, [Doc(0, 1)])], RULES, tmp_path)[0].size == 0
+    assert not tmp_path.exists()
+
+
+def test_an_error_of_the_storage_removes_the_rows(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+
+    def pieces():
+        yield piece_keys(0, [Doc(0, 1)])
+        (scratch / "id-00000").mkdir()  # in the place of a file
+        yield piece_keys(1, [Doc(0, 1)])
+
+    with pytest.raises(IsADirectoryError, match="id-00000"):
+        find(pieces(), RULES, scratch, buckets=1)
+    assert not scratch.exists()
+
+
+def test_pieces_come_in_order(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="piece 1 behind piece 2"):
+        find([piece_keys(2, []), piece_keys(1, [])], RULES, tmp_path / "scratch")
