@@ -1,4 +1,4 @@
-"""What is dropped of a source, each document with a reason and what matched.
+"""Drop documents of a source, each with a reason and what matched.
 
 Everything here is a function of the document, its text and the rules alone: no state, no files, no
 random numbers. Filters never change a text.
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.corpus.document import Document
-from jobs.corpus.filtering import language, works
+from jobs.corpus.filtering import language, quality, works
 
-REASONS = (*works.KINDS, "length", "language")
+REASONS = (*works.KINDS, "length", "language", *quality.RULES)
 """Reasons of a drop, in the order in which they are checked."""
 
 
 class Drop(NamedTuple):
-    """Why a document is dropped."""
+    """The reason why a document is dropped."""
 
     reason: str
     """One of REASONS."""
@@ -51,6 +51,8 @@ class Filters:
             yield Drop("length", f"{len(text)} of {self._source.min_chars} characters")
         if self._source.languages and (matched := self._language(document, text)):
             yield Drop("language", matched)
+        if broken := quality.first_broken(self._source.quality, text):
+            yield Drop(*broken)
 
     def _language(self, document: Document, text: str) -> str:
         """Return the language that is not wanted. What a record declares is that of the article:

@@ -71,4 +71,4 @@ KINDS: dict[str, Callable[[str, Mapping[str, Any]], Iterator[str]]] = {
     "animals": animals,
     "veterinary": veterinary,
 }
-"""Values of ``CorpusRules.drop``, and what tells that a work is of that kind."""
+"""Values of ``CorpusRules.drop``, and how a work of that kind is recognised."""
