@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.formats import records, s2orc, xml_files
+from jobs.corpus.formats import guidelines, records, s2orc, xml_files
 from jobs.corpus.formats.files import KINDS, READABLE, XML_SUFFIXES, find_files, kind_of
 from jobs.data import readers
 from jobs.data.readers import JSON_SUFFIXES
@@ -26,6 +26,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
         (*XML_SUFFIXES, ".tar"),
         "files to read end in .xml or .nxml, alone or with .gz or .zst, or in .tar.gz",
     ),
+    "guidelines": (JSON_SUFFIXES, LINES),
     "s2orc": (JSON_SUFFIXES, LINES),
     "pubmed": (XML_SUFFIXES[:1], "files to read end in .xml, alone or with .gz or .zst"),
 }
@@ -33,7 +34,10 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
 decides by the names of the files, and of those in XML by their root.
 """
 
-LAYOUTS: dict[str, Callable[[dict[str, Any]], Document | Rejected]] = {"s2orc": s2orc.item_of}
+LAYOUTS: dict[str, Callable[[dict[str, Any], SourceSpec], Document | Rejected]] = {
+    "guidelines": guidelines.item_of,
+    "s2orc": s2orc.item_of,
+}
 """What makes documents of the records of a format whose keys are its own."""
 
 
@@ -85,7 +89,7 @@ def read(
         if record.problem:
             document: Document | Rejected = Rejected("", record.problem)
         elif layout:
-            document = layout(record.value)
+            document = layout(record.value, source)
         else:
             text = record.value[source.text_key]
             document = records.document(record.value, text, source.id_key)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected, identifiers
 from jobs.corpus.formats import records
 from jobs.corpus.marked_text import block, inline, plain
@@ -98,8 +99,8 @@ class BadAnnotation(ValueError):
     """An annotation that does not fit the text: its places cannot be relied on."""
 
 
-def item_of(value: Mapping[str, Any]) -> Document | Rejected:
-    """Return a record as a document, or why it cannot be one."""
+def item_of(value: Mapping[str, Any], source: SourceSpec) -> Document | Rejected:
+    """Return a record as a document, or why it cannot be one; the source's keys do not matter."""
     identity = records.name_of(value.get("corpusid"))
     if not identity:
         return Rejected("", "no key 'corpusid' with a number, as Semantic Scholar's records have")

@@ -7,18 +7,18 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract.corpus.rules import SourceSpec
 from jobs.contract.errors import TaskError
 from jobs.corpus import marked_text
 from jobs.corpus.document import Document, Rejected, Removal
 from jobs.corpus.formats.files import kind_of
 from jobs.corpus.formats.read import Record, find, read
+
+from .specs import documents, records, spec
 
 CITATIONS = b"""<?xml version="1.0"?><!DOCTYPE PubmedArticleSet SYSTEM "p.dtd"><PubmedArticleSet>
 <PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>One.</ArticleTitle><Abstract>
@@ -45,24 +45,6 @@ def bundle(path: Path, **members: bytes) -> Path:
             entry.size = len(content)
             file.addfile(entry, io.BytesIO(content))
     return path
-
-
-def spec(path: Path, form: str = "auto", **changes: Any) -> SourceSpec:
-    values = {
-        "name": "s", "text_key": "text", "id_key": "id", "licence": "", "languages": (),
-        "quality": "none", "min_chars": 0, "sample": 1.0, "validation_fraction": 0.0,
-    }  # fmt: skip
-    return SourceSpec(path=str(path), format=form, **(values | changes))
-
-
-def records(path: Path, form: str = "auto", **changes: Any) -> list[Record]:
-    return list(read(path, spec(path, form, **changes)))
-
-
-def documents(path: Path, form: str = "auto", **changes: Any) -> list[Document]:
-    items = [record.item for record in records(path, form, **changes)]
-    assert all(isinstance(item, Document) for item in items), items
-    return [item for item in items if isinstance(item, Document)]
 
 
 @pytest.mark.parametrize("form", ["auto", "pubmed"])

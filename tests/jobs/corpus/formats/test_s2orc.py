@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from jobs.corpus import marked_text
 from jobs.corpus.document import Document, Rejected
 from jobs.corpus.formats import s2orc
+
+from .specs import spec
+
+item_of = partial(s2orc.item_of, source=spec())
 
 Part = Any
 """A string, or kind, parts inside it and attributes."""
@@ -71,7 +76,7 @@ BIBLIOGRAPHY = [
 
 def read(*parts: Part, **keys: Any) -> Document:
     record = {"corpusid": 7, "content": build([*parts, "\n", *BIBLIOGRAPHY]), **keys}
-    document = s2orc.item_of(record)
+    document = item_of(record)
     assert isinstance(document, Document), document
     return document
 
@@ -202,7 +207,7 @@ def test_every_golden_value_survives_beside_references(values: list[str]) -> Non
 
 def test_every_golden_value_survives_in_an_abstract(values: list[str]) -> None:
     body = "\n".join(f"Give {value}." for value in values)
-    document = s2orc.item_of({"corpusid": 1, "abstract": body, "title": "T"})
+    document = item_of({"corpusid": 1, "abstract": body, "title": "T"})
 
     assert isinstance(document, Document)
     assert marked_text.finish(document.text).text == f"T\n{body}"
@@ -233,7 +238,7 @@ def test_an_abstract_is_one_of_its_work() -> None:
         "abstract": "Of [fig] 5 mg.",
     }
 
-    document = s2orc.item_of(record)
+    document = item_of(record)
 
     assert document == Document(
         "5", "", "Of [fig] 5 mg.", {"corpusid": "5", "pmcid": "34"}, {}, is_abstract=True
@@ -248,7 +253,7 @@ def test_the_second_layout_has_body_and_bibliography_apart() -> None:
         return part | {"annotations": {names.get(key, key): value for key, value in annotations}}
 
     parts = [heading("Results"), "\n", paragraph("As ", mention("bibref", "[1]", "b0"), ".")]
-    document = s2orc.item_of(
+    document = item_of(
         {
             "corpusid": 7,
             "title": "T",
@@ -295,7 +300,7 @@ def test_the_second_layout_has_body_and_bibliography_apart() -> None:
 def test_a_record_that_cannot_be_read_is_rejected(
     record: dict[str, Any], rejected: Rejected
 ) -> None:
-    found = s2orc.item_of(record)
+    found = item_of(record)
 
     assert isinstance(found, Rejected)
     assert found.id == rejected.id
