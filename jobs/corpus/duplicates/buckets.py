@@ -13,12 +13,15 @@ import numpy as np
 from jobs.contract.files import naming
 
 Rows = np.ndarray[Any, np.dtype[Any]]
-PENDING_BYTES = 1 << 25
+PENDING_BYTES = 1 << 24
 """Rows are held in memory up to this size, so that files are opened seldom."""
 
 
 class Buckets:
-    """Files of rows; the numbers of buckets grow with rank first, then with the hash."""
+    """Files of rows; the numbers of buckets grow with rank first, then with the hash.
+
+    There are at most 256 ranks and 256 buckets: sixteen bits are sorted by radix.
+    """
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], count: int) -> None:
         self.dtype = dtype
@@ -32,7 +35,7 @@ class Buckets:
     def add(self, rows: Rows, hashes: Rows, ranks: Rows | int = 0) -> None:
         """Add rows to the buckets of their hashes."""
         slots = (hashes >> np.uint64(32)) * np.uint64(self._count) >> np.uint64(32)
-        numbers = np.asarray(ranks, np.uint32) * np.uint32(self._count) + slots.astype(np.uint32)
+        numbers = np.asarray(ranks, np.uint16) * np.uint16(self._count) + slots.astype(np.uint16)
         order = np.argsort(numbers, kind="stable")
         rows, numbers = rows[order], numbers[order]
         for begin, end in pairwise([*group_starts(numbers), len(rows)]):
