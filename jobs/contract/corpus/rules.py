@@ -84,5 +84,15 @@ class CorpusRules:
     """Kinds of works that are dropped by their metadata: ``jobs.corpus.filtering.works.KINDS``."""
     upsample: float = 0.0
     """Copies of a work beyond the first, per point of the paper's score; 0 for none."""
+    upsample_date: str = "2023-07-15"
+    """Day from which the score counts the age of a work; the default is MEDITRON's."""
+    upsample_journals: tuple[str, ...] = ()
+    """Names of journals whose works have a point more. MEDITRON's, the 423 that UpToDate's editors
+    read, are not public.
+    """
+    upsample_citations: tuple[float, ...] = ()
+    """Citations per year that end the lowest quarter of works, and begin the highest; without them
+    citations have no points.
+    """
     near_duplicates: NearDuplicatesSpec | None = None
     decontamination: DecontaminationSpec | None = None

@@ -6,13 +6,17 @@ random numbers. Filters never change a text.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.corpus.document import Document
 from jobs.corpus.filtering import language, quality, works
+from jobs.corpus.filtering.chance import drawn
+from jobs.corpus.filtering.masking import mask
+from jobs.corpus.filtering.upsampling import copies
+
+__all__ = ["REASONS", "Drop", "Filters", "copies", "is_sampled", "mask"]
 
 REASONS = (*works.KINDS, "length", "language", *quality.RULES)
 """Reasons of a drop, in the order in which they are checked."""
@@ -71,10 +75,3 @@ def is_sampled(identity: str, share: float, seed: int) -> bool:
     A document of a sample is in every larger one with the same seed, whatever else is read.
     """
     return drawn("sample", identity, seed) < share
-
-
-def drawn(purpose: str, identity: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on its arguments alone."""
-    key = f"{seed}:{identity}".encode()
-    hashed = hashlib.blake2b(key, digest_size=8, person=purpose.encode()).digest()
-    return (int.from_bytes(hashed, "big") >> 11) * 2.0**-53
