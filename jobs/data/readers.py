@@ -129,11 +129,18 @@ def parse(raw: bytes, text_key: str) -> tuple[dict[str, Any], str]:
     return ({}, problem) if problem else (value, "")
 
 
-def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
+def encoding_problem(raw: bytes) -> str:
+    """Return the first byte that makes a text no UTF-8, as a clause; empty where it is."""
     try:
         raw.decode()
-    except UnicodeDecodeError as decoding:
-        return f"not UTF-8 (byte {decoding.start + 1} is 0x{raw[decoding.start]:02x})"
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
+    return ""
+
+
+def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    if problem := encoding_problem(raw):
+        return problem
     if raw.strip() == b"{":
         return "an object of several lines; write one object per line, or all in a list"
     return f"not JSON ({error.msg}, at character {error.pos + 1})"

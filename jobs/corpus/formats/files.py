@@ -13,8 +13,12 @@ from jobs.data.readers import COMPRESSED, JSON_SUFFIXES, unreadable
 
 XML_SUFFIXES = (".xml", ".nxml")
 BUNDLES = (".tar", ".tar.gz", ".tgz")
+TEXT_SUFFIXES = (".txt",)
+TABLE_SUFFIXES = (".csv", ".tsv")
 KINDS = (*JSON_SUFFIXES, *XML_SUFFIXES, ".parquet", ".tar")
-"""What ``kind_of`` returns for files that can be read."""
+"""Kinds of files that are read without a format."""
+NOTES = ("license", "licence", "readme")
+"""Names of files without a suffix that are about others; a text is none of its source's."""
 READABLE = (
     "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
     "in .tar.gz with articles in XML"
@@ -26,8 +30,8 @@ def find_files(
 ) -> tuple[list[Path], list[Path]]:
     """Return the files to read, and the other files in source folders; both sorted by path.
 
-    Folders are searched to any depth and through symbolic links; names with a leading dot are
-    skipped.
+    Folders are searched to any depth and through symbolic links. Files of names with a leading dot
+    are not read, nor is a LICENSE or README as text; folders of such names are passed over.
 
     Args:
         sources: files and folders.
@@ -43,14 +47,17 @@ def find_files(
     for source in map(Path, sources):
         try:
             files = _files_of(source)
+            is_folder = files != {source}
             found = {path for path in files if kind_of(path) in kinds}
+            if is_folder:
+                found = {path for path in found if not _is_aside(path)}
             odd = [path for path in sorted(found) if not S_ISREG(os.stat(path).st_mode)]
         except OSError as error:
             raise unreadable(Path(error.filename), error) from error
         if odd:
             raise TaskError(f"{odd[0]}: not a regular file", readable)
         if not found:
-            what = "not a document file" if files == {source} else "no document file in this folder"
+            what = "no document file in this folder" if is_folder else "not a document file"
             raise TaskError(f"{source}: {what}", readable)
         documents |= found
         ignored |= files - found
@@ -69,8 +76,15 @@ def _files_of(source: Path) -> set[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files.update(Path(here, name) for name in names if not name.startswith("."))
+        files.update(Path(here, name) for name in names)
     return files
+
+
+def _is_aside(path: Path) -> bool:
+    """Return whether a file of a folder is none of its documents."""
+    name = path.name.lower()
+    is_note = name.split(".")[0] in NOTES and kind_of(path) in TEXT_SUFFIXES
+    return is_note or name.startswith(".")
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -84,11 +98,12 @@ def kind_of(path: Path) -> str:
     name = path.name.lower()
     if any(name.endswith(suffix) for suffix in BUNDLES):
         return ".tar"
+    plain = (*JSON_SUFFIXES, *XML_SUFFIXES, *TEXT_SUFFIXES, *TABLE_SUFFIXES)
     suffix = path.suffix.lower()
     if suffix in COMPRESSED:
         inner = Path(path.stem).suffix.lower()
-        return inner if inner in (*JSON_SUFFIXES, *XML_SUFFIXES) else "" if inner else ".jsonl"
-    return suffix if suffix in KINDS else ""
+        return inner if inner in plain else "" if inner else ".jsonl"
+    return suffix if suffix in (*plain, ".parquet") else ""
 
 
 def is_compressed(path: Path) -> bool:

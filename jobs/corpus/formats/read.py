@@ -12,12 +12,22 @@ from typing import Any, NamedTuple
 
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.formats import guidelines, records, s2orc, xml_files
-from jobs.corpus.formats.files import KINDS, READABLE, XML_SUFFIXES, find_files, kind_of
+from jobs.corpus.formats import guidelines, records, s2orc, text_files, xml_files
+from jobs.corpus.formats.files import (
+    KINDS,
+    READABLE,
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    XML_SUFFIXES,
+    find_files,
+    kind_of,
+)
 from jobs.data import readers
 from jobs.data.readers import JSON_SUFFIXES
 
 LINES = "files to read end in .jsonl or .json, alone or with .gz or .zst"
+ROWS = (*JSON_SUFFIXES, ".parquet")
+ROWS_HINT = f"{LINES}, or in .parquet"
 FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     "auto": (KINDS, READABLE),
     "jsonl": (JSON_SUFFIXES, LINES),
@@ -26,6 +36,11 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
         (*XML_SUFFIXES, ".tar"),
         "files to read end in .xml or .nxml, alone or with .gz or .zst, or in .tar.gz",
     ),
+    "csv": (TABLE_SUFFIXES, "files to read end in .csv or .tsv, alone or with .gz or .zst"),
+    "text": (TEXT_SUFFIXES, "files to read end in .txt, alone or with .gz or .zst"),
+    "redpajama": (ROWS, ROWS_HINT),
+    "falcon": (ROWS, ROWS_HINT),
+    "starcoder": (ROWS, ROWS_HINT),
     "guidelines": (JSON_SUFFIXES, LINES),
     "s2orc": (JSON_SUFFIXES, LINES),
     "pubmed": (XML_SUFFIXES[:1], "files to read end in .xml, alone or with .gz or .zst"),
@@ -33,6 +48,12 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
 """Formats of sources: the kinds of files that each has, and a hint that names them. ``auto``
 decides by the names of the files, and of those in XML by their root.
 """
+
+TEXT_KEY = "text"
+"""The key of the text of a source, unless it names another."""
+
+TEXT_KEYS = {"falcon": "content", "starcoder": "content"}
+"""Keys of the text of a format, where a source has the usual ``text_key``."""
 
 LAYOUTS: dict[str, Callable[[dict[str, Any], SourceSpec], Document | Rejected]] = {
     "guidelines": guidelines.item_of,
@@ -78,20 +99,31 @@ def read(
     Raises:
         TaskError: the file cannot be read, is truncated, corrupt, or not of the source's format.
     """
-    if kind_of(path) in (*XML_SUFFIXES, ".tar"):
+    kind = kind_of(path)
+    if kind in (*XML_SUFFIXES, ".tar"):
         found = xml_files.read(path, source.format)
         for number, (item, position) in enumerate(found, start=1):
             yield Record(item, number, position)
-        return
+    elif kind in (*TEXT_SUFFIXES, *TABLE_SUFFIXES):
+        yield from (Record(*found) for found in text_files.read(path, source))
+    else:
+        yield from _records(path, source, begin, end)
+
+
+def _records(path: Path, source: SourceSpec, begin: int, end: int | None) -> Iterator[Record]:
+    """Yield the records of a file of JSON or parquet."""
     layout = LAYOUTS.get(source.format)
-    keys = ("",) if layout else (source.text_key, source.id_key)
+    usual = source.text_key == TEXT_KEY
+    text_key = (
+        "" if layout else TEXT_KEYS.get(source.format, TEXT_KEY) if usual else source.text_key
+    )
+    keys = (text_key, source.id_key)
     for record in readers.read_records(path, keys, begin, end, records.COLUMNS):
         if record.problem:
             document: Document | Rejected = Rejected("", record.problem)
         elif layout:
             document = layout(record.value, source)
         else:
-            text = record.value[source.text_key]
-            document = records.document(record.value, text, source.id_key)
+            document = records.document(record.value, record.value[text_key], source.id_key)
         raw = record.raw if isinstance(document, Rejected) else b""
         yield Record(document, record.line, record.position, raw)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from jobs.corpus.document import Document, identifiers
 
 NAMES = {
@@ -20,6 +22,7 @@ META = {
     "licence": "licence",
     "license": "licence",
     "date": "date",
+    "timestamp": "date",
     "publicationdate": "date",
     "url": "url",
     "source": "source",
@@ -36,7 +39,10 @@ LISTS = ("languages", "types", "mesh")
 """Of META, what is a list; a string stands for a list of it alone."""
 
 TITLE = "title"
-COLUMNS = frozenset({*NAMES, *META, TITLE, "meta"})
+REPOSITORY, FILE = "max_stars_repo_name", "max_stars_repo_path"
+"""Keys of StarCoder's records, which number the files of each language from 0."""
+
+COLUMNS = frozenset({*NAMES, *META, TITLE, "meta", REPOSITORY, FILE})
 """What is read of a parquet file beside text and id, in small letters."""
 
 
@@ -48,15 +54,21 @@ def document(value: Mapping[str, Any], text: str, id_key: str) -> Document:
         text: of the document.
         id_key: of its id: a string or an integer; other values are none.
     """
-    title = value.get(TITLE)
+    title = value.get(TITLE) or inside(value).get(TITLE)
     return Document(
-        id=name_of(value.get(id_key)),
+        id=_in_repository(value) or name_of(value.get(id_key)),
         title=title if isinstance(title, str) else "",
         text=text,
         names=identifiers(_names(value)),
         meta=meta(value),
         is_marked=False,
     )
+
+
+def _in_repository(value: Mapping[str, Any]) -> str:
+    """Return the path of a file of a public repository; empty for other records."""
+    parts = (value.get(REPOSITORY), value.get(FILE))
+    return "/".join(part for part in parts if isinstance(part, str)) if all(parts) else ""
 
 
 def name_of(value: Any) -> str:
@@ -72,13 +84,23 @@ def _names(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield kind, name_of(found)
 
 
+def inside(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the object ``meta`` of a record, which may be a string of JSON; empty without any."""
+    found = value.get("meta")
+    if isinstance(found, str):
+        try:
+            found = orjson.loads(found)
+        except orjson.JSONDecodeError:
+            return {}
+    return found if isinstance(found, dict) else {}
+
+
 def meta(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the strings, and lists of strings, that META names, of the record and of an object
     ``meta`` inside it.
     """
-    inner = value.get("meta")
     found: dict[str, Any] = {}
-    for place in (value, inner if isinstance(inner, dict) else {}):
+    for place in (value, inside(value)):
         for key, item in place.items():
             kind = META.get(key.lower(), "")
             if kind in LISTS and isinstance(item, str):

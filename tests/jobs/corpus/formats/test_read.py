@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jobs.contract.errors import TaskError
 from jobs.corpus import marked_text
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.formats.files import kind_of
-from jobs.corpus.formats.read import Record, find, read
+from jobs.corpus.formats.files import KINDS, kind_of
+from jobs.corpus.formats.read import FORMATS, Record, find, read
 
 from .specs import documents, records, spec
 
@@ -263,7 +263,7 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_name_decides_whether_a_file_is_read(name: str, readable: bool) -> None:
-    assert bool(kind_of(Path(name))) is readable
+    assert (kind_of(Path(name)) in KINDS) is readable
 
 
 def test_an_update_file_has_new_citations_and_removals(tmp_path: Path) -> None:
@@ -277,18 +277,22 @@ def test_an_update_file_has_new_citations_and_removals(tmp_path: Path) -> None:
 
 
 def test_a_source_has_the_files_of_its_format(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "b.xml", "c.tar.gz", "d.parquet", "e.txt", ".hidden.jsonl"):
+    names = ["a.jsonl", "b.xml", "c.tar.gz", "d.parquet", "e.txt", "f.tsv.gz", "g.zst"]
+    for name in (*names, ".hidden.jsonl", "LICENSE.txt", "readme.md"):
         (tmp_path / name).touch()
 
-    names = {form: [[path.name for path in paths] for paths in find(spec(tmp_path, form))]
-             for form in ("auto", "jsonl", "jats", "pubmed")}  # fmt: skip
+    found = {form: find(spec(tmp_path, form)) for form in FORMATS}
 
-    assert names == {
-        "auto": [["a.jsonl", "b.xml", "c.tar.gz", "d.parquet"], ["e.txt"]],
-        "jsonl": [["a.jsonl"], ["b.xml", "c.tar.gz", "d.parquet", "e.txt"]],
-        "jats": [["b.xml", "c.tar.gz"], ["a.jsonl", "d.parquet", "e.txt"]],
-        "pubmed": [["b.xml"], ["a.jsonl", "c.tar.gz", "d.parquet", "e.txt"]],
-    }
+    lines, rows = ["a.jsonl", "g.zst"], ["a.jsonl", "d.parquet", "g.zst"]
+    assert {form: [path.name for path in files] for form, (files, _) in found.items()} == {
+        "auto": ["a.jsonl", "b.xml", "c.tar.gz", "d.parquet", "g.zst"],
+        "jsonl": lines, "s2orc": lines, "guidelines": lines,
+        "redpajama": rows, "falcon": rows, "starcoder": rows,
+        "parquet": ["d.parquet"], "csv": ["f.tsv.gz"], "text": ["e.txt"],
+        "jats": ["b.xml", "c.tar.gz"], "pubmed": ["b.xml"],
+    }  # fmt: skip
+    for files, ignored in found.values():
+        assert sorted([*files, *ignored]) == sorted(tmp_path.iterdir())
     with pytest.raises(TaskError, match="not a document file") as caught:
         find(spec(tmp_path / "a.jsonl", "parquet"))
     assert caught.value.hint == "files to read end in .parquet"
