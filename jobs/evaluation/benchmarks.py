@@ -40,6 +40,8 @@ class Question:
     subject: str
     lettered: bool
     """True if the prompt lists the choices under letters."""
+    stem: str
+    """What is asked, as published, with the texts it is about, one per line; without choices."""
 
     @property
     def continuations(self) -> tuple[str, ...]:
@@ -118,6 +120,7 @@ def read_mcq(path: Path) -> Iterator[Question]:
             split=split,
             subject=str(record.get("subject", "")),
             lettered=False,
+            stem=question,
         )
 
 
@@ -190,12 +193,14 @@ def mmlu_question(where: str, cells: list[str], name: str, subject: str, split: 
         split=split,
         subject=subject,
         lettered=True,
+        stem=question,
     )
 
 
 def read_medmcqa(path: Path) -> Iterator[Question]:
     """Read MedMCQA's JSONL, in which ``cop`` counts from 1; choices may repeat, as published."""
     for where, record in json_lines(path):
+        question = text_field(where, record, "question")
         choices = [text_field(where, record, f"op{letter}") for letter in "abcd"]
         right = record.get("cop")
         if type(right) is not int or not 1 <= right <= 4:
@@ -207,12 +212,13 @@ def read_medmcqa(path: Path) -> Iterator[Question]:
             )
         yield Question(
             id=text_field(where, record, "id"),
-            prompt=exam_prompt(text_field(where, record, "question"), choices),
+            prompt=exam_prompt(question, choices),
             choices=tuple(choices),
             answer=right - 1,
             split="test",
             subject=str(record.get("subject_name") or ""),
             lettered=True,
+            stem=question,
         )
 
 
@@ -259,15 +265,16 @@ def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str)
     answer = record.get("final_decision")
     if answer not in PUBMEDQA_CHOICES:
         refuse(where, f"`final_decision` is {answer!r}", "it is yes, no or maybe")
-    question = text_field(where, record, "QUESTION")
+    stem = "\n".join([*contexts, text_field(where, record, "QUESTION")])
     return Question(
         id=name,
-        prompt="\n".join([*contexts, question]) + ANSWER_CUE,
+        prompt=stem + ANSWER_CUE,
         choices=PUBMEDQA_CHOICES,
         answer=PUBMEDQA_CHOICES.index(answer),
         split=split,
         subject="",
         lettered=False,
+        stem=stem,
     )
 
 

@@ -56,6 +56,7 @@ def test_a_question_of_ours_gets_a_cue_and_is_scored_on_its_choices(tmp_path):
         split="test",
         subject="nutrition",
         lettered=False,
+        stem="Which vitamin prevents scurvy?",
     )
     assert question.continuations == question.choices
 

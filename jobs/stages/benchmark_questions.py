@@ -1,0 +1,28 @@
+"""The questions that no document of a corpus may contain, as ``jobs.corpus.decontamination`` takes
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.contract.corpus.rules import DecontaminationSpec
+from jobs.evaluation import benchmarks
+
+
+def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield benchmark, item and text of each test question.
+
+    The text is what the model is asked, for PubMedQA with the abstract. A question shorter than an
+    n-gram says little ("All of the following except"); its choices are part of it.
+
+    Raises:
+        TaskError: a benchmark cannot be read.
+    """
+    for benchmark in spec.benchmarks:
+        for question in benchmarks.read(Path(benchmark.path), benchmark.kind):
+            if question.split == "test":
+                short = len(question.stem.split()) < spec.ngram
+                choices = question.choices if short else ()
+                yield benchmark.name, question.id, " ".join([question.stem, *choices])
