@@ -1,6 +1,6 @@
 """Read clinical guidelines: published ones, and pages that were scraped, which are cleaned here.
 
-Layouts: https://huggingface.co/datasets/epfl-llm/guidelines, and what the scrapers of MEDITRON
+Layouts: ``hf://datasets/epfl-llm/guidelines``, and what the scrapers of MEDITRON
 write (arXiv 2311.16079, appendix B.1). A published record has ``clean_text``, which is taken as it
 is; ``text_key: raw_text`` makes it again of the page. A page is Markdown, or an object with the
 text of each section. Cleaning removes addresses, tags, links, numbers of references and decoration,

@@ -63,7 +63,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Any], SourceSpec], Document | Rejected]] 
 
 
 class Record(NamedTuple):
-    """What a reader found at one place of a file."""
+    """One document of a file, or what is there instead."""
 
     item: Document | Rejected | Removal
     line: int

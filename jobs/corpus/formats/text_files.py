@@ -23,7 +23,7 @@ ENCODED = methodcaller("encode", "utf-8", "surrogateescape")
 
 
 class Found(NamedTuple):
-    """What a file holds at one place."""
+    """One document of a file, or why there is none; as ``read.Record``."""
 
     item: Document | Rejected
     line: int
