@@ -19,7 +19,7 @@ LIGHT = tuple(
 )
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
-    "wandb", "lxml", "ftfy", "py3langid",
+    "wandb", "lxml", "ftfy", "py3langid", "gigatoken",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
     "jobs.corpus": NODE | {"jobs.data", "jobs.corpus.formats"},
     "jobs.corpus.formats": NODE | {"jobs.data", "jobs.corpus"},
+    "jobs.tokenization": NODE | {"jobs.data"},
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
@@ -61,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.engine",
         "jobs.evaluation",
         "jobs.selftest",
+        "jobs.tokenization",
         "jobs.verification",
         "jobs.health",
     },

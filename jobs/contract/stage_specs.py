@@ -99,7 +99,12 @@ class TokenizeSpec:
     model_vocab_size: int
     """Rows of the model's embedding before padding; ids must be below it."""
     special_tokens_in_text: bool
-    """False: a literal special token inside a text is encoded as ordinary text."""
+    """True: the name of an added token inside a text becomes that token. False: it is ordinary
+    text, and tokens stand where the curator put them.
+    """
+    engine: str = field(default="auto", metadata={ASIDE: True})
+    """``gigatoken``, ``tokenizers``, or ``auto``: the first where it gives the ids of the second.
+    """
 
 
 @dataclass(frozen=True)

@@ -57,24 +57,21 @@ class IndexedWriter:
 
     def __init__(self, prefix: Path, dtype: str) -> None:
         self.dtype = dtype
-        self.tokens = 0
+        self.documents = self.tokens = 0
         self.parts = [AtomicFile(prefix.with_name(f"{prefix.name}.bin"))]
-        """The .bin and, once published, the .idx."""
+        """The .bin and, once sealed, the .idx."""
         self._prefix = prefix
         self._lengths = array("i")
-
-    @property
-    def documents(self) -> int:
-        return len(self._lengths)
 
     def add(self, ids: numpy.ndarray, lengths: numpy.ndarray) -> None:
         """Append documents: ids [tokens] of the stored type, lengths [documents] int32."""
         self.parts[0].write(ids.tobytes())
         self._lengths.frombytes(lengths.astype("i4").tobytes())
+        self.documents += len(lengths)
         self.tokens += len(ids)
 
-    def publish(self) -> None:
-        """Write the index and rename both files; the index comes last: it implies complete data."""
+    def seal(self) -> None:
+        """Write the index and every byte to the disk; nothing can be added after it."""
         import numpy
 
         index = AtomicFile(self._prefix.with_name(f"{self._prefix.name}.idx"))
@@ -82,6 +79,13 @@ class IndexedWriter:
         write_index(index, numpy.asarray(self._lengths), self.dtype)
         for part in self.parts:
             part.seal()
+        self._lengths = array("i")
+
+    def publish(self) -> None:
+        """Rename both files; the index comes last: it implies complete data."""
+        if len(self.parts) == 1:
+            self.seal()
+        index = self.parts[1]
         index.path.unlink(missing_ok=True)  # an old index must never stand beside new data
         for part in self.parts:
             part.publish()

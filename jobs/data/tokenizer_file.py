@@ -6,10 +6,8 @@ Reading and checking take the standard library alone, so that the login node can
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -192,13 +190,13 @@ def require_content(
     return table, content
 
 
-SpannedText = tuple[str, Sequence[Sequence[int]]]
-"""A text, and begin and end of each of its markup tokens."""
-
-
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer ready for texts: nothing is added to a text, cut off it or filled up."""
+    """A tokenizer ready for prompts: nothing is added to a text, cut off it or filled up.
+
+    A prompt has no spans, so that the name of a markup token in it is that token, as in an export;
+    in documents of a corpus it is text (``jobs.tokenization.documents``).
+    """
 
     tokenizer: Tokenizer
     eod: int
@@ -250,55 +248,6 @@ class Encoder:
         bos = vocabulary.bos_token
         return cls(tokenizer, table.ids[vocabulary.eod_token], table.ids[bos] if bos else None)
 
-    @cached_property
-    def spelt(self) -> Tokenizer:
-        """Return the tokenizer in which no name of a token becomes that token."""
-        from tokenizers import AddedToken, Tokenizer
-
-        copy = Tokenizer.from_str(self.tokenizer.to_str())
-        added = copy.get_added_tokens_decoder().values()
-        plain = [token.content for token in added if not token.special]
-        copy.add_special_tokens([AddedToken(token, special=True) for token in plain])
-        copy.encode_special_tokens = True
-        return copy
-
-    def encode_marked(self, texts: Sequence[SpannedText]) -> list[list[int]]:
-        """Return the token ids of texts in which markup tokens stand where a curator wrote them,
-        and nowhere else.
-
-        Each piece between two tokens is encoded alone, as the library does at a token that it
-        finds itself. A span with a name that is no added token is ordinary text.
-
-        Args:
-            texts: each with the begin and end of its tokens, in characters, ascending.
-        """
-        pieces: list[str] = []
-        rows: list[list[str | int]] = []
-        for text, places in texts:
-            row: list[str | int] = []
-            done = 0
-            for begin, end in places:
-                if (number := self.markup.get(text[begin:end])) is not None:
-                    row += [text[done:begin], number]
-                    done = end
-            rows.append([piece for piece in (*row, text[done:]) if piece != ""])
-            pieces += [piece for piece in rows[-1] if isinstance(piece, str)]
-        encoded = iter(_encode_all(self.spelt, pieces))
-        return [
-            list(
-                itertools.chain.from_iterable(
-                    [piece] if isinstance(piece, int) else next(encoded) for piece in row
-                )
-            )
-            for row in rows
-        ]
-
-    @cached_property
-    def markup(self) -> dict[str, int]:
-        """Return the id of each added token that is not special."""
-        found = self.tokenizer.get_added_tokens_decoder()
-        return {token.content: number for number, token in found.items() if not token.special}
-
     @property
     def vocabulary_size(self) -> int:
         """Return the largest token id plus one."""
@@ -314,16 +263,12 @@ class Encoder:
         Raises:
             TaskError: the library returned another number of encodings than there are texts.
         """
-        return _encode_all(self.tokenizer, texts)
-
-
-def _encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each text; raise as ``Encoder.encode_all``."""
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    if len(encodings) != len(texts):
-        message = f"the tokenizer encoded {len(encodings)} of {len(texts)} documents"
-        raise TaskError(message, "upgrade the library: `pip install --upgrade tokenizers`", FAILED)
-    return [encoding.ids for encoding in encodings]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        if len(encodings) != len(texts):
+            message = f"the tokenizer encoded {len(encodings)} of {len(texts)} documents"
+            hint = "upgrade the library: `pip install --upgrade tokenizers`"
+            raise TaskError(message, hint, FAILED)
+        return [encoding.ids for encoding in encodings]
 
 
 def shield_roles(tokenizer: Tokenizer, table: TokenTable, vocabulary: VocabularySpec) -> None:

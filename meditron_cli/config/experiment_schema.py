@@ -68,7 +68,11 @@ class Tokenize(Section):
     tokenizer: Path | None = None
     """A Hugging Face tokenizer.json; relative to the file that names it."""
     special_tokens_in_text: bool = False
-    """Whether a literal special token inside a text becomes that token; default: ordinary text."""
+    """Whether the name of an added token in a text becomes that token; default: ordinary text."""
+    engine: Annotated[Literal["auto", "gigatoken", "tokenizers"], OPERATIONAL] = "auto"
+    """Library that encodes; it decides no byte. ``auto`` is gigatoken where it is installed and
+    gives the ids of ``tokenizers``; they are compared all the while.
+    """
     cpus: Annotated[PositiveInt, OPERATIONAL] = 4
     """Cores of one task."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64

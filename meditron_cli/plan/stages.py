@@ -244,6 +244,7 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
             text_key="text",
             model_vocab_size=inputs.experiment.model.vocab_size,
             special_tokens_in_text=tokenize.special_tokens_in_text,
+            engine=tokenize.engine,
         )
         for shard in [*shards, "validation/00000"]
     ]

@@ -51,6 +51,9 @@ runpy.run_module("jobs", run_name="__main__", alter_sys=True)
 """
 """Runs `jobs`, which gets a signal just before the n-th of an audit event (os.rename, open …)."""
 
+REGISTRY = ("eod_token", "bos_token", "base_size", "added_tokens", "control_tokens")
+"""Fields of the vocabulary registry that a test of tokenize may set."""
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -97,11 +100,13 @@ class Workbench:
     def tokenize(self, shard: Path | str, tokenizer: Path, **changes: Any) -> specs.TaskSpec:
         """Write the spec of a tokenize task over one shard, given by its path in the run."""
         digest = sha256(tokenizer) if tokenizer.is_file() else ""
-        roles = {key: changes.pop(key) for key in ("eod_token", "bos_token") if key in changes}
+        roles = {key: changes.pop(key) for key in REGISTRY if key in changes}
         values: dict[str, Any] = {
             "input": str(shard),
             "output_prefix": "tokens/train/00000",
-            "tokenizer": TokenizerRef(str(tokenizer), digest, vocabulary_spec(1000, **roles)),
+            "tokenizer": TokenizerRef(
+                str(tokenizer), digest, vocabulary_spec(**{"base_size": 1000} | roles)
+            ),
             "text_key": "text",
             "model_vocab_size": 1000,
             "special_tokens_in_text": False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -65,41 +64,6 @@ def test_markup_becomes_its_ids_and_control_tokens_stay_text(tmp_path: Path) -> 
     assert encoder.encode(TEXT) == expected
     assert (encoder.eod, encoder.bos, encoder.prefix) == (257, None, 257)
     assert encoder.vocabulary_size == 260
-
-
-def test_markup_stands_where_the_curator_wrote_it_and_nowhere_else(tmp_path: Path) -> None:
-    encoder = load(tmp_path, tokenizer(*OURS), registry())
-    text = "a [fig] is[fig] Figure 1[/fig]<EOD>"
-
-    marked = encoder.encode_marked([(text, [(10, 15), (24, 30)]), ("[fig]", []), ("", [])])
-
-    control = tokenizer()
-    control.encode_special_tokens = True
-    parts = [control.encode(part).ids for part in ("a [fig] is", " Figure 1", "<EOD>")]
-    assert marked == [
-        [*parts[0], 258, *parts[1], 259, *parts[2]],
-        control.encode("[fig]").ids,
-        [],
-    ]
-
-
-def test_marked_texts_have_the_ids_that_the_library_finds_for_the_same_names(
-    tmp_path: Path,
-) -> None:
-    encoder = load(tmp_path, tokenizer(*OURS), registry())
-    texts = ["[fig]", "[fig][/fig]", " [fig] a [/fig] b ", "a", TEXT]
-
-    found = [[match.span() for match in re.finditer(r"\[/?fig\]", text)] for text in texts]
-
-    assert encoder.encode_marked(list(zip(texts, found, strict=True))) == encoder.encode_all(texts)
-
-
-def test_a_span_of_another_vocabulary_is_text(tmp_path: Path) -> None:
-    encoder = load(tmp_path, tokenizer(*OURS), registry())
-
-    assert encoder.encode_marked([("[table] <s>", [(0, 7), (8, 11)])]) == [
-        encoder.encode("[table] <s>")
-    ]
 
 
 def test_control_tokens_become_their_ids_only_where_configured(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -31,7 +32,9 @@ from jobs.contract.files import sha256
 from jobs.data import document_map
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES, text_digest
 from jobs.data.survey import survey
-from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
+from jobs.runtime.context import context_from
+from jobs.stages.tokenize_corpus import Tools, tokenize_or_again
+from jobs.tokenization.engine import EngineDiffers, GigatokenEngine
 
 from ...model_specs import corpus_spec
 
@@ -128,13 +131,15 @@ def test_markup_of_curated_documents_comes_from_their_spans(bench: Any, tmp_path
     ]
     bench.run.path(name).parent.mkdir(parents=True)
     bench.run.path(name).write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    bench.tokenize(name, tmp_path / "tokenizer.json")
+    registry = {"base_size": made.token_to_id("[fig]"), "added_tokens": ("[fig]",)}
+    bench.tokenize(name, tmp_path / "tokenizer.json", **registry)
 
     result = bench.start("tokenize")
 
     assert (result.returncode, result.stderr) == (0, "")
     figure = made.token_to_id("[fig]")
-    assert [ids.count(figure) for ids in read_ids(bench)] == [2, 1, 0]
+    assert [ids.count(figure) for ids in read_ids(bench)] == [0, 1, 0]
+    assert bench.done("tokenize")["summary"]["literals"] == 5
     assert [made.decode(ids[:-1]) for ids in read_ids(bench)] == [text] * 3
 
 
@@ -162,11 +167,22 @@ def test_the_marker_has_files_digests_and_counts(
     assert summary == {
         "documents": 6,
         "skipped": 1,
-        "tokens": len(files["00000.bin"]) // 2,
+        "tokens": (tokens := len(files["00000.bin"]) // 2),
+        "text_tokens": tokens - 6,
+        "text_bytes": (size := sum(len(text.encode()) for text in (*TEXTS, "the last"))),
+        "words": (words := sum(len(text.split()) for text in (*TEXTS, "the last"))),
+        "longest": max(map(len, read_ids(bench))),
+        "unknown": 0,
         "eod_in_text": 0,
+        "literals": 2,
+        "fertility": (tokens - 6) / words,
+        "bytes_per_token": size / (tokens - 6),
         "bytes": bench.run.path(name).stat().st_size,
         "dtype": "uint16",
         "vocabulary": specs.digest(task.spec.tokenizer.vocabulary),
+        "engine": "gigatoken",
+        "engine_reason": "",
+        "compared": summary["compared"],
     }
     assert bench.is_done(task)
 
@@ -218,6 +234,52 @@ def test_literal_special_tokens_become_those_tokens_only_where_configured(
 
     assert read_ids(bench) == expected_ids(tokenizer_file, TEXTS, special=True)
     assert bench.done("tokenize")["summary"]["eod_in_text"] == 1
+
+
+class FailsLater:
+    """Gigatoken, until a text that it encodes otherwise than ``tokenizers``."""
+
+    name, characters = "gigatoken", 100
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def encode(self, texts: list[str]) -> Any:
+        if any("the last" in text for text in texts):
+            raise EngineDiffers("'the last' gives [1], not [2]")
+        return self.engine.encode(texts)
+
+
+def test_a_difference_on_the_way_starts_the_shard_again(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    texts = [*TEXTS * 9, "the last"]
+    task = bench.tokenize(shard(*texts), tokenizer_file)
+    context = context_from(bench.run.root, "tokenize", 0, {})
+    tools = Tools.load(task.spec, 1)
+    differs = replace(tools, engine=FailsLater(tools.engine))
+
+    made = tokenize_or_again(context, differs)
+
+    assert read_ids(bench) == expected_ids(tokenizer_file, texts)
+    assert (made.summary["engine"], made.summary["documents"]) == ("tokenizers", len(texts))
+    reason = "gigatoken differs from tokenizers: 'the last' gives [1], not [2]"
+    assert made.summary["engine_reason"] == reason
+    required = replace(task.spec, engine="gigatoken")
+    with pytest.raises(TaskError, match=re.escape(reason)):
+        differs.without_gigatoken(required, EngineDiffers("'the last' gives [1], not [2]"))
+
+
+def test_both_engines_write_the_same_bytes(bench: Any, shard: Any, tokenizer_file: Path) -> None:
+    name, written = shard(*TEXTS * 50), {}
+    for engine in ("gigatoken", "tokenizers"):
+        task = bench.tokenize(name, tokenizer_file, engine=engine)
+        assert not written or bench.is_done(task)  # the engine decides no byte
+        assert bench.start("tokenize").returncode == 0
+        assert bench.done("tokenize")["summary"]["engine"] == engine
+        written[engine] = bench.files("tokens")
+
+    assert written["gigatoken"] == written["tokenizers"]
 
 
 def test_an_end_token_not_marked_special_is_still_no_end_inside_a_text(
@@ -421,7 +483,7 @@ def test_the_longest_document_is_tokenized_in_the_planned_memory(
     path = bench.run.path("corpus/train/00000.jsonl")
     path.parent.mkdir(parents=True)
     longest = "\U0001f9ec" * (MAX_DOCUMENT_BYTES // 4)
-    before = "\U0001f9ec" * (BATCH_CHARACTERS - 1)
+    before = "\U0001f9ec" * (GigatokenEngine.characters - 1)
     lines = (json.dumps({"text": text}, ensure_ascii=False) for text in (before, longest))
     path.write_text("\n".join(lines))
     bench.tokenize("corpus/train/00000.jsonl", tmp_path / "bytes.json")
@@ -429,7 +491,7 @@ def test_the_longest_document_is_tokenized_in_the_planned_memory(
     result = bench.start("tokenize")
 
     assert (result.returncode, result.stderr) == (0, "")
-    tokens = MAX_DOCUMENT_BYTES + 4 * (BATCH_CHARACTERS - 1) + 2
+    tokens = MAX_DOCUMENT_BYTES + 4 * (GigatokenEngine.characters - 1) + 2
     assert bench.done("tokenize")["summary"]["tokens"] == tokens
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 4e9
 
@@ -471,9 +533,13 @@ def test_a_missing_tokenizer_is_named(bench: Any, shard: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "EOF while parsing a value at line 1 column 0"),
-        ("not json", "expected ident at line 1 column 2"),
-        ("{}", "Model missing. at line 1 column 2"),
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "it has no model with a vocabulary"),
+        (
+            '{"model": {"vocab": {"a": 0, "<EOD>": 1}}}',
+            "Cannot instantiate Tokenizer from buffer: data did not match any variant of untagged "
+            "enum ModelUntagged at line 1 column 36",
+        ),
     ],
 )
 def test_a_file_that_is_no_tokenizer_is_refused(
@@ -592,7 +658,7 @@ import runpy, sys
 try:
     runpy.run_module("jobs", run_name="__main__", alter_sys=True)
 except SystemExit as left:
-    heavy = ("torch", "megatron", "transformers", "pyarrow", "meditron_cli")
+    heavy = ("torch", "megatron", "transformers", "meditron_cli")
     print(left.code, [name for name in heavy if name in sys.modules])
 """
 

@@ -1,0 +1,1 @@
+"""Turn the shards of a corpus into indexed datasets."""
