@@ -77,20 +77,24 @@ TEX = re.compile(r"\\begin\{document\}\s*(.*?)\s*\\end\{document\}", re.DOTALL)
 FIGURE = re.compile(r"(?i)^fig(?:ure|\.)?s?\.?\s*")
 
 
-def read(content: bytes) -> Document | Rejected:
-    """Return an article as a document, or why it cannot be one.
+def read(content: bytes) -> Iterator[Document | Rejected]:
+    """Yield the articles of a file as documents, or why they cannot be one: most files have one, a
+    ``pmc-articleset`` several.
 
     Raises:
-        BadXml: not well-formed, or with entities of its own.
+        BadXml: not well-formed, or without an article.
     """
     root = parse(content)
-    article = root if local_name(root) == "article" else root.find(".//{*}article")
-    if article is None:
+    articles = [root] if local_name(root) == "article" else root.findall(".//{*}article")
+    if not articles:
         raise BadXml(f"a <{local_name(root)}> without an <article>")
-    try:
-        return Article(article).document()
-    except RecursionError as error:
-        raise BadXml("elements inside each other too deeply") from error
+    for article in articles:
+        try:
+            yield Article(article).document()
+        except BadXml as error:
+            yield Rejected("", str(error))
+        except RecursionError:
+            yield Rejected("", "elements inside each other too deeply")
 
 
 class Article:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def read(path: Path, layout: str = "auto") -> Iterator[tuple[Document | Rejected
 def documents_of(
     path: Path, file: io.BufferedReader[Any], layout: str
 ) -> Iterator[Document | Rejected | Removal]:
-    """Yield the documents of an XML file: PubMed citations, or one article in JATS.
+    """Yield the documents of an XML file: PubMed citations, or articles in JATS.
 
     Raises:
         TaskError: the file should be one of PubMed and is another.
@@ -66,7 +67,7 @@ def documents_of(
         hint = "set the source's format to jats, or correct its path"
         raise TaskError(f"{path}: {found}, PubMed's files have <{CITATIONS}>", hint)
     else:
-        yield article(stream.read(MAX_ARTICLE_BYTES + 1))
+        yield from articles(stream.read(MAX_ARTICLE_BYTES + 1))
 
 
 def articles_of(path: Path, file: io.BufferedReader[Any]) -> Iterator[Document | Rejected]:
@@ -83,7 +84,7 @@ def articles_of(path: Path, file: io.BufferedReader[Any]) -> Iterator[Document |
                 continue
             content = bundle.extractfile(member)
             assert content is not None
-            yield article(content.read(MAX_ARTICLE_BYTES + 1), member.name)
+            yield from articles(content.read(MAX_ARTICLE_BYTES + 1), member.name)
 
 
 class Member(tarfile.TarInfo):
@@ -111,15 +112,18 @@ class Member(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def article(content: bytes, name: str = "") -> Document | Rejected:
-    """Return the article of a JATS file, a rejection where it cannot be parsed.
+def articles(content: bytes, name: str = "") -> Iterator[Document | Rejected]:
+    """Yield the articles of a JATS file, a rejection where it cannot be parsed.
 
     Args:
+        content: of the file.
         name: of the member of a bundle.
     """
     if len(content) > MAX_ARTICLE_BYTES:
-        return Rejected(name, f"an article of more than {MAX_ARTICLE_BYTES:,} bytes")
+        yield Rejected(name, f"an article of more than {MAX_ARTICLE_BYTES:,} bytes")
+        return
     try:
-        return jats.read(content)
+        for found in jats.read(content):
+            yield found if found.id else replace(found, id=name)
     except BadXml as error:
-        return Rejected(name, str(error))
+        yield Rejected(name, str(error))
