@@ -19,6 +19,7 @@ SMALLEST = {
     "loop": {"rounds": 1, "saves": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
     "plan": {},
+    "curate": {"rounds": 1, "megabytes": 0.02},
     "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},
     "resume": {"faults": ("killed", "exception")},
     "weights": {"rounds": 1, "spec": SMALL},
