@@ -13,7 +13,7 @@ from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build
 from meditron_cli.plan.model import Plan
-from meditron_cli.plan.stages import Inputs
+from meditron_cli.plan.stages import Inputs, idle_stages
 
 GOLDEN = Path(__file__).parent / "golden"
 PYTHON = "/venv/bin/python"
@@ -26,11 +26,11 @@ def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = ()
 
 def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = ()) -> Plan:
     """Return the same plan on the profile in a file; by default of all stages, without ``convert``
-    for random weights.
+    for random weights, and without those of a corpus that one task makes.
     """
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
-    random = loaded.experiment.model.weights == "random"
-    stages = stages or [name for name in PIPELINE_STAGES if not (random and name == "convert")]
+    idle = idle_stages(loaded.experiment) & {"clean", "deduplicate", "convert"}
+    stages = stages or [name for name in PIPELINE_STAGES if name not in idle]
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from jobs.contract.corpus.rules import CorpusRules
+
 ASIDE = "aside"
 """Key in the metadata of a field that another field decides, or that only checks use: specs that
 differ only there have one digest.
@@ -18,24 +20,40 @@ memory to spare, such as verifying generations, is bounded by it, also where not
 
 
 @dataclass(frozen=True)
-class CurateSpec:
-    """Read every source, drop bad, short and duplicate documents, write JSONL shards."""
-
-    sources: tuple[str, ...]
-    """Files or folders: .jsonl, .json, .gz and .zst of them, .parquet; absolute paths."""
-    text_key: str
-    id_key: str
-    """Record key of the document id; without it the id is the digest of the text."""
-    min_chars: int
-    """Documents with fewer characters after normalisation are dropped."""
-    on_bad_record: str
-    """``fail`` stops at the first record that is not JSON or has no usable text; ``skip`` counts it
-    and copies it to ``rejected.jsonl``.
+class CleanSpec:
+    """Read some pieces of the sources, clean their documents, and drop what no other document
+    decides.
     """
-    shards: int
-    """Number of training shards; a document's shard is its digest modulo this number."""
-    validation_fraction: float
-    """Share of documents, chosen by hashed id, in the validation split."""
+
+    corpus: CorpusRules
+    part: int
+    """Number of this task, from 0; its pieces are those with ``number % parts == part``."""
+    parts: int
+    output_dir: str
+    """Relative: ``corpus``; pieces are in ``pieces`` below it."""
+
+
+@dataclass(frozen=True)
+class DeduplicateSpec:
+    """Find equal documents, works that are there twice, and near duplicates in all pieces."""
+
+    corpus: CorpusRules
+    parts: int
+    """Tasks that cleaned."""
+    output_dir: str
+    """As in ``CleanSpec``."""
+
+
+@dataclass(frozen=True)
+class CurateSpec:
+    """Write JSONL shards of the documents that are kept."""
+
+    corpus: CorpusRules
+    part: int
+    """Number of this task, from 0."""
+    parts: int
+    whole: bool
+    """The only task, which cleans and finds duplicates too."""
     output_dir: str
     """Relative: ``corpus``. Holds ``train/00000.jsonl …``, ``validation/00000.jsonl``,
     ``manifest.json``.
@@ -576,7 +594,9 @@ class SelftestSpec:
 
 
 Spec = (
-    CurateSpec
+    CleanSpec
+    | DeduplicateSpec
+    | CurateSpec
     | TokenizeSpec
     | IndexSpec
     | ConvertSpec
@@ -627,7 +647,9 @@ class StageKind:
 SELFTEST = "selftest"
 
 STAGE_KINDS: dict[str, StageKind] = {
-    "curate": StageKind(CurateSpec, "jobs.stages.curate", ()),
+    "clean": StageKind(CleanSpec, "jobs.stages.clean", ()),
+    "deduplicate": StageKind(DeduplicateSpec, "jobs.stages.deduplicate", ("clean",)),
+    "curate": StageKind(CurateSpec, "jobs.stages.curate", ("deduplicate",)),
     "tokenize": StageKind(
         TokenizeSpec, "jobs.stages.tokenize_corpus", ("curate",), reads_tokenizer=True
     ),
@@ -669,6 +691,11 @@ TRAINING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.train
 TOKENIZER_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.reads_tokenizer)
 SAVING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.polls_stop)
 COMPUTING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.computes)
+
+READING_SOURCES = ("clean", "curate")
+"""Stages that read the sources of a corpus; ``curate`` does where its task is the only one."""
+CORPUS_STAGES = ("clean", "deduplicate", "curate")
+"""Stages of which each makes a step of a corpus; where one task makes all, ``curate`` alone."""
 
 READING_STAGES = tuple(
     name for name, kind in STAGE_KINDS.items() if kind.spec in (EvaluateSpec, ExportSpec)

@@ -116,11 +116,16 @@ def corpus(run: RunDir, training: PretrainSpec | None) -> Corpus | None:
     task = specs.read_task(run, "curate", 0)
     if task is None or not isinstance(task.spec, CurateSpec):
         return None
-    summary = summary_of(run, "curate", 0)
+    parts = [summary_of(run, "curate", index) for index in range(task.spec.parts)]
+    train, validation = (
+        sum(part[split] for part in parts) if all(split in part for part in parts) else None
+        for split in ("train", "validation")
+    )
+    sources = task.spec.corpus.sources
     return Corpus(
-        sources=(*(PurePath(source).name for source in task.spec.sources), *elsewhere),
-        documents=None if elsewhere else summary.get("train"),
-        validation_documents=None if elsewhere else summary.get("validation"),
+        sources=(*(PurePath(source.path).name for source in sources), *elsewhere),
+        documents=None if elsewhere else train,
+        validation_documents=None if elsewhere else validation,
         tokens=tokens,
     )
 

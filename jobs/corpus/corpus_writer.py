@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
-from jobs.contract.stage_specs import CurateSpec
 from jobs.corpus import marked_text
 from jobs.data.cleaning import SPANS_KEY, document_id, length_problem, normalise, text_digest
 from jobs.runtime.open_files import OTHER_FILES, raise_soft_limit
@@ -44,14 +44,14 @@ class Shard:
 class CorpusWriter:
     """The shards of a corpus, all under temporary names until ``publish``."""
 
-    def __init__(self, folder: Path, spec: CurateSpec) -> None:
-        self.min_chars = spec.min_chars
-        self.keys = (spec.text_key, spec.id_key, SOURCE_KEY)
+    def __init__(self, folder: Path, rules: CorpusRules) -> None:
+        self.source = rules.sources[0]
+        """Of the records that are taken now."""
         self.shards: list[Shard] = []
         self.repairs: Counter[str] = Counter()
         """Documents in which something was repaired, and how often for each kind of repair."""
         self._folder = folder
-        self._spec = spec
+        self._rules = rules
         self._seen: set[bytes] = set()
         self._rejected: AtomicFile | None = None
 
@@ -61,12 +61,17 @@ class CorpusWriter:
         Raises:
             TaskError: this node does not allow that many open files.
         """
-        allow_open_files(self._spec.shards)
-        for number in range(self._spec.shards):
+        allow_open_files(self._rules.shards)
+        for number in range(self._rules.shards):
             self.shards.append(Shard(self._folder / "train" / f"{number:05d}.jsonl"))
         self.shards.append(Shard(self._folder / "validation" / "00000.jsonl"))
-        if self._spec.on_bad_record == "skip":
+        if self._rules.on_bad_record == "skip":
             self._rejected = AtomicFile(self._folder / "rejected.jsonl")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of records that are read."""
+        return self.source.text_key, self.source.id_key, SOURCE_KEY
 
     @property
     def train(self) -> list[Shard]:
@@ -89,11 +94,11 @@ class CorpusWriter:
         """
         if record.problem:
             return self._reject(path, record)
-        text, spans, repairs = clean(record, self._spec.text_key)
+        text, spans, repairs = clean(record, self.source.text_key)
         self.repairs.update({"documents": any(repairs.values()), **repairs})
         if not text:
             return "empty"
-        if len(text) < self.min_chars:
+        if len(text) < self.source.min_chars:
             return "short"
         if problem := length_problem(text):
             raw = text[:REJECTED_BYTES].encode()
@@ -112,15 +117,15 @@ class CorpusWriter:
 
         value = record.value
         document: dict[str, Any] = {
-            "id": document_id(value.get(self._spec.id_key), digest),
+            "id": document_id(value.get(self.source.id_key), digest),
             "text": text,
         }
         if isinstance(value.get(SOURCE_KEY), str):
             document[SOURCE_KEY] = value[SOURCE_KEY]
         if record.is_marked:
             document |= {SPANS_KEY: spans, **record.facts}
-        held_out = is_validation(document["id"], self._spec.validation_fraction)
-        shard = self.validation if held_out else self.train[shard_of(digest, self._spec.shards)]
+        held_out = is_validation(document["id"], self.source.validation_fraction)
+        shard = self.validation if held_out else self.train[shard_of(digest, self._rules.shards)]
         shard.add(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
 
     def _reject(self, path: Path, record: SourceRecord) -> str:

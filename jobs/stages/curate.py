@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus.rules import SourceSpec
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, fsync_folder
 from jobs.contract.stage_specs import CurateSpec
@@ -39,12 +40,18 @@ def run(context: Context) -> None:
     from jobs.corpus.formats.files import find_files
 
     spec = cast(CurateSpec, context.task.spec)
-    refuse_own_run(context.run, spec.sources)
-    files, ignored = find_files(spec.sources)
+    rules = spec.corpus
+    named = [source.path for source in rules.sources]
+    refuse_own_run(context.run, named)
+    _, ignored = find_files(named)
+    files: dict[Path, SourceSpec] = {}
+    for source in rules.sources:
+        for path in find_files([source.path])[0]:
+            files.setdefault(path, source)
     inputs = [describe_source(context.run, path) for path in files]
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
-    corpus = CorpusWriter(context.path(spec.output_dir), spec)
+    corpus = CorpusWriter(context.path(spec.output_dir), rules)
     try:
         corpus.open()
         sources = curate_files(context, corpus, files)
@@ -85,15 +92,15 @@ def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
 
 
 def curate_files(
-    context: Context, corpus: CorpusWriter, files: Sequence[Path]
+    context: Context, corpus: CorpusWriter, files: Mapping[Path, SourceSpec]
 ) -> list[dict[str, Any]]:
     """Write every file's records to the corpus; return the counts per file."""
     from jobs.corpus import source_files
 
-    sizes = [path.stat().st_size for path in files]
+    sizes = [path.stat().st_size for path in sorted(files)]
     sources = []
     due = 0.0
-    for number, path in enumerate(files):
+    for number, (path, corpus.source) in enumerate(sorted(files.items())):
         counts: Counter[str] = Counter()
         repaired = corpus.repairs.copy()
         for record in source_files.read_records(path, corpus.keys):
@@ -163,7 +170,7 @@ def require_documents(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -
         message = (
             f"no document left (files: {len(sources)}, records: {totals['in']}, "
             f"bad: {totals['bad']}, empty: {totals['empty']}, "
-            f"shorter than {plural(corpus.min_chars, 'character')}: {totals['short']})"
+            f"too short: {totals['short']})"
         )
         raise TaskError(message, "see curate.sources, curate.text_key and curate.min_chars")
     if not any(shard.documents for shard in corpus.train):

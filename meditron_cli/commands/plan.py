@@ -56,7 +56,7 @@ def command(
     `meditron submit` refuses for its tokens or checkpoints is shown, and refused too.
     """
     from meditron_cli import console
-    from meditron_cli.plan import early, summary
+    from meditron_cli.plan import corpus, early, summary
     from meditron_cli.runs import prepare, space
 
     loaded = load_target(cluster, size, config, overrides)
@@ -69,9 +69,10 @@ def command(
             )
         show_layouts(loaded, as_json)
         return
-    stages = prepare.stages_of(stage, loaded.experiment)
     run = run_of(services, loaded)
-    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
+    planned = prepare.with_made_corpus(loaded, run)
+    stages = prepare.stages_of(stage, planned.experiment)
+    plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages))
     rows = summary.stage_rows(plan)
     facts = training_figures(plan, loaded, run)
     known, now = loaded.known, services.clock.now()
@@ -84,6 +85,7 @@ def command(
     else:
         console.table(*summary.table(rows))
         lines = [*(summary.training_lines(facts) if facts else ()), *early.lines(plan)]
+        lines += corpus.lines(plan, planned.experiment.curate)
         if lines:
             console.data("\n".join(["", *lines]))
         for sentence in warnings:

@@ -154,9 +154,10 @@ def resolve_run(
     reader = RecordReader(run, in_full=True)
     request = last_request(run, reader.history_reader.current())
     loaded = stored.loaded(request, run.name, overrides)
-    stages = prepare.stages_of(stage, loaded.experiment)
+    planned = prepare.with_made_corpus(loaded, run)
+    stages = prepare.stages_of(stage, planned.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
-    plan = prepare.plan_of(loaded, stages, measured, converted=converted)
+    plan = prepare.plan_of(planned, stages, measured, converted=converted)
     root = run.root.parent
     return SubmitTarget(loaded, plan, root, run.name, exists=True, reader=reader, is_named=True)
 
@@ -202,10 +203,11 @@ def resolve(
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
-    stages = prepare.stages_of(stage, experiment)
     run = RunDir(root / name)
+    planned = prepare.with_made_corpus(loaded, run)
+    stages = prepare.stages_of(stage, planned.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
-    plan = prepare.plan_of(loaded, stages, measured, converted=converted)
+    plan = prepare.plan_of(planned, stages, measured, converted=converted)
     reader = RecordReader(run, in_full=True)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 

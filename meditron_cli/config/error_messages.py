@@ -9,6 +9,7 @@ from typing import Any
 
 from meditron_cli.config import refused
 from meditron_cli.config.diagnostics import Problems
+from meditron_cli.config.field_types import VARIANT
 from meditron_cli.config.section import Conflicts, Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
     KeyPath,
@@ -57,7 +58,7 @@ def translate(
 ) -> None:
     """Note pydantic's errors as sentences; several at one value (of a union) become one."""
     expected: dict[KeyPath, list[str]] = {}
-    for error in errors:
+    for error in map(without_variants, errors):
         where = error["loc"]
         kind = error["type"]
         if kind == "missing":
@@ -74,6 +75,12 @@ def translate(
         node = find(root, where) or root
         message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
         problems.add(node.location, key_text(where), message)
+
+
+def without_variants(error: ErrorDetails) -> ErrorDetails:
+    """Return an error whose place has only keys and numbers."""
+    where = (step for step in error["loc"] if not str(step).startswith(VARIANT))
+    return {**error, "loc": tuple(where)}
 
 
 def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:

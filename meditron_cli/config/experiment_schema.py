@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from jobs.contract.stage_specs import MAIN_CORPUS, TOLERANCE
 from jobs.contract.units import plural
+from meditron_cli.config.corpus.schema import ALL, Curate
 from meditron_cli.config.field_types import (
     COPY,
     OPERATIONAL,
@@ -32,34 +33,6 @@ from meditron_cli.config.field_types import (
     Weights,
 )
 from meditron_cli.config.section import Section
-
-
-class Curate(Section):
-    """Raw documents to clean JSONL shards."""
-
-    sources: tuple[DataPath, ...] = ()
-    """Files or folders, relative to the file that names them, or ``hf://datasets/ORG/NAME/PATH``
-    (as ``path`` of a benchmark); layouts (docs/data.md):
-
-    - .jsonl, .jsonl.gz, .jsonl.zst: an object per line, {"id", "text"}
-    - .json, .json.gz, .json.zst: an array of such objects, or an object per line
-    - .parquet: a row per document, columns id and text
-    - .nxml, .xml, .tar.gz: articles in JATS, alone or in bundles; .xml too: PubMed's citations
-    """
-    text_key: str = "text"
-    """Record key that holds the text."""
-    id_key: str = "id"
-    """Record key of the document's id; without an id, the text's digest is used."""
-    min_chars: NonNegativeInt = 100
-    """Shorter documents are dropped (characters, after normalisation)."""
-    on_bad_record: Literal["fail", "skip"] = "fail"
-    """Effect of a record that is not JSON or has no text: stop, or count and set it aside."""
-    shards: Annotated[int, Field(gt=0, le=10000)] = 8
-    """Training shards, each tokenized by its own task."""
-    validation_fraction: Share = 0.03
-    """Share of documents held out, chosen by hashed id. MEDITRON: 0.03 (arXiv 2311.16079, T1)."""
-    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
-    """Time limit."""
 
 
 class Tokenize(Section):
@@ -714,6 +687,7 @@ class Experiment(Section):
             beside += f" and {plural(unused, 'unused row')}" if unused else ""
             yield "model.vocab_size", f"{rows} leaves no base beside {beside}"
         yield from self._phase_conflicts()
+        yield from self._decontamination_conflicts()
         kept = self.pretrain.kept_steps
         named = {"evaluate.checkpoints": self.evaluate.checkpoints, "export.step": self.export.step}
         for key, index, step in (
@@ -728,6 +702,23 @@ class Experiment(Section):
                 )
             elif step == "kept" and not self.pretrain.keep_steps:
                 yield f"{key}.{index}", "pretrain.keep_steps lists no step"
+
+    @property
+    def compared_benchmarks(self) -> tuple[Benchmark, ...]:
+        """Return the benchmarks whose questions no document may contain."""
+        names = self.curate.decontaminate.benchmarks
+        found = (item for item in self.evaluate.benchmarks if item.name in names or ALL in names)
+        return tuple(found)
+
+    def _decontamination_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that the benchmarks exist with which documents are compared."""
+        known = [benchmark.name for benchmark in self.evaluate.benchmarks]
+        for index, name in enumerate(self.curate.decontaminate.benchmarks):
+            key = f"curate.decontaminate.benchmarks.{index}"
+            if not known:
+                yield key, f"{name}: evaluate.benchmarks lists no benchmark"
+            elif name not in (ALL, *known):
+                yield key, f"no benchmark is called {name!r}; there are {', '.join(known)}"
 
     def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that each phase has a step of its own."""

@@ -24,6 +24,7 @@ WORD = r"^[A-Za-z0-9_./:@%+,=-]+$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 SBATCH_OPTION = r"^[a-z][a-z-]*$"
 DURATION = r"^([0-9]+(:[0-5]?[0-9]){0,2}|[0-9]+-([01]?[0-9]|2[0-3])(:[0-5]?[0-9]){0,2})$"
+LANGUAGE = r"^[a-z]{2}$"
 PLACEHOLDER = r"^<.+>$"
 HUB_NAME = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$"
 WEIGHTS_PATH = ("/", "./", "../", "~/")
@@ -46,6 +47,10 @@ A change of such a field continues the run (see ``config.identity``)."""
 
 HUB_OR_PATH = "hub-or-path"
 """Mark of a text field that holds a path, or the name of a file in a data set on the hub."""
+
+VARIANT = "variant "
+"""Beginning of the tags that pydantic puts into the places of errors in values of several forms; no
+key has a space."""
 
 SECRET_NAME = re.compile(
     "PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL"
@@ -134,6 +139,13 @@ def valid_name(value: str) -> str:
     """Accept a name that is safe in paths, job names and tables."""
     if not has_form(NAME, value):
         raise ValueError("expected up to 40 lower-case letters, digits and inner hyphens")
+    return value
+
+
+def valid_language(value: str) -> str:
+    """Accept the code of a language."""
+    if not has_form(LANGUAGE, value):
+        raise ValueError("expected an ISO 639-1 code, such as en")
     return value
 
 
@@ -255,6 +267,7 @@ DurationMinutes = Annotated[
     WithJsonSchema(DURATION_SCHEMA),
 ]
 Name = Annotated[str, AfterValidator(valid_name), text(NAME)]
+Language = Annotated[str, AfterValidator(valid_language), text(LANGUAGE)]
 Word = Annotated[str, AfterValidator(shell_safe), text(f"{WORD}|{PLACEHOLDER}")]
 WordOrEmpty = Annotated[str, AfterValidator(shell_safe_or_empty), text(f"^$|{WORD}|{PLACEHOLDER}")]
 Line = Annotated[str, AfterValidator(one_line)]

@@ -16,7 +16,7 @@ from functools import reduce
 from pathlib import Path
 
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES
+from jobs.contract.stage_specs import READING_SOURCES, STAGES, TOKENIZER_STAGES
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
@@ -238,9 +238,15 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
     name on the hub.
     """
     for number, source in enumerate(experiment.curate.sources):
-        yield ("curate",), ("curate", "sources", number), source
+        where: KeyPath = ("curate", "sources", number)
+        if isinstance(source, str):
+            yield READING_SOURCES, where, source
+        else:
+            yield READING_SOURCES, (*where, "path"), source.path
     for number, benchmark in enumerate(experiment.evaluate.benchmarks):
-        yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
+        is_compared = benchmark in experiment.compared_benchmarks
+        readers = (*(READING_SOURCES if is_compared else ()), "evaluate")
+        yield readers, ("evaluate", "benchmarks", number, "path"), benchmark.path
 
 
 def absence(path: Path) -> str:
@@ -259,7 +265,9 @@ def missing_inputs(
     """Yield inputs that do not exist, or that the stages need and no layer names."""
     if not experiment.curate.sources:
         where: KeyPath = ("curate", "sources")
-        yield unnamed(config, ("curate",), where, "no documents are named", "list files or folders")
+        yield unnamed(
+            config, READING_SOURCES, where, "no documents are named", "list files or folders"
+        )
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
         advice = "name one; `meditron tokenizer build --help` shows how to make one"

@@ -93,7 +93,8 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
         SchedulerError: Slurm answers no query.
     """
     loaded = target.loaded
-    plan = prepare.plan_of(loaded, PIPELINE_STAGES)
+    stages = [name for name in PIPELINE_STAGES if name not in ("clean", "deduplicate")]
+    plan = prepare.plan_of(loaded, stages)
     client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
     if rules.is_unanswered(site):

@@ -81,7 +81,7 @@ class Drill:
         if loaded.experiment.pretrain.data:
             own: tuple[str, ...] = ()
         else:
-            tokens_run = self.start(loaded, ("curate", "tokenize"))
+            tokens_run = self.start(loaded, settings.TOKEN_STAGES)
             self.finish(tokens_run)
             own = settings.own_tokens(tokens_run, loaded.experiment)
         undisturbed = self.train(settings.UNDISTURBED, own)

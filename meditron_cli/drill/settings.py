@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"
-STAGES = ("curate", "tokenize", "index", "pretrain")
+TOKEN_STAGES = ("curate", "tokenize")
+STAGES = (*TOKEN_STAGES, "index", "pretrain")
 UNDISTURBED = "drill-undisturbed"
 DISTURBED = "drill-disturbed"
 TOKENS = "drill-tokens"
@@ -27,6 +28,7 @@ name: drill-tokens
 curate:
   sources: [sample/corpus]
   shards: 2
+  tasks: 1
 tokenize:
   tokenizer: sample/tokenizer.json
 """

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobs.contract.stage_specs import SELFTEST, STAGE_KINDS, STAGES, training_stage
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import fit, layout, memory
+from meditron_cli.plan import corpus, fit, layout, memory
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.plan.stages import (
     SHORT_LEAD,
@@ -19,6 +19,8 @@ from meditron_cli.plan.stages import (
     named_paths,
     parallel_spec,
     pretrain_spec,
+    section_name,
+    section_of,
     signal_lead,
     site_names,
 )
@@ -63,7 +65,7 @@ def with_planned(stage: StagePlan, planned: Collection[str]) -> StagePlan:
 def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     """Return errors and warnings about these stages on this cluster."""
     result = fit.Findings()
-    for stage in stages:
+    for stage in {section_name(stage): stage for stage in stages}.values():
         result += time_findings(inputs, stage)
     if training_stage(stages):
         result += training_findings(inputs)
@@ -81,7 +83,15 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
             tensor,
             precision,
         ).at(inputs.locations.get("evaluate.tensor", ""))
-    for name in ("tokenize", "export"):
+    if "curate" in stages:
+        result += fit.warning_findings(*corpus.warnings(inputs.corpus_tasks, inputs.source_bytes))
+    return result + core_findings(inputs, stages)
+
+
+def core_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
+    """Check that a node has the cores of a task."""
+    result = fit.Findings()
+    for name in ("curate", "tokenize", "export"):
         if name in stages:
             cores = fit.core_findings(
                 name, getattr(inputs.experiment, name).cpus, inputs.cpu_partition
@@ -101,16 +111,16 @@ def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
         lines.append(f"--set pretrain.save_memory_gb={half:g} would fit")
     if lines:
         return lines
-    stage = next(stage for stage in stages if findings(inputs, [stage]).errors)
+    name = section_name(next(stage for stage in stages if findings(inputs, [stage]).errors))
     return [
-        f"`meditron explain {stage}` lists the keys of the stage; --set {stage}.KEY=VALUE changes "
-        "it"
+        f"`meditron explain {name}` lists the keys of the stage; --set {name}.KEY=VALUE changes it"
     ]
 
 
 def time_hint(inputs: Inputs, stage: str) -> str:
     """Return the setting of a stage's time limit that fits; empty where none does."""
-    key, minutes = f"{stage}.time_minutes", getattr(inputs.experiment, stage).time_minutes
+    key = f"{section_name(stage)}.time_minutes"
+    minutes = section_of(inputs.experiment, stage).time_minutes
     lead = signal_lead(inputs, stage) if inputs.cluster.scheduler == "slurm" else 0
     near = fit.fitting_minutes(minutes, lead, inputs.partition(stage).max_time_minutes)
     return (
@@ -137,12 +147,12 @@ def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 
 def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
     """Check a stage's time limit against the partition's, and that it leaves time to work."""
-    cluster, minutes = inputs.cluster, getattr(inputs.experiment, stage).time_minutes
-    partition = inputs.partition(stage)
-    result = fit.time_findings(stage, minutes, partition)
+    cluster, minutes = inputs.cluster, section_of(inputs.experiment, stage).time_minutes
+    partition, section = inputs.partition(stage), section_name(stage)
+    result = fit.time_findings(section, minutes, partition)
     if cluster.scheduler == "slurm":
-        result += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
-    return result.at(inputs.locations.get(f"{stage}.time_minutes", ""))
+        result += fit.lead_findings(section, minutes, signal_lead(inputs, stage))
+    return result.at(inputs.locations.get(f"{section}.time_minutes", ""))
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:

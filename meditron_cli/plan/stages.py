@@ -12,16 +12,19 @@ from jobs.contract.metrics_log import MetricsSummary, StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
+    CORPUS_STAGES,
     CPU_STAGE_GIB_PER_CORE,
     MAIN_CORPUS,
     OWN_RUN,
     SELFTEST,
     STAGE_KINDS,
     TRAINING_STAGES,
+    CleanSpec,
     ConvertSpec,
     CorpusSpec,
     CorpusWeight,
     CurateSpec,
+    DeduplicateSpec,
     EvaluateSpec,
     ExportSpec,
     IndexSpec,
@@ -41,7 +44,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.contract.units import GIB
 from meditron_cli.config.data_files import place
-from meditron_cli.plan import fit, layout, step_times
+from meditron_cli.plan import corpus, fit, layout, step_times
 from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
@@ -50,6 +53,10 @@ if TYPE_CHECKING:
 
 SHORT_LEAD = 30
 """Signal lead time, in seconds, of tasks that restart from scratch."""
+
+DEDUPLICATE_CORES = 4
+"""Of the task that finds duplicates, whose memory they decide: 33 bytes per document at least,
+several times that while they are sorted."""
 
 OWN_CHECK = 0.0
 """Free space that the preflight check expects of tasks that compute their need themselves: a lack
@@ -78,6 +85,8 @@ class Inputs:
     where this machine does not have it."""
     weights_links: tuple[str, ...] = ()
     """Other folders to which its files are symbolic links, as in the hub's cache."""
+    source_bytes: int | None = None
+    """Of the documents to curate; None where this machine does not have all of them."""
     _stages: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -85,6 +94,11 @@ class Inputs:
         tokenize = self.experiment.tokenize
         path = str(tokenize.tokenizer or "")
         return TokenizerRef(path, self.tokenizer_sha256, vocabulary_spec(self.experiment))
+
+    @property
+    def corpus_tasks(self) -> int:
+        """Return the tasks that read and clean."""
+        return corpus.tasks(self.experiment.curate, self.source_bytes)
 
     @property
     def launcher(self) -> str:
@@ -212,23 +226,34 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
     )
 
 
+def clean_stage(inputs: Inputs) -> StagePlan:
+    """Plan the tasks that read and clean."""
+    rules, parts = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir), inputs.corpus_tasks
+    tasks = [CleanSpec(rules, part, parts, corpus.OUTPUT) for part in range(parts)]
+    return corpus_stage(inputs, "clean", tasks, inputs.experiment.curate.cpus)
+
+
+def deduplicate_stage(inputs: Inputs) -> StagePlan:
+    """Plan one task, which sees the keys of all documents."""
+    rules = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir)
+    tasks = [DeduplicateSpec(rules, inputs.corpus_tasks, corpus.OUTPUT)]
+    cores = max(DEDUPLICATE_CORES, inputs.experiment.curate.cpus)
+    return corpus_stage(inputs, "deduplicate", tasks, cores)
+
+
 def curate_stage(inputs: Inputs) -> StagePlan:
-    """Plan one task: exact de-duplication needs every document."""
-    curate = inputs.experiment.curate
-    spec = CurateSpec(
-        sources=tuple(
-            str(place(source, inputs.cluster.data_dir) or source) for source in curate.sources
-        ),
-        text_key=curate.text_key,
-        id_key=curate.id_key,
-        min_chars=curate.min_chars,
-        on_bad_record=curate.on_bad_record,
-        shards=curate.shards,
-        validation_fraction=curate.validation_fraction,
-        output_dir="corpus",
-    )
-    resources = cpu_resources(inputs, "curate", cpus=2)
-    return stage_plan(inputs, "curate", [spec], resources, max_parallel=1)
+    """Plan the tasks that write shards; a task alone does the work of the stages before it too."""
+    rules = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir)
+    parts = min(inputs.corpus_tasks, rules.shards + 1)
+    whole = inputs.experiment.curate.tasks == 1
+    tasks = [CurateSpec(rules, part, parts, whole, corpus.OUTPUT) for part in range(parts)]
+    return corpus_stage(inputs, "curate", tasks, inputs.experiment.curate.cpus)
+
+
+def corpus_stage(inputs: Inputs, stage: str, tasks: Sequence[Spec], cores: int) -> StagePlan:
+    """Plan the tasks of a stage that makes the corpus."""
+    resources = cpu_resources(inputs, stage, cores)
+    return stage_plan(inputs, stage, tasks, resources, inputs.experiment.curate.max_parallel)
 
 
 def tokenize_stage(inputs: Inputs) -> StagePlan:
@@ -438,6 +463,8 @@ def selftest_stage(inputs: Inputs) -> StagePlan:
 
 
 BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
+    "clean": clean_stage,
+    "deduplicate": deduplicate_stage,
     "curate": curate_stage,
     "tokenize": tokenize_stage,
     "index": index_stage,
@@ -453,7 +480,9 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     """Return the stages without work: none makes what the experiment brings or does without."""
     idle = set()
     if experiment.pretrain.data:
-        idle |= {"curate", "tokenize"}
+        idle |= {*CORPUS_STAGES, "tokenize"}
+    if experiment.curate.tasks == 1:
+        idle |= {"clean", "deduplicate"}
     if experiment.model.weights == "random":
         idle.add("convert")
     if not experiment.evaluate.benchmarks:
@@ -469,6 +498,16 @@ def stages_before(inputs: Inputs, stage: str) -> tuple[str, ...]:
     return tuple(name for name in STAGE_KINDS[stage].after if name not in idle)
 
 
+def section_of(experiment: Experiment, stage: str) -> Any:
+    """Return the settings of a stage."""
+    return getattr(experiment, section_name(stage))
+
+
+def section_name(stage: str) -> str:
+    """Return the section of the experiment with the settings of a stage."""
+    return "curate" if stage in CORPUS_STAGES else stage
+
+
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
     """Return one process on a CPU node, with its memory per core but no more than the node has."""
     partition = inputs.cpu_partition
@@ -482,7 +521,7 @@ def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
         memory_gb=min(CPU_STAGE_GIB_PER_CORE * cores, partition.node.memory_gb)
         if partition.request_memory
         else 0,
-        time_minutes=getattr(inputs.experiment, stage).time_minutes,
+        time_minutes=section_of(inputs.experiment, stage).time_minutes,
         signal_lead_seconds=signal_lead(inputs, stage),
         **site_names(inputs, partition),
     )
@@ -501,7 +540,7 @@ def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
         gpu_type=partition.node.gpu_type,
         cpus_per_rank=max(1, partition.node.cpus // slots),
         memory_gb=max(1, int(partition.node.memory_gb * share)) if partition.request_memory else 0,
-        time_minutes=getattr(inputs.experiment, stage).time_minutes,
+        time_minutes=section_of(inputs.experiment, stage).time_minutes,
         signal_lead_seconds=signal_lead(inputs, stage),
         **site_names(inputs, partition),
     )
@@ -582,8 +621,10 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
     """Return files and folders outside of the run directory that a task reads."""
     if isinstance(spec, IndexSpec):
         return named_paths(spec.training)
-    if isinstance(spec, CurateSpec):
-        paths = spec.sources
+    if isinstance(spec, CleanSpec) or (isinstance(spec, CurateSpec) and spec.whole):
+        paths = corpus.paths_of(spec.corpus)
+    elif isinstance(spec, CurateSpec | DeduplicateSpec | SelftestSpec):
+        paths = ()
     elif isinstance(spec, TokenizeSpec):
         paths = (spec.tokenizer.path,)
     elif isinstance(spec, EvaluateSpec):
@@ -592,8 +633,6 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
         paths = (spec.tokenizer.path, spec.folder)
     elif isinstance(spec, ExportSpec):
         paths = (spec.tokenizer.path,)
-    elif isinstance(spec, SelftestSpec):
-        paths = ()
     else:  # a dataset is two files beside each other, and a run has its documents beside tokens
         data = (path for c in spec.corpora for path in (*c.data, *c.validation_data))
         paths = (spec.tokenizer.path, *(path.rpartition("/")[0] for path in data))

@@ -17,6 +17,7 @@ from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec
 from jobs.contract.stage_specs import (
+    CORPUS_STAGES,
     SAVING_STAGES,
     STAGES,
     Spec,
@@ -88,7 +89,8 @@ def result_of(spec: Spec) -> str:
     """Return the path of what a task writes and no other task of its stage does."""
     for name in ("output_dir", "output_prefix", "checkpoint_dir"):
         if path := getattr(spec, name, ""):
-            return str(path)
+            part = getattr(spec, "part", None)
+            return str(path) if part is None else f"{path}, part {part}"
     raise TypeError(f"{type(spec).__name__} names no result")
 
 
@@ -102,7 +104,7 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
     training = record.stages[name] if name else None
     if training is None or not (training.progress or training.done):
         return
-    for stage in ("curate", "tokenize"):
+    for stage in (*CORPUS_STAGES, "tokenize"):
         changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())
         if changed:
             what = "input files" if "inputs" in changed else "settings or tokenizer"

@@ -18,7 +18,7 @@ from jobs.contract.done_markers import DoneMarker
 from jobs.contract.files import write_json
 from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import TRAINING_STAGES, Spec
+from jobs.contract.stage_specs import READING_SOURCES, TRAINING_STAGES, Spec
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.identity import differences, run_name
 from meditron_cli.config.load import Loaded
@@ -34,9 +34,17 @@ PATH_KEYS = {
     "pretrain.validation_data",
 }
 """Keys of an experiment that decide what is trained and hold paths."""
-PATH_FIELDS = {"sources", "tokenizer.path", "path", "corpora.data", "corpora.validation_data"}
+PATH_FIELDS = {
+    "corpus.sources.path",
+    "tokenizer.path",
+    "path",
+    "corpora.data",
+    "corpora.validation_data",
+}
 """The same in specs."""
-WITH_DIGEST = ("curate", *TRAINING_STAGES)
+NAMED_BY_PATH = "corpus.sources.name"
+"""Of a source without a name of its own; its documents keep the old one."""
+WITH_DIGEST = (*READING_SOURCES, *TRAINING_STAGES)
 """Stages that read files of unknown content; a tokenizer's digest is part of each spec."""
 
 
@@ -71,7 +79,8 @@ def is_moved(run: RunDir, experiment: Experiment, recorded: Mapping[str, Any]) -
     moves = dict(
         pair for key in keys for pair in pairs(value_of(recorded, key), value_of(current, key))
     )
-    markers = [done_markers.read(run.done(stage, 0)) for stage in WITH_DIGEST]
+    files = (path for stage in WITH_DIGEST for path in run.done_folder(stage).glob("[0-9]*.json"))
+    markers = map(done_markers.read, files)
     return have_moved(moves) and all(
         same_content(run, marker, moves) for marker in markers if marker is not None
     )
@@ -103,8 +112,10 @@ def spec_moves(old: Spec, new: Spec) -> dict[str, str]:
     """Return old and new paths of two specs that differ in nothing else; empty if they do."""
     before, after = flat(specs.to_json(old)), flat(specs.to_json(new))
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    if not PATH_FIELDS.issuperset(re.sub(r"\.\d+\.", ".", key) for key in changed):
+    fields = {key: re.sub(r"\.\d+\.", ".", key) for key in changed}
+    if not {*PATH_FIELDS, NAMED_BY_PATH}.issuperset(fields.values()):
         return {}
+    changed = {key for key in changed if fields[key] != NAMED_BY_PATH}
     return dict(pair for key in changed for pair in pairs(before.get(key), after.get(key)))
 
 
@@ -123,12 +134,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def pairs(old: Any, new: Any) -> Iterator[tuple[str, str]]:
-    """Yield the differing paths of two values, each a path or a list of paths, in order."""
+    """Yield the differing paths of two values, each a path, or a list of paths and of sections with
+    one, in order.
+    """
     olds, news = ([value] if isinstance(value, str) else value or [] for value in (old, new))
-    if len(olds) == len(news):
-        yield from ((one, other) for one, other in zip(olds, news, strict=True) if one != other)
-    else:
+    if len(olds) != len(news):
         yield "/", "/"  # another number of files is not a move: "/" exists
+        return
+    for one, other in zip(olds, news, strict=True):
+        if isinstance(one, dict) and isinstance(other, dict) and one != other:
+            same = {**one, "path": ""} == {**other, "path": ""}
+            yield (one["path"], other["path"]) if same else ("/", "/")
+        elif one != other:
+            yield (one, other) if isinstance(one, str) and isinstance(other, str) else ("/", "/")
 
 
 def value_of(experiment: Mapping[str, Any], key: str) -> str | Sequence[str] | None:

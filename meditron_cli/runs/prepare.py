@@ -9,24 +9,27 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import (
+    CORPUS_STAGES,
     PIPELINE_STAGES,
     TOKENIZER_STAGES,
     TRAINING_STAGES,
+    CleanSpec,
     ConvertSpec,
     CurateSpec,
+    DeduplicateSpec,
     EvaluateSpec,
     ExportSpec,
     IndexSpec,
     PretrainSpec,
-    SelftestSpec,
     Spec,
     TokenizeSpec,
     training_stage,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from meditron_cli.runs.record import RecordReader
 
 PIPELINE = "pipeline"
+
+MAKING_TOKENS = (CleanSpec, DeduplicateSpec, CurateSpec, TokenizeSpec)
 
 HINT_CORRECT = (
     "correct the settings or files that are named, then repeat the command; nothing was submitted"
@@ -93,8 +98,56 @@ def plan_of(
         loaded.locations,
         weights_folder=str(folder or ""),
         weights_links=tuple(map(str, weights.links(found))) if found else (),
+        source_bytes=source_bytes(loaded) if "curate" in stages or "clean" in stages else None,
     )
     return build(inputs, tuple(stages))
+
+
+def source_bytes(loaded: Loaded) -> int | None:
+    """Return the bytes of the documents to curate; None where this machine cannot read them."""
+    from meditron_cli.config.data_files import place
+
+    places = [
+        place(source.path, loaded.cluster.data_dir) for source in loaded.experiment.curate.named
+    ]
+    try:
+        return sum(file.stat().st_size for path in places if path for file in files_below(path))
+    except OSError:
+        return None
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    """Yield a file, or the files of a folder without hidden ones.
+
+    Raises:
+        OSError: something cannot be read.
+    """
+    if path.is_file():
+        yield path
+        return
+    for here, folders, names in os.walk(path, onerror=raise_error, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(here, name) for name in names if not name.startswith("."))
+
+
+def raise_error(error: OSError) -> NoReturn:
+    """Raise an error that a walk through folders would pass over."""
+    raise error
+
+
+def with_made_corpus(loaded: Loaded, run: RunDir) -> Loaded:
+    """Return a configuration with the number of tasks that have made a run's corpus, where it is
+    complete: another number would make the same corpus again.
+    """
+    written = specs.read_task(run, "curate", 0)
+    if written is None or not isinstance(written.spec, CurateSpec):
+        return loaded
+    if not all(run.done("curate", index).exists() for index in range(written.spec.parts)):
+        return loaded
+    found = None if written.spec.whole else specs.read_task(run, "deduplicate", 0)
+    parts = found.spec.parts if found and isinstance(found.spec, DeduplicateSpec) else 1
+    curate = loaded.experiment.curate.model_copy(update={"tasks": parts, "task_mb": 0})
+    return replace(loaded, experiment=loaded.experiment.model_copy(update={"curate": curate}))
 
 
 def on_this_machine(cluster: Cluster) -> Cluster:
@@ -147,12 +200,30 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
             raise ConfigError(
                 "export.step lists no checkpoint", hint="`meditron explain export.step` explains it"
             )
+        if stage in CORPUS_STAGES:
+            return corpus_stages(stage, experiment)
         if stage not in TRAINING_STAGES:
             return (stage,)
         idle = idle_stages(experiment)
         return ("index", *(["convert"] if "convert" not in idle else []), stage)
     idle = idle_stages(experiment)
     return tuple(name for name in PIPELINE_STAGES if name not in idle)
+
+
+def corpus_stages(stage: str, experiment: Experiment) -> tuple[str, ...]:
+    """Return the stages to run for one that makes the corpus: all of them for the last.
+
+    Raises:
+        ConfigError: one task makes the whole corpus, in the last stage.
+    """
+    if experiment.curate.tasks > 1:
+        return CORPUS_STAGES if stage == CORPUS_STAGES[-1] else (stage,)
+    if stage != CORPUS_STAGES[-1]:
+        raise ConfigError(
+            f"curate.tasks is 1, so {CORPUS_STAGES[-1]} does the work of {stage} too",
+            hint="`meditron explain curate.tasks` explains the key",
+        )
+    return (stage,)
 
 
 def warnings(plan: Plan, loaded: Loaded, now: float) -> list[str]:
@@ -261,7 +332,7 @@ def has_tokens(plan: Plan, run: RunDir) -> bool:
         done_markers.is_done(run, task.stage, task.index, specs.digest(task.spec))
         for stage in plan.stages
         for task in stage.tasks
-        if isinstance(task.spec, (CurateSpec, TokenizeSpec))
+        if isinstance(task.spec, MAKING_TOKENS)
     )
 
 
@@ -278,17 +349,16 @@ def input_problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
 
 def problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
     """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
-    from meditron_cli.config import data_files
+    from meditron_cli.config import data_files, load
 
     experiment = loaded.experiment
     sentences: list[str] = []
-    named = [("curate", "curate.sources", source) for source in experiment.curate.sources]
-    for benchmark in experiment.evaluate.benchmarks:
-        named.append(("evaluate", f"evaluate.benchmarks ({benchmark.name})", benchmark.path))
-    for stage, key, name in named:
-        place = data_files.place(name, loaded.cluster.data_dir)
-        if stage in stages and place:
-            sentences += path_problems(key, place)
+    benchmarks = {item.path: f"({item.name})" for item in experiment.evaluate.benchmarks}
+    for readers, (section, name, *_), path in load.data_files(experiment):
+        place = data_files.place(path, loaded.cluster.data_dir)
+        if place and not set(stages).isdisjoint(readers):
+            words = [f"{section}.{name}", *([benchmarks[path]] if name == "benchmarks" else [])]
+            sentences += path_problems(" ".join(words), place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
         sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
     if "convert" in stages:
@@ -402,6 +472,7 @@ def planned(reader: RecordReader) -> Plan:
     measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
+    loaded = with_made_corpus(loaded, run)
     return plan_of(loaded, stages, measured, digest, recorded_folder(run))
 
 
@@ -440,6 +511,8 @@ def recorded_digest(run: RunDir, stages: Collection[str]) -> str:
     for stage in stages:
         task = specs.read_task(run, stage, 0)
         spec = task.spec if task else None
-        if spec and not isinstance(spec, CurateSpec | SelftestSpec):
-            return (spec.training if isinstance(spec, IndexSpec) else spec).tokenizer.sha256
+        if isinstance(spec, IndexSpec):
+            spec = spec.training
+        if tokenizer := getattr(spec, "tokenizer", None):
+            return str(tokenizer.sha256)
     return ""

@@ -19,13 +19,13 @@ from jobs.contract import events, specs
 from jobs.contract.attempt_history import read
 from jobs.contract.events import StartEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CurateSpec
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery import recovery_job
 from tests import fake_slurm
 from tests.bench import Figure
+from tests.corpus_specs import curate_spec
 
 STAGE = "curate"
 TIME = "2026-01-01T10:00:00"
@@ -76,7 +76,7 @@ def make_stage(run: RunDir, job_ids: tuple[str, ...]) -> None:
     folder, now = run.attempt(STAGE, 1), time.time() - 3600
     folder.mkdir(parents=True)
     run.spec(STAGE, 0).parent.mkdir(parents=True)
-    spec = CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
+    spec = curate_spec()
     task = specs.TaskSpec(
         STAGE, 0, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {}, site=specs.SiteSpec("site")
     )

@@ -20,7 +20,6 @@ from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
-    CurateSpec,
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
@@ -32,6 +31,7 @@ from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
 from .. import fake_slurm
+from ..corpus_specs import curate_spec
 from ..fork_server import ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
@@ -85,17 +85,8 @@ class Workbench:
 
     def curate(self, *sources: Path, **changes: Any) -> specs.TaskSpec:
         """Write the spec of a curate task over some sources."""
-        values: dict[str, Any] = {
-            "sources": tuple(map(str, sources)),
-            "text_key": "text",
-            "id_key": "id",
-            "min_chars": 10,
-            "on_bad_record": "fail",
-            "shards": 2,
-            "validation_fraction": 0.2,
-            "output_dir": "corpus",
-        }
-        return self.task("curate", CurateSpec(**{**values, **changes}))
+        values = {"min_chars": 10, "shards": 2, "validation_fraction": 0.2, **changes}
+        return self.task("curate", curate_spec(*sources, **values))
 
     def tokenize(self, shard: Path | str, tokenizer: Path, **changes: Any) -> specs.TaskSpec:
         """Write the spec of a tokenize task over one shard, given by its path in the run."""

@@ -11,6 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
+from jobs.contract.corpus.rules import (
+    BenchmarkFile,
+    CorpusRules,
+    DecontaminationSpec,
+    NearDuplicatesSpec,
+    SourceSpec,
+)
 from jobs.contract.files import FORMAT
 from jobs.contract.stage_specs import (
     STAGE_KINDS,
@@ -32,12 +39,14 @@ from jobs.contract.stage_specs import (
     VocabularySpec,
 )
 
+from ...corpus_specs import corpus_rules
 from ...model_specs import model_spec, tokenizer_ref
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.lists(st.text()).map(tuple)
 WEIGHTS = st.lists(st.builds(CorpusWeight, st.text(), FINITE)).map(tuple)
 TAILS = st.builds(TailSpec, FINITE, st.text())
+SOURCES = st.builds(SourceSpec, languages=TEXTS, sample=FINITE, validation_fraction=FINITE)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "str": st.text(),
     "int": st.integers(),
@@ -48,6 +57,16 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
         st.none(), st.builds(RopeScaling, FINITE, FINITE, FINITE, st.integers())
     ),
     "tuple[str, ...]": TEXTS,
+    "tuple[SourceSpec, ...]": st.lists(SOURCES, max_size=2).map(tuple),
+    "NearDuplicatesSpec | None": st.one_of(st.none(), st.builds(NearDuplicatesSpec, FINITE)),
+    "DecontaminationSpec | None": st.one_of(
+        st.none(),
+        st.builds(
+            DecontaminationSpec,
+            st.lists(st.builds(BenchmarkFile), max_size=2).map(tuple),
+            share=FINITE,
+        ),
+    ),
     "tuple[int, ...]": st.lists(st.integers()).map(tuple),
     "tuple[CorpusSpec, ...]": st.lists(st.builds(CorpusSpec, st.text(), TEXTS, TEXTS)).map(tuple),
     "tuple[PhaseSpec, ...]": st.lists(
@@ -60,6 +79,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Return any value of a spec dataclass, from the types its fields are declared with."""
     kinds = (
+        CorpusRules,
         ModelSpec,
         OptimizerSpec,
         ParallelSpec,
@@ -87,16 +107,16 @@ def any_task(draw: st.DrawFn) -> specs.TaskSpec:
     return task
 
 
-CURATE = CurateSpec(
-    sources=("/data/a.jsonl", "/data/b.parquet"),
-    text_key="text",
-    id_key="id",
-    min_chars=100,
-    on_bad_record="fail",
-    shards=8,
-    validation_fraction=0.03,
-    output_dir="corpus",
+RULES = corpus_rules(
+    "/data/a.jsonl",
+    "/data/b.parquet",
+    mask=("email",),
+    drop=("preprint",),
+    upsample=0.5,
+    near_duplicates=NearDuplicatesSpec(0.8, 5),
+    decontamination=DecontaminationSpec((BenchmarkFile("a", "/data/q.jsonl", "mcq"),), 8, 0.8),
 )
+CURATE = CurateSpec(RULES, 1, 3, True, "corpus")
 TASK = specs.TaskSpec(
     stage="curate",
     index=0,
@@ -146,12 +166,20 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert specs.digest(dict(reversed(data.items()))) == specs.digest(CURATE)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(CurateSpec)])
-def test_a_change_of_any_field_changes_the_digest(field: str) -> None:
-    old = getattr(CURATE, field)
-    new = (*old, "/data/c.jsonl") if field == "sources" else old * 2
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(CorpusRules)])
+def test_a_change_of_any_rule_of_a_corpus_changes_the_digest(field: str) -> None:
+    old = getattr(RULES, field)
+    new = None if dataclasses.is_dataclass(old) else old * 2
+    changed = dataclasses.replace(RULES, **{field: new})
 
-    assert specs.digest(dataclasses.replace(CURATE, **{field: new})) != specs.digest(CURATE)
+    assert specs.digest(dataclasses.replace(CURATE, corpus=changed)) != specs.digest(CURATE)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"part": 2}, {"parts": 4}, {"whole": False}, {"output_dir": "other"}]
+)
+def test_a_change_of_any_other_field_changes_the_digest(changes: dict[str, Any]) -> None:
+    assert specs.digest(dataclasses.replace(CURATE, **changes)) != specs.digest(CURATE)
 
 
 def test_the_place_of_a_base_model_does_not_change_the_digest() -> None:
@@ -200,13 +228,12 @@ def without(data: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda data: without(data, "ranks"), "TaskSpec: missing or unknown fields: ranks"),
         (lambda data: {**data, "gpus": 1}, "TaskSpec: missing or unknown fields: gpus"),
         (
-            lambda data: {**data, "spec": {**without(data["spec"], "shards"), "shard": 8}},
-            "CurateSpec: missing or unknown fields: shard, shards",
+            lambda data: {**data, "spec": {**without(data["spec"], "part"), "shard": 8}},
+            "CurateSpec: missing or unknown fields: part, shard",
         ),
         (
             lambda data: without(data, "spec"),
-            "CurateSpec: missing or unknown fields: id_key, min_chars, on_bad_record, output_dir, "
-            "shards, sources, text_key, validation_fraction",
+            "CurateSpec: missing or unknown fields: corpus, output_dir, part, parts, whole",
         ),
     ],
 )

@@ -16,25 +16,16 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import FORMAT, read_json, write_json
-from jobs.contract.stage_specs import CurateSpec
 from jobs.health import preflight
 from jobs.health.findings import Outcome, Subject, finding_about
 from jobs.health.node_checks import HealthFinding, HealthVerdict, NodeAction
 
+from ...corpus_specs import curate_spec
 from ...fake_nvml import build, environment, write_readings
 
 REPOSITORY = Path(__file__).parents[3]
 
-SPEC = CurateSpec(
-    sources=(),
-    text_key="text",
-    id_key="id",
-    min_chars=1,
-    on_bad_record="fail",
-    shards=1,
-    validation_fraction=0.0,
-    output_dir="corpus",
-)
+SPEC = curate_spec()
 
 
 @dataclass(frozen=True)

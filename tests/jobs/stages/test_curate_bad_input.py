@@ -363,11 +363,11 @@ def test_a_source_that_holds_the_run_itself_is_refused(bench: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "counts"),
     [
-        (b"", "files: 1, records: 0, bad: 0, empty: 0, shorter than 10 characters: 0"),
-        (b"\n\n", "files: 1, records: 0, bad: 0, empty: 0, shorter than 10 characters: 0"),
+        (b"", "files: 1, records: 0, bad: 0, empty: 0, too short: 0"),
+        (b"\n\n", "files: 1, records: 0, bad: 0, empty: 0, too short: 0"),
         (
             b'{"text": ""}\n{"text": "tiny"}\n{"text": " "}\n',
-            "files: 1, records: 3, bad: 0, empty: 2, shorter than 10 characters: 1",
+            "files: 1, records: 3, bad: 0, empty: 2, too short: 1",
         ),
     ],
 )

@@ -22,11 +22,11 @@ from jobs.contract.errors import FAILED
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import FORMAT, read_json, write_json
 from jobs.contract.job import LOCAL_JOB
-from jobs.contract.stage_specs import CurateSpec
 from jobs.supervision import attempt_runner
 from jobs.supervision.ranks import launcher, local_ranks
 
 from ... import system
+from ...corpus_specs import curate_spec
 from ...disks import fill, mounted
 from ...exits import exits
 from ...ranks import (
@@ -82,16 +82,7 @@ class Bench:
         python: tuple[str, ...] = (sys.executable,)
         if program:
             python = rank_program(self.run.root, *program)
-        spec = CurateSpec(
-            sources=(str(self.run.root / "missing.jsonl"),),
-            text_key="text",
-            id_key="id",
-            min_chars=1,
-            on_bad_record="fail",
-            shards=1,
-            validation_fraction=0.0,
-            output_dir="corpus",
-        )
+        spec = curate_spec(self.run.root / "missing.jsonl")
         values: dict[str, Any] = {
             "ranks": ranks,
             "ranks_per_node": ranks,

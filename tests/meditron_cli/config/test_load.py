@@ -174,7 +174,7 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
             "tokenizer build --help` shows how to make one",
         ),
         (
-            ("curate",),
+            ("clean", "curate"),
             f"e.yaml:1:33: curate.sources[1]: {folder}/gone.jsonl: no such file or folder",
         ),
         (

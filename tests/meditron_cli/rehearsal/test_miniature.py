@@ -37,7 +37,9 @@ def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: 
         plan = prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
 
         stages = tuple(stage.stage for stage in plan.stages)
-        assert stages == PIPELINE_STAGES
+        assert stages == tuple(
+            name for name in PIPELINE_STAGES if name not in ("clean", "deduplicate")
+        )
         model = plan.training.tasks[0].training.model
         assert model.parameters < 2e6
         assert model.padded_vocab_size > model.vocab_size > miniature.BASE_VOCABULARY

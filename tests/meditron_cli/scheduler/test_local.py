@@ -17,7 +17,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.events import IntentEvent, read_events
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
+from jobs.contract.stage_specs import Spec, TokenizeSpec
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
@@ -26,6 +26,7 @@ from meditron_cli.scheduler import local, local_sessions
 from meditron_cli.scheduler.base import JobState, Scheduler
 from meditron_cli.scheduler.local import LocalScheduler
 
+from ...corpus_specs import curate_spec
 from ...disks import fill, mounted
 from ...exits import exit_of, exits
 from ...model_specs import tokenizer_ref
@@ -73,7 +74,7 @@ RESOURCES = Resources(
 )
 
 SPECS: dict[str, Spec] = {
-    "curate": CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
+    "curate": curate_spec(),
     "tokenize": TokenizeSpec("in", "out", tokenizer_ref("tok"), "text", 9, False),
 }
 

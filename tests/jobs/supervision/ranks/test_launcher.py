@@ -17,12 +17,13 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.specs import SiteSpec, TaskSpec
-from jobs.contract.stage_specs import CurateSpec, PretrainSpec, SelftestSpec
+from jobs.contract.stage_specs import PretrainSpec, SelftestSpec
 from jobs.slurm.client import Client
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 
 from .... import fake_slurm
+from ....corpus_specs import curate_spec
 from ....ranks import wait_until
 from ...conftest import Workbench
 
@@ -181,7 +182,7 @@ def task_of(nodes: int = 1, gpus: int = 0, **fields: Any) -> TaskSpec:
     return TaskSpec(
         "curate",
         0,
-        CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
+        curate_spec(),
         ranks=nodes * per_node,
         ranks_per_node=per_node,
         nodes=nodes,

@@ -19,7 +19,6 @@ from jobs.contract import specs
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CurateSpec
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -27,6 +26,7 @@ from jobs.supervision.recovery import recovery_job
 from jobs.supervision.recovery.recovery_job import StageRecovery, recover_stage
 
 from .... import fake_slurm
+from ....corpus_specs import curate_spec
 from ....fake_slurm import FakeSlurm
 
 REPOSITORY = Path(__file__).parents[4]
@@ -104,7 +104,7 @@ class Stage:
 
 def curate(index: int) -> specs.TaskSpec:
     """Return a task; only its budget matters here."""
-    spec = CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
+    spec = curate_spec()
     return specs.TaskSpec(
         "curate", index, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {},
         supervision=specs.SupervisionSpec(retry_delay_seconds=0),
