@@ -24,6 +24,7 @@ SMALLEST = {
     "resume": {"faults": ("killed", "exception")},
     "weights": {"rounds": 1, "spec": SMALL},
     "saves": {"rounds": 1, "settings": {}},
+    "neardup": {"documents": 400},
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
