@@ -3,9 +3,9 @@
 Both sides read the same generated documents, half of them in pairs of a known Jaccard similarity
 between 0.5 and 0.95, with shingles of 5 words in 14 bands of 8 rows, in one process at a time.
 datatrove is not among our requirements: ``DATATROVE_PYTHON`` names an interpreter that has it, with
-its extras ``io`` and ``processing``, and spacy; ``DATATROVE_CLUSTER`` names the program ``local`` of
-its repository's ``src/datatrove/tools/fast_mh3``, the third stage in Rust. ``NEARDUP_DOCUMENTS`` is
-the number of documents.
+its extras ``io`` and ``processing``, and spacy. ``DATATROVE_CLUSTER`` names its third stage in Rust,
+``local`` of ``src/datatrove/tools/fast_mh3`` in its repository. ``NEARDUP_DOCUMENTS`` is the number
+of documents.
 """
 
 from __future__ import annotations
