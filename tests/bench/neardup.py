@@ -2,10 +2,10 @@
 
 Both sides read the same generated documents, half of them in pairs of a known Jaccard similarity
 between 0.5 and 0.95, with shingles of 5 words in 14 bands of 8 rows, in one process at a time.
-datatrove is not among our requirements: ``DATATROVE_PYTHON`` names an interpreter that has it, with
-its extras ``io`` and ``processing``, and spacy. ``DATATROVE_CLUSTER`` names its third stage in Rust,
-``local`` of ``src/datatrove/tools/fast_mh3`` in its repository. ``NEARDUP_DOCUMENTS`` is the number
-of documents.
+datatrove is not among our requirements. ``MEDITRON_BENCH_DATATROVE`` names the Python of an
+environment with ``datatrove[io,processing]`` and spacy, ``MEDITRON_BENCH_DATATROVE_CLUSTER`` its
+third stage in Rust, ``local`` of ``src/datatrove/tools/fast_mh3`` in its repository, and
+``MEDITRON_BENCH_DOCUMENTS`` the number of documents.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Measured:
 
 
 def figures(documents: int | None = None, words: int = WORDS) -> list[Figure]:
-    count = documents or int(os.environ.get("NEARDUP_DOCUMENTS", DOCUMENTS))
+    count = documents or int(os.environ.get("MEDITRON_BENCH_DOCUMENTS", DOCUMENTS))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "tests.bench.neardup", name]
@@ -93,9 +93,11 @@ def figures(documents: int | None = None, words: int = WORDS) -> list[Figure]:
 
 def beside_datatrove(folder: Path, ours: dict[str, Measured]) -> list[Figure]:
     """Return what datatrove measures on the same documents, where it is installed."""
-    python, program = os.environ.get("DATATROVE_PYTHON"), os.environ.get("DATATROVE_CLUSTER")
+    python = os.environ.get("MEDITRON_BENCH_DATATROVE")
+    program = os.environ.get("MEDITRON_BENCH_DATATROVE_CLUSTER")
     if not python:
-        print("neardup: DATATROVE_PYTHON names no interpreter: not compared", file=sys.stderr)
+        line = "neardup: without datatrove, since MEDITRON_BENCH_DATATROVE names no Python"
+        print(line, file=sys.stderr)
         return []
     sizes = [str(size) for size in (FILES, BANDS, ROWS)]
     theirs = {
@@ -106,7 +108,8 @@ def beside_datatrove(folder: Path, ours: dict[str, Measured]) -> list[Figure]:
         Figure("neardup_over_datatrove", total(theirs) / total(ours), "≥ 3", described(theirs))
     ]
     if not program:
-        print("neardup: DATATROVE_CLUSTER names no program: not compared", file=sys.stderr)
+        line = "neardup: without its Rust, since MEDITRON_BENCH_DATATROVE_CLUSTER names no program"
+        print(line, file=sys.stderr)
         return found
     command = [program, "--input-folder", str(folder / "theirs/buckets"), "--output-folder"]
     command += [str(folder / "theirs/removed-rust"), "--total-files", str(BANDS)]
