@@ -6,7 +6,7 @@ arXiv 1910.10683, section 2.2) that drop whole documents, and the three of secti
 ``abstracts``: ours, for abstracts and other short texts: it drops placeholders (``No abstract
 available``), stubs, tables, garbage, and texts of which most is repeated. Of 1,000 abstracts of
 PubMedQA and 3,010 documents of MedQuAD it drops none and 2, of which three quarters are repeated
-lines; Gopher's rules drop 15 and 189, FineWeb's 33 and 192: lists and studies full of numbers.
+lines; Gopher's rules drop 15 and 189, FineWeb's 33 and 191: lists and studies full of numbers.
 """
 
 from __future__ import annotations

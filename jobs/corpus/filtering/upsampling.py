@@ -36,8 +36,9 @@ POINTS = {
     "letter": 0.1,
     "comment": 0.1,
     "article commentary": 0.1,
+    "letters and comments": 0.1,
 }
-"""Points of publication types, as ``works.kind`` writes PubMed's, and JATS's ``article-type``."""
+"""Points of publication types of PubMed, JATS and Semantic Scholar, as ``works.kind`` has them."""
 
 AGES = ((round(365 * 5.5), 1.0), (3650, 0.2))
 """Days up to which a work is so young, and its points."""

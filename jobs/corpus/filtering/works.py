@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+BETWEEN_WORDS = re.compile("[-_]|(?<=[a-z])(?=[A-Z])")
 
 RETRACTED_TYPES = frozenset(
     {
@@ -29,8 +32,10 @@ RETRACTED_TITLES = ("retracted:", "retracted article:", "[retracted]")
 
 
 def kind(value: Any) -> str:
-    """Return a publication type as it is compared: ``review-article`` is ``review article``."""
-    return " ".join(str(value).lower().replace("-", " ").replace("_", " ").split())
+    """Return a publication type as it is compared: ``meta analysis`` for ``Meta-Analysis`` of
+    PubMed, ``meta-analysis`` of JATS and ``MetaAnalysis`` of Semantic Scholar.
+    """
+    return " ".join(BETWEEN_WORDS.sub(" ", str(value)).lower().split())
 
 
 def values(meta: Mapping[str, Any], key: str) -> Sequence[Any]:

@@ -76,6 +76,14 @@ def test_an_article_is_its_title_abstract_body_and_thanks() -> None:
     }
 
 
+def test_a_retracted_article_names_the_notice_about_it() -> None:
+    related = '<related-article related-article-type="retraction-forward" id="x"/><permissions>'
+    [document] = jats.read(article("<p>It was so.</p>").replace(b"<permissions>", related.encode()))
+
+    assert isinstance(document, Document)
+    assert document.meta["related"] == ["retraction-forward"]
+
+
 @pytest.mark.parametrize(
     ("paragraph", "text"),
     [

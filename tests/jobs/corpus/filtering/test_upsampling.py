@@ -37,6 +37,7 @@ def work(*types: str, **meta: Any) -> Document:
         (work("Clinical Trial, Phase III", "Randomized Controlled Trial", date=OLD), 1.1),
         (work("review-article", date=OLD), 0.5),
         (work("letter", date=OLD), 0.1),
+        (work("MetaAnalysis", "JournalArticle", "LettersAndComments", date=OLD), 1.1),
         (work(journal="the lancet oncology", date=OLD), 1.0),
         (work(journal="The Lancet", date=OLD), 0.0),
         (work("Review", date="2023-07-15"), 1.5),
