@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import TaskSpec
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import CORPUS_STAGES, CurateSpec, training_stage
 
 NO_TRAINING = "no stage of the plan trains"
 
@@ -114,6 +114,13 @@ class Plan:
             if stage.stage == name:
                 return stage
         raise KeyError(name)
+
+    @property
+    def replaced_stages(self) -> tuple[str, ...]:
+        """Return the stages whose work one task of the plan does too."""
+        specs = (task.spec for stage in self.stages for task in stage.tasks)
+        is_whole = any(isinstance(spec, CurateSpec) and spec.whole for spec in specs)
+        return CORPUS_STAGES[:-1] if is_whole else ()
 
     @property
     def training(self) -> StagePlan:

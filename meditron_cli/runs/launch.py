@@ -20,6 +20,7 @@ from jobs.contract.events import (
 )
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
+    CORPUS_STAGES,
     TRAINING_STAGES,
     ConvertSpec,
     EvaluateSpec,
@@ -40,6 +41,7 @@ from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
     jobs_in_queue,
+    refuse_beside_parts,
     refuse_ending_jobs,
     refuse_other_data,
     refuse_other_tokenizer,
@@ -107,6 +109,7 @@ def _launch(
     infos = query_open_jobs(record, scheduler)
     verdicts = check_tasks(plan, run)
     refuse_other_data(record, verdicts)
+    refuse_beside_parts(record, plan, infos)
     refuse_other_tokenizer(record, plan, tokenizers_of_results(run, record))
     saved = saved_steps(plan, run)
     compared = recorded if compares_settings else {}
@@ -421,5 +424,15 @@ def prepare(
         for task in stage_plan.tasks:
             if task.index not in decision.submit and task.index not in decision.keep:
                 done_markers.restore_done(run, stage_plan.stage, task.index)
+        forget_parts(run, stage_plan, decision)
     others = {stage: decision.others for stage, decision in decisions.items()}
     store.write_plan(run, plan, keep, others)
+
+
+def forget_parts(run: RunDir, stage: StagePlan, decision: StageDecision) -> None:
+    """Remove what another number of tasks of the same corpus has left: its shards are others'."""
+    if stage.stage in CORPUS_STAGES:
+        known = {*decision.others, *(task.index for task in stage.tasks)}
+        for index in set(specs.indices(run, stage.stage)) - known:
+            done_markers.forget_done(run, stage.stage, index)
+            run.spec(stage.stage, index).unlink(missing_ok=True)

@@ -115,6 +115,23 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
             )
 
 
+def refuse_beside_parts(record: RunRecord, plan: Plan, infos: Mapping[str, JobInfo]) -> None:
+    """Refuse to make a whole corpus in one task while others make parts of it.
+
+    Raises:
+        ConfigError: naming their stage.
+    """
+    for name in plan.replaced_stages:
+        if name in record.stages and jobs_in_queue(record.stages[name], infos):
+            run = RunDir(record.path)
+            raise ConfigError(
+                f"{name} of run {record.name} is in the queue, and curate alone would do its work",
+                hint=f"`{store.command(run, 'cancel')}` ends the run's jobs, "
+                f"`{store.command(run, 'status')}` shows when they have ended; then repeat the "
+                "command",
+            )
+
+
 def refuse_other_tokenizer(
     record: RunRecord, plan: Plan, made_with: Mapping[str, TokenizerRef]
 ) -> None:

@@ -110,6 +110,8 @@ def source_bytes(loaded: Loaded) -> int | None:
     places = [
         place(source.path, loaded.cluster.data_dir) for source in loaded.experiment.curate.named
     ]
+    if None in places:
+        return None
     try:
         return sum(file.stat().st_size for path in places if path for file in files_below(path))
     except OSError:

@@ -350,7 +350,7 @@ def write_plan(
                 write_spec(run, stage.stage, task)
     earlier = read_plan(run)["stages"] if run.plan.exists() else {}
     mine = {stage.stage: stage_summary(stage, others.get(stage.stage, ())) for stage in plan.stages}
-    both = {**earlier, **mine}
+    both = {name: earlier[name] for name in earlier if name not in plan.replaced_stages} | mine
     write_json(
         run.plan,
         {

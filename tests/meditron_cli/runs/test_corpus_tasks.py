@@ -1,0 +1,99 @@
+"""Submissions of a corpus that several tasks make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from jobs.contract import specs
+from jobs.contract.rundir import RunDir
+
+from ...conftest import Bench
+
+Finish = Callable[..., None]
+STAGES = ("clean", "deduplicate", "curate")
+
+
+def submit(meditron: Bench, tasks: int, stage: str = "curate") -> dict[str, list[int]]:
+    """Submit with a number of tasks; return the tasks by stage that the run has then."""
+    words = ("--set", f"curate.tasks={tasks}", "--set", "curate.task_mb=0")
+    result = meditron.submit(*words, stage=stage)
+    assert result.exit_code == 0, result.stderr
+    run = meditron.run()
+    return {name: found for name in STAGES if (found := specs.indices(run, name))}
+
+
+def end(meditron: Bench, finish: Finish, **tasks: int) -> RunDir:
+    """Let the first tasks of stages finish and all jobs end."""
+    run = meditron.run()
+    for stage, count in tasks.items():
+        finish(run, stage, *range(count))
+    meditron.scheduler.jobs.clear()
+    meditron.clock.time += 1_000
+    return run
+
+
+def test_curate_is_submitted_with_the_stages_before_it(meditron: Bench) -> None:
+    assert submit(meditron, 3) == {"clean": [0, 1, 2], "deduplicate": [0], "curate": [0, 1, 2]}
+
+    jobs = {str(event["stage"]): event for event in meditron.events("submit")}
+    assert list(jobs) == list(STAGES)
+
+
+def test_fewer_tasks_leave_nothing_of_more(meditron: Bench, finish: Finish) -> None:
+    submit(meditron, 3)
+    run = end(meditron, finish, clean=3)
+
+    assert submit(meditron, 2) == {"clean": [0, 1], "deduplicate": [0], "curate": [0, 1]}
+
+    assert not run.done("clean", 2).exists()
+    assert [stage.total for stage in meditron.reader().read().stages.values()] == [2, 1, 2]
+
+
+def test_one_task_instead_of_several_replaces_their_stages(meditron: Bench, finish: Finish) -> None:
+    submit(meditron, 3)
+    end(meditron, finish, clean=2)
+
+    submit(meditron, 1)
+
+    assert list(meditron.reader().read().stages) == ["curate"]
+
+
+def test_one_task_is_refused_while_several_are_in_the_queue(meditron: Bench) -> None:
+    submit(meditron, 3)
+
+    result = meditron.submit("--set", "curate.tasks=1", stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-2:] == [
+        f"error: clean of run {meditron.run().name} is in the queue, and curate alone would do its "
+        "work",
+        f"hint: `meditron cancel {meditron.run().name}` ends the run's jobs, `meditron status "
+        f"{meditron.run().name}` shows when they have ended; then repeat the command",
+    ]
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 8])
+def test_a_finished_corpus_is_not_made_again_by_other_tasks(
+    meditron: Bench, finish: Finish, tasks: int
+) -> None:
+    submit(meditron, 3)
+    end(meditron, finish, clean=3, deduplicate=1, curate=3)
+
+    assert submit(meditron, tasks) == {
+        "clean": [0, 1, 2],
+        "deduplicate": [0],
+        "curate": [0, 1, 2],
+    }
+
+    assert len(meditron.events("submit")) == 3
+
+
+def test_a_finished_corpus_of_one_task_stays_so(meditron: Bench, finish: Finish) -> None:
+    submit(meditron, 1)
+    end(meditron, finish, curate=1)
+
+    assert submit(meditron, 4) == {"curate": [0]}
+
+    assert len(meditron.events("submit")) == 1
