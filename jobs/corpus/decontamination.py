@@ -11,12 +11,12 @@ the document as a whole; one of fewer than ``FEWEST_WORDS`` words is not checked
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jobs.contract.corpus.rules import DecontaminationSpec
+from jobs.contract.corpus.rules import CorpusRules, DecontaminationSpec
 from jobs.corpus.words import Hashes, Rows, ngrams, word_hashes
 
 FEWEST_WORDS = 4
@@ -122,3 +122,19 @@ def _wanted(text: str, ngram: int) -> tuple[int, Hashes] | None:
         return ngram, grams
     length = min(ngram, len(words))
     return (length, np.unique(ngrams(words, length))) if length >= FEWEST_WORDS else None
+
+
+def index_of(
+    rules: CorpusRules,
+    questions: Callable[[DecontaminationSpec], Iterable[tuple[str, str, str]]],
+) -> Index | None:
+    """Return the questions that the rules name, to look documents up in; None without any.
+
+    Args:
+        questions: reads benchmark, item and text of each question.
+
+    Raises:
+        TaskError: a benchmark cannot be read.
+    """
+    spec = rules.decontamination
+    return Index(questions(spec), spec) if spec else None

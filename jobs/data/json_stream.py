@@ -18,9 +18,9 @@ from isal import igzip
 from jobs.contract.errors import TaskError
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 26

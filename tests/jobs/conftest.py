@@ -136,21 +136,25 @@ class Workbench:
         return self.task("pretrain", PretrainSpec(**rest, **values))
 
     def start(
-        self, stage: str, file_limit: int | None = None, open_files: int | None = None
+        self,
+        stage: str,
+        file_limit: int | None = None,
+        open_files: int | None = None,
+        index: int = 0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run task 0 of a stage; a file larger than `file_limit` bytes is refused, and more than
+        """Run a task of a stage; a file larger than `file_limit` bytes is refused, and more than
         `open_files` open files at once.
         """
         if self.server and not file_limit and not open_files:
-            return self._fork("", stage, str(self.run.root), "0")
-        words = ["-m", "jobs", stage, str(self.run.root), "0"]
+            return self._fork("", stage, str(self.run.root), str(index))
+        words = ["-m", "jobs", stage, str(self.run.root), str(index)]
         return self._python(words, file_limit, open_files)
 
     def start_and_signal(
-        self, stage: str, event: str, count: int, number: int
+        self, stage: str, event: str, count: int, number: int, index: int = 0
     ) -> subprocess.CompletedProcess[str]:
-        """Run task 0 of a stage and send it a signal just before the count-th audit event."""
-        words = [event, str(count), str(int(number)), stage, str(self.run.root), "0"]
+        """Run a task of a stage and send it a signal just before the count-th audit event."""
+        words = [event, str(count), str(int(number)), stage, str(self.run.root), str(index)]
         if self.server:
             return self._fork(SIGNAL_AT_EVENT, *words)
         return self._python(["-c", SIGNAL_AT_EVENT, *words], None)
@@ -219,6 +223,14 @@ def bench(tmp_path: Path) -> Workbench:
 def forked(bench: Workbench, fork_server: ForkServer) -> Workbench:
     """Return the same run directory for tasks that import torch."""
     return dataclasses.replace(bench, server=fork_server)
+
+
+@pytest.fixture(scope="module")
+def module_forked(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Workbench:
+    """Return a run directory that the tests of a module share."""
+    root = tmp_path_factory.mktemp("module") / "run"
+    root.mkdir()
+    return Workbench(rundir.RunDir(root), fork_server)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,17 @@ class Buckets:
     There are at most 256 ranks and 256 buckets: sixteen bits are sorted by radix.
     """
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        dtype: np.dtype[Any],
+        count: int,
+        report: Callable[[], None] = lambda: None,
+    ) -> None:
         self.dtype = dtype
+        self._report = report
+        """Called before each bucket is merged."""
         self._folder = folder
         self._name = name
         self._count = count
@@ -60,6 +69,7 @@ class Buckets:
         self.flush()
         for number in sorted(self._numbers):
             path = self._path(number)
+            self._report()
             with naming(path):
                 yield np.fromfile(path, self.dtype)
                 path.unlink()

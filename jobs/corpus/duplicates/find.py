@@ -11,7 +11,7 @@ bits of their hash, and the files are merged one by one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,7 +52,11 @@ BY_HASH = np.dtype([("hash", "u8"), ("index", "u4")])
 
 
 def find(
-    pieces: Iterable[PieceKeys], rules: CorpusRules, scratch: Path, buckets: int = BUCKETS
+    pieces: Iterable[PieceKeys],
+    rules: CorpusRules,
+    scratch: Path,
+    buckets: int = BUCKETS,
+    report: Callable[[], None] = lambda: None,
 ) -> dict[int, Rows]:
     """Return the dropped documents of each piece as DROPPED rows, sorted by number.
 
@@ -63,6 +67,7 @@ def find(
         scratch: folder for about 60 bytes per document and 12 per band; it is emptied first and
             removed at the end.
         buckets: more of them take less memory each, and more files.
+        report: called before each piece and each bucket, so that a caller can stop the search.
 
     Raises:
         OSError: a file in ``scratch`` cannot be written; the error names it.
@@ -71,8 +76,9 @@ def find(
         shutil.rmtree(scratch)
     make_folder(scratch)
     try:
-        search = _Search(scratch, buckets, rules.near_duplicates is not None)
+        search = _Search(scratch, buckets, rules.near_duplicates is not None, report)
         for piece in pieces:
+            report()
             search.add(piece)
         return search.dropped()
     finally:
@@ -86,14 +92,16 @@ class _Search:
     that of several documents the one with the smallest position is kept.
     """
 
-    def __init__(self, scratch: Path, buckets: int, with_bands: bool) -> None:
+    def __init__(
+        self, scratch: Path, buckets: int, with_bands: bool, report: Callable[[], None]
+    ) -> None:
         self.begins: dict[int, int] = {}
         """Index of the first document of each piece."""
         self.total = 0
-        self.ids = Buckets(scratch, "id", BY_ID, buckets)
-        self.digests = Buckets(scratch, "digest", BY_DIGEST, buckets)
-        self.names = Buckets(scratch, "name", BY_HASH, buckets)
-        self.bands = Buckets(scratch, "band", BY_HASH, buckets)
+        self.ids = Buckets(scratch, "id", BY_ID, buckets, report)
+        self.digests = Buckets(scratch, "digest", BY_DIGEST, buckets, report)
+        self.names = Buckets(scratch, "name", BY_HASH, buckets, report)
+        self.bands = Buckets(scratch, "band", BY_HASH, buckets, report)
         self.with_bands = with_bands
 
     def add(self, piece: PieceKeys) -> None:
@@ -120,6 +128,8 @@ class _Search:
             self._add_bands(piece, documents["index"])
 
     def _add_bands(self, piece: PieceKeys, indexes: Rows) -> None:
+        if not len(indexes):
+            return
         if piece.bands is None or len(piece.bands) != len(indexes):
             found = "no bands" if piece.bands is None else f"bands of {len(piece.bands)}"
             raise ValueError(f"piece {piece.piece}: {found} for {len(indexes)} documents")

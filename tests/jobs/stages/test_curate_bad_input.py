@@ -69,7 +69,7 @@ def check(bench: Any, source: Path, message: str, hint: str) -> None:
     assert result.stderr == f"curate: {message}\nhint: {bench.run.hint(hint)}\n"
     assert result.stdout == ""
     assert result.returncode == 2
-    assert bench.files("corpus") == {}
+    assert not bench.run.path("corpus/train").exists()
     assert not bench.run.done("curate", 0).exists()
 
 
@@ -146,7 +146,7 @@ def test_skipped_records_are_counted_and_kept_aside(bench: Any, tmp_path: Path) 
     result = bench.start("curate")
 
     assert (result.returncode, result.stderr) == (0, "")
-    assert bench.documents() == [GOOD]
+    assert bench.documents() == [{**GOOD, "source": "docs"}]
     summary = bench.done("curate")["summary"]
     assert (summary["in"], summary["kept"], summary["bad"]) == (
         len(BAD_LINES) + 1,
@@ -363,11 +363,11 @@ def test_a_source_that_holds_the_run_itself_is_refused(bench: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "counts"),
     [
-        (b"", "files: 1, records: 0, bad: 0, empty: 0, too short: 0"),
-        (b"\n\n", "files: 1, records: 0, bad: 0, empty: 0, too short: 0"),
+        (b"", "files: 1, records: 0, empty: 0, length: 0, bad: 0, duplicate: 0"),
+        (b"\n\n", "files: 1, records: 0, empty: 0, length: 0, bad: 0, duplicate: 0"),
         (
             b'{"text": ""}\n{"text": "tiny"}\n{"text": " "}\n',
-            "files: 1, records: 3, bad: 0, empty: 2, too short: 1",
+            "files: 1, records: 3, empty: 2, length: 1, bad: 0, duplicate: 0",
         ),
     ],
 )

@@ -1,0 +1,245 @@
+"""The manifest of a corpus: counts per source, settings, versions, and the digest of each shard."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus.rules import CorpusRules
+from jobs.contract.files import FORMAT, FormatError, fsync_folder, read_json
+from jobs.contract.locks import locked_within
+from jobs.corpus import piece_files, shards
+from jobs.corpus.deduplicate import ALWAYS
+from jobs.corpus.piece_files import FinishedPiece, path_of
+from jobs.corpus.pieces import SourceFiles
+from jobs.data.cleaning import REPAIRS
+
+MANIFEST = "manifest.json"
+ASIDE = {
+    "dropped.jsonl": piece_files.DROPPED,
+    "rejected.jsonl": piece_files.REJECTED,
+    "contamination.jsonl": piece_files.MATCHES,
+}
+"""Files beside the manifest, each made of one file of every piece."""
+
+SHOWN = 100
+"""Dropped documents of a source that the corpus keeps per reason."""
+
+NAMED_FILES = 1000
+"""Files that are not read, as the manifest names them; more are counted."""
+
+LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "pyarrow")
+"""Those that decide what documents contain."""
+
+SHARD_FIELDS = ("path", "documents", "bytes", "sha256")
+
+LOCK_SECONDS = 600.0
+
+PUBLISHED = {
+    "guidelines": {"train": 41_000, "validation": 2_284, "train_tokens": 107_000_000},
+    "abstracts": {"train": 15_700_000, "validation": 487_000, "train_tokens": 5_480_000_000},
+    "papers": {"train": 4_900_000, "validation": 142_000, "train_tokens": 40_700_000_000},
+    "replay": {"train": 494_000, "validation": 0, "train_tokens": 420_000_000},
+}
+"""Documents and tokens of GAP-Replay by source (arXiv 2311.16079, table 1), rounded as there."""
+
+
+def read_complete(corpus: Path, key: str) -> dict[int, dict[str, Any]] | None:
+    """Return the shards that a manifest of this very corpus names, by number; None where there is
+    none, or one of its shards is missing.
+    """
+    try:
+        manifest = read_json(corpus / MANIFEST)
+        shards = manifest["shards"] if manifest.get("made_of") == key else []
+        sizes = [(corpus.parent / shard["path"]).stat().st_size for shard in shards]
+    except (OSError, FormatError, KeyError):
+        return None
+    whole = sizes == [shard["bytes"] for shard in shards]
+    return dict(enumerate(shards)) if shards and whole else None
+
+
+def finish(
+    corpus: Path,
+    folder: Path,
+    rules: CorpusRules,
+    files: SourceFiles,
+    key: str,
+) -> None:
+    """Write the manifest and the files beside it, unless shards of other tasks are missing; remove
+    the pieces, which nothing reads any more.
+
+    The task that finishes the last shard does it. Of tasks that finish at once, the lock lets one
+    pass after the other.
+    """
+    if not folder.exists():
+        return
+    with locked_within(folder / "lock", LOCK_SECONDS):
+        found = [shards.read_record(folder, shard, key) for shard in range(rules.shards + 1)]
+        records = [record for record in found if record]
+        if len(records) <= rules.shards:
+            return
+        finished = [FinishedPiece(folder, piece.number) for piece in files.pieces]
+        counted = {name: count_source(rules, name, finished, records) for name in names_of(rules)}
+        write_aside(corpus, folder, rules, len(files.pieces))
+        content = {
+            "format": FORMAT,
+            "made_of": key,
+            "counts": totals(counted.values()),
+            "repairs": summed(item["repairs"] for item in counted.values()),
+            "sources": [described(rules, files, name, counted[name]) for name in counted],
+            "shards": [{name: record[name] for name in SHARD_FIELDS} for record in records],
+            "questions": finished[0].record["questions"] if finished else {},
+            "ignored": files.ignored[:NAMED_FILES],
+            "ignored_files": len(files.ignored),
+            "settings": asdict(rules),
+            "versions": versions(),
+        }
+        text = json.dumps(content, indent=1, sort_keys=True, default=str)
+        write_file(corpus / MANIFEST, [text.encode(), b"\n"])
+    shutil.rmtree(folder)
+
+
+def names_of(rules: CorpusRules) -> list[str]:
+    """Return the names of the sources, each once."""
+    return list(dict.fromkeys(source.name for source in rules.sources))
+
+
+def count_source(
+    rules: CorpusRules,
+    name: str,
+    finished: Sequence[FinishedPiece],
+    records: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the counts of the sources of one name: records by outcome, documents by split."""
+    pieces = [piece for piece in finished if rules.sources[piece.source].name == name]
+    counts = Counter(dict.fromkeys(ALWAYS, 0))
+    counts.update(summed(piece.record["counts"] for piece in pieces))
+    del counts["cleaned"]
+    repairs = {"documents": 0, **dict.fromkeys(REPAIRS, 0)}
+    result: Counter[str] = Counter({"kept": 0, "documents": 0, "bytes": 0})
+    splits = {"train": 0, "validation": 0}
+    for record in records:
+        written = record["sources"].get(name, {})
+        result.update(written)
+        splits[record["path"].split("/")[-2]] += written.get("documents", 0)
+    return {
+        **counts,
+        **result,
+        **splits,
+        "characters_in": sum(piece.record["characters"] for piece in pieces),
+        "repairs": {**repairs, **summed(piece.record["repairs"] for piece in pieces)},
+    }
+
+
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of some counts."""
+    result: Counter[str] = Counter()
+    for one in counts:
+        result.update(one)
+    return dict(result)
+
+
+def totals(sources: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the counts of all sources together."""
+    sources = list(sources)
+    plain = [{key: value for key, value in one.items() if key != "repairs"} for one in sources]
+    return {**summed(plain), "repaired": sum(one["repairs"]["documents"] for one in sources)}
+
+
+def described(
+    rules: CorpusRules, files: SourceFiles, name: str, counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the manifest holds of the sources of one name."""
+    ranks = [rank for rank, source in enumerate(rules.sources) if source.name == name]
+    parts = [part for piece in files.pieces if piece.source in ranks for part in piece.parts]
+    published = {"published": PUBLISHED[name]} if name in PUBLISHED else {}
+    return {
+        "name": name,
+        "paths": [rules.sources[rank].path for rank in ranks],
+        "licences": sorted({rules.sources[rank].licence for rank in ranks} - {""}),
+        "files": len({part.path for part in parts}),
+        "file_bytes": sum(part.end - part.begin for part in parts),
+        **counts,
+        **published,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program and of the libraries that decide a document's text."""
+    return {name: importlib.metadata.version(name) for name in ("meditron", *LIBRARIES)}
+
+
+NO_REASONS = {
+    "in", "kept", "documents", "bytes", "train", "validation", "characters_in", "repairs",
+    "repaired", "deletion",
+}  # fmt: skip
+"""Counts of a source that are no reasons for which documents were dropped."""
+
+
+def reasons_of(counts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the reasons for which documents were dropped, sorted."""
+    return sorted({name for one in counts for name in one} - NO_REASONS)
+
+
+def write_aside(corpus: Path, folder: Path, rules: CorpusRules, pieces: int) -> None:
+    """Write the files beside the manifest: a sample of the dropped documents, the bad records, and
+    the questions of benchmarks that were found.
+    """
+    for name, kind in ASIDE.items():
+        paths = [path_of(folder, number, kind) for number in range(pieces)]
+        paths += [shards.aside_path(folder, shard, kind) for shard in range(rules.shards + 1)]
+        present = [path for path in paths if path.exists()]
+        always = rules.on_bad_record == "skip" and kind == piece_files.REJECTED
+        if present or always:
+            lines = (line for path in present for line in path.read_bytes().splitlines(True))
+            write_file(corpus / name, sampled(lines) if kind == piece_files.DROPPED else lines)
+        else:
+            (corpus / name).unlink(missing_ok=True)
+
+
+def sampled(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the first lines of each source and reason."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for line in lines:
+        value = orjson.loads(line)
+        key = (value["source"], value["reason"])
+        seen[key] += 1
+        if seen[key] <= SHOWN:
+            yield line
+
+
+def write_file(path: Path, blocks: Iterable[bytes]) -> None:
+    """Write a file whole or not at all."""
+    with ExitStack() as stack:
+        file = AtomicFile(path)
+        stack.callback(file.discard)
+        for block in blocks:
+            file.write(block)
+        file.seal()
+        file.publish()
+    fsync_folder(path.parent)
+
+
+def written(corpus: Path) -> list[Path]:
+    """Return the manifest and those of the files beside it that there are."""
+    return [corpus / name for name in (MANIFEST, *ASIDE) if (corpus / name).exists()]
+
+
+def summary(corpus: Path, records: Iterable[Mapping[str, Any]], whole: bool) -> dict[str, Any]:
+    """Return the summary of a task: documents by split, and all counts where it did everything."""
+    result = {"documents": 0, "train": 0, "validation": 0, "bytes": 0}
+    for shard in records:
+        result["documents"] += shard["documents"]
+        result[shard["path"].split("/")[-2]] += shard["documents"]
+        result["bytes"] += shard["bytes"]
+    return {**read_json(corpus / MANIFEST)["counts"], **result} if whole else result

@@ -1,0 +1,333 @@
+"""The files of a cleaned piece: its documents grouped by shard, their keys, and what was dropped.
+
+A piece is finished once its record ``00012.json`` exists, which is written last. Documents are
+lines of the shards, in frames of zstd; a frame holds the lines of one shard. Stages import it
+inside ``run``: it needs numpy.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import orjson
+
+from jobs.contract import specs
+from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus.rules import CorpusRules
+from jobs.contract.errors import TaskError
+from jobs.contract.files import (
+    FormatError,
+    fsync_folder,
+    read_json,
+    sha256,
+    write_bytes,
+    write_json,
+)
+from jobs.corpus.duplicates.keys import KEY, NAME, PieceKeys
+from jobs.corpus.pieces import Piece
+from jobs.data.json_stream import zstd
+from jobs.data.readers import unreadable
+
+FRAME = [("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("documents", "u4")]
+"""One frame: the lines of a shard, and where they lie in the file of documents."""
+
+BUFFERED_BYTES = 1 << 25
+"""Lines held until they are written as frames."""
+
+LEVEL = 1
+"""Of zstd: documents take about 40 % of their bytes, and are read once."""
+
+SAMPLED = 20
+"""Dropped documents that a piece keeps per reason."""
+
+DOCUMENTS, ARRAYS, IDS = "documents", "arrays.npz", "ids"
+DROPPED, REJECTED, MATCHES = ASIDE = ("dropped.jsonl", "rejected.jsonl", "matches.jsonl")
+
+LOST = "`rm -r {}`, then {{meditron resume}} reads the sources again"
+
+
+def path_of(folder: Path, number: int, kind: str) -> Path:
+    """Return the path of one file of a piece."""
+    return folder / f"{number:05d}.{kind}"
+
+
+def line(value: Any) -> bytes:
+    """Return a value as a line of JSON."""
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@dataclass
+class PieceWriter:
+    """The files of one piece, being written."""
+
+    folder: Path
+    piece: Piece
+    counts: Counter[str] = field(default_factory=Counter)
+    """By outcome."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    questions: dict[str, Any] = field(default_factory=dict)
+    """Of benchmarks, by what was done with them."""
+    characters: int = 0
+    """Of the documents' texts, before any of them was dropped."""
+
+    def __post_init__(self) -> None:
+        self._file = AtomicFile(self._path(DOCUMENTS))
+        self._lines: dict[int, list[bytes]] = {}
+        self._numbers: dict[int, list[int]] = {}
+        self._buffered = 0
+        self._frames: list[tuple[int, int, int, int]] = []
+        self._order: list[numpy.ndarray] = []
+        self._keys: list[tuple[Any, ...]] = []
+        self._key_blocks: list[numpy.ndarray] = []
+        self._names: list[tuple[int, int]] = []
+        self._bands: list[numpy.ndarray] = []
+        self._ids: list[bytes] = []
+        self._aside: dict[str, list[bytes]] = {kind: [] for kind in ASIDE}
+        self._sampled: Counter[str] = Counter()
+        self.number = 0
+
+    def _path(self, kind: str) -> Path:
+        return path_of(self.folder, self.piece.number, kind)
+
+    def add(
+        self,
+        document: bytes,
+        shard: int,
+        copies: int,
+        key: tuple[int, int, int, tuple[int, int]],
+        names: Sequence[int],
+        identity: str,
+    ) -> None:
+        """Add a document under the next number.
+
+        Args:
+            document: its line.
+            copies: how often the shard has it.
+            key: rank, flags, hash of the id, digest.
+            names: hashes of the names of its work.
+        """
+        self._ids.append(identity.replace("\n", " ").encode())
+        lines = self._lines.setdefault(shard, [])
+        numbers = self._numbers.setdefault(shard, [])
+        for _ in range(copies):
+            lines.append(document)
+            numbers.append(self.number)
+            self._buffered += len(document)
+        self._add_key(key)
+        self._names += [(self.number, name) for name in names]
+        self.number += 1
+        if self._buffered >= BUFFERED_BYTES:
+            self._flush()
+
+    def remove(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
+        """Add a record by which its source deletes earlier documents."""
+        self._add_key(key)
+
+    def _add_key(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
+        self._keys.append((*key, self.number))
+        if len(self._keys) >= 1 << 16:
+            self._key_blocks.append(numpy.array(self._keys, dtype=KEY))
+            self._keys = []
+
+    def add_bands(self, bands: numpy.ndarray) -> None:
+        """Add the bands of the next documents, uint64 ``[documents, bands]``."""
+        self._bands.append(bands)
+
+    def drop(self, reason: str, matched: str, described: dict[str, Any]) -> None:
+        """Count a dropped document, and keep it aside where few were dropped for the reason."""
+        self.counts[reason] += 1
+        if self._sampled[reason] < SAMPLED:
+            self._sampled[reason] += 1
+            self._aside[DROPPED].append(line({"reason": reason, "matched": matched, **described}))
+
+    def reject(self, described: dict[str, Any]) -> None:
+        """Set a bad record aside."""
+        self._aside[REJECTED].append(line(described))
+
+    def match(self, described: dict[str, Any]) -> None:
+        """Note a question of a benchmark that a document contains."""
+        self._aside[MATCHES].append(line(described))
+
+    def _flush(self) -> None:
+        for shard in sorted(self._lines):
+            frame = zstd.compress(b"".join(self._lines[shard]), level=LEVEL)
+            self._frames.append((shard, self._file.bytes, len(frame), len(self._lines[shard])))
+            self._order.append(numpy.array(self._numbers[shard], dtype="u4"))
+            self._file.write(frame)
+        self._lines, self._numbers, self._buffered = {}, {}, 0
+
+    def publish(self, key: str) -> None:
+        """Write everything, the record last.
+
+        Args:
+            key: of the settings that the piece was made with.
+        """
+        self._flush()
+        keys = [*self._key_blocks, numpy.array(self._keys, dtype=KEY)]
+        arrays: dict[str, Any] = {
+            "keys": numpy.concatenate(keys),
+            "names": numpy.array(self._names, dtype=NAME),
+            "frames": numpy.array(self._frames, dtype=FRAME),
+            "numbers": numpy.concatenate([*self._order, numpy.array([], dtype="u4")]),
+        }
+        if self._bands:
+            arrays["bands"] = numpy.concatenate(self._bands)
+        content = io.BytesIO()
+        numpy.savez(content, **arrays)
+        write_bytes(self._path(ARRAYS), content.getvalue())
+        write_bytes(self._path(IDS), zstd.compress(b"\n".join(self._ids), level=LEVEL))
+        for kind, lines in self._aside.items():
+            if lines:
+                write_bytes(self._path(kind), b"".join(lines))
+            else:
+                self._path(kind).unlink(missing_ok=True)
+        self._file.seal()
+        self._file.publish()
+        fsync_folder(self.folder)
+        record = {
+            "key": key,
+            "piece": self.piece.described(),
+            "counts": dict(self.counts),
+            "repairs": dict(self.repairs),
+            "characters": self.characters,
+            "documents": self.number,
+            "questions": self.questions,
+        }
+        write_json(self._path("json"), record)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        self._file.discard()
+
+
+class FinishedPiece:
+    """The files of a finished piece."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder = folder
+        self.number = number
+        self.record = self._record()
+
+    def _record(self) -> dict[str, Any]:
+        path = path_of(self.folder, self.number, "json")
+        try:
+            return read_json(path)
+        except (OSError, FormatError) as error:
+            raise self.lost() from error
+
+    def lost(self) -> TaskError:
+        """Return the error for files that are no longer there."""
+        stages = self.folder.parents[1] / "stages"
+        return TaskError(
+            f"{self.folder}: piece {self.number} of the cleaned documents is missing or damaged",
+            LOST.format(f"{stages / 'clean' / 'done'}"),
+        )
+
+    @property
+    def source(self) -> int:
+        """Return the rank of its source."""
+        return int(self.record["piece"]["source"])
+
+    def arrays(self, *names: str) -> list[Any]:
+        """Return arrays of the piece; None for one that it does not have.
+
+        Raises:
+            TaskError: the file is missing or damaged.
+        """
+        try:
+            with numpy.load(path_of(self.folder, self.number, ARRAYS)) as found:
+                return [found.get(name) for name in names]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self.lost() from error
+
+    def keys(self) -> PieceKeys:
+        """Return what duplicates are found by."""
+        return PieceKeys(self.number, *self.arrays("keys", "names", "bands"))
+
+    def ids(self) -> list[str]:
+        """Return the id of each document."""
+        try:
+            content = zstd.decompress(path_of(self.folder, self.number, IDS).read_bytes())
+        except (OSError, zstd.ZstdError) as error:
+            raise self.lost() from error
+        return content.decode().split("\n")
+
+    def lines(self) -> PieceLines:
+        """Return where the lines of each shard lie."""
+        return PieceLines(self, *self.arrays("frames", "numbers"))
+
+
+class PieceLines:
+    """The lines of a piece, which are documents and their copies: 4 bytes of memory each."""
+
+    def __init__(self, piece: FinishedPiece, frames: numpy.ndarray, numbers: numpy.ndarray) -> None:
+        self.piece = piece
+        self.numbers = numbers
+        """Of the document that each line is."""
+        self._frames = frames
+        self._ends = numpy.cumsum(frames["documents"], dtype="u8")
+
+    @property
+    def shards(self) -> numpy.ndarray:
+        """Return the shard of each line."""
+        return numpy.repeat(self._frames["shard"], self._frames["documents"])
+
+    def count(self, shard: int) -> int:
+        """Return the number of lines of a shard."""
+        return int(self._frames["documents"][self._frames["shard"] == shard].sum())
+
+    def of_shard(self, shard: int) -> Iterator[tuple[numpy.ndarray, list[bytes]]]:
+        """Yield the lines of a shard in order, some thousand at a time, with the number of the
+        document that each is.
+
+        Raises:
+            TaskError: the file is missing or damaged.
+        """
+        path = path_of(self.piece.folder, self.piece.number, DOCUMENTS)
+        try:
+            with path.open("rb") as file:
+                for index in numpy.flatnonzero(self._frames["shard"] == shard):
+                    frame = self._frames[index]
+                    file.seek(int(frame["begin"]))
+                    lines = zstd.decompress(file.read(int(frame["bytes"])))
+                    end = int(self._ends[index])
+                    begin = end - int(frame["documents"])
+                    yield self.numbers[begin:end], lines.splitlines(True)
+        except (OSError, zstd.ZstdError) as error:
+            raise self.piece.lost() from error
+
+
+def is_finished(folder: Path, piece: Piece, key: str) -> bool:
+    """Return whether a piece was finished with the same settings from the same files."""
+    try:
+        record = read_json(path_of(folder, piece.number, "json"))
+    except (OSError, FormatError):
+        return False
+    same = record.get("key") == key and record.get("piece") == piece.described()
+    return same and path_of(folder, piece.number, DOCUMENTS).exists()
+
+
+def settings_key(rules: CorpusRules) -> str:
+    """Return the digest of what a piece depends on beside its files.
+
+    Raises:
+        TaskError: the file of a benchmark cannot be read.
+    """
+    benchmarks = rules.decontamination.benchmarks if rules.decontamination else ()
+    try:
+        digests = [sha256(Path(benchmark.path)) for benchmark in benchmarks]
+    except OSError as error:
+        raise unreadable(Path(error.filename), error) from error
+    return specs.digest({"rules": specs.digest(rules), "benchmarks": digests})
+
+
+def corpus_key(rules: CorpusRules, pieces: Sequence[Piece]) -> str:
+    """Return the digest of all that a corpus is made of."""
+    return specs.digest({"rules": settings_key(rules), "pieces": [p.described() for p in pieces]})

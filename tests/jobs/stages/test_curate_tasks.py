@@ -1,0 +1,175 @@
+"""Curation by several tasks: the same bytes as by one, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
+from jobs.contract.files import read_json
+from jobs.contract.stage_specs import CleanSpec, CurateSpec, DeduplicateSpec
+
+from ...corpus_specs import source_spec
+
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
+
+def text_of(number: int) -> str:
+    words = [f"word{(number * 7919 + place * place) % 5000}" for place in range(30)]
+    return f"Finding {number}: " + " ".join(words)
+
+
+def records(numbers: range, prefix: str) -> Iterator[dict[str, Any]]:
+    for number in numbers:
+        yield {"id": f"{prefix}{number}", "text": text_of(number)}
+        if number % 10 == 0:
+            yield {"id": f"{prefix}near{number}", "text": text_of(number) + " and no more"}
+        if number % 25 == 0:
+            yield {"id": f"{prefix}short{number}", "text": "short"}
+            yield {"id": f"{prefix}bad{number}", "text": None}
+
+
+def lines(values: Iterator[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> CorpusRules:
+    """Sources of several pieces, with duplicates within and across them."""
+    folder = tmp_path_factory.mktemp("in")
+    plain, packed = folder / "papers.jsonl", folder / "replay.jsonl.gz"
+    plain.write_bytes(lines(records(range(2_000), "p")))
+    packed.write_bytes(gzip.compress(lines(records(range(1_600, 2_400), "r")), mtime=0))
+    (folder / "more").mkdir()
+    for number in range(3):
+        content = lines(records(range(2_300 + 400 * number, 2_800 + 400 * number), f"m{number}"))
+        (folder / "more" / f"{number}.jsonl").write_bytes(content)
+    common: dict[str, Any] = {"min_chars": 10, "validation_fraction": 0.1}
+    return CorpusRules(
+        sources=(
+            source_spec(plain, **common),
+            source_spec(packed, sample=0.9, **common),
+            source_spec(folder / "more", **common),
+        ),
+        on_bad_record="skip",
+        shards=3,
+        seed=7,
+        near_duplicates=NearDuplicatesSpec(similarity=0.8, words=5),
+    )
+
+
+def write_tasks(bench: Any, rules: CorpusRules, tasks: int) -> list[tuple[str, int]]:
+    """Write the specs of all tasks; return them in an order in which they can run."""
+    if tasks == 1:
+        bench.task("curate", CurateSpec(rules, 0, 1, True, "corpus"))
+        return [("curate", 0)]
+    writers = min(tasks, rules.shards + 1)
+    for part in range(tasks):
+        bench.task("clean", CleanSpec(rules, part, tasks, "corpus"), part)
+    bench.task("deduplicate", DeduplicateSpec(rules, tasks, "corpus"))
+    for part in range(writers):
+        bench.task("curate", CurateSpec(rules, part, writers, False, "corpus"), part)
+    cleaning = [("clean", part) for part in range(tasks)]
+    return [*cleaning, ("deduplicate", 0), *(("curate", part) for part in range(writers))]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(module_forked: Any, rules: CorpusRules) -> dict[str, bytes]:
+    """The corpus of one task."""
+    write_tasks(module_forked, rules, 1)
+    result = module_forked.start("curate")
+    assert (result.returncode, result.stderr) == (0, "")
+    return dict(module_forked.files("corpus"))
+
+
+def test_the_corpus_has_every_kind_of_drop(undisturbed: dict[str, bytes]) -> None:
+    assert sorted(undisturbed) == [
+        "dropped.jsonl", "manifest.json", "rejected.jsonl", "train/00000.jsonl",
+        "train/00001.jsonl", "train/00002.jsonl", "validation/00000.jsonl",
+    ]  # fmt: skip
+    counts = json.loads(undisturbed["manifest.json"])["counts"]
+    dropped = {name: counts[name] for name in ("near_duplicate", "duplicate", "length", "bad")}
+    assert all(count > 40 for count in dropped.values()), counts
+    assert counts["in"] == counts["kept"] + counts["not_sampled"] + sum(dropped.values())
+
+
+@pytest.mark.parametrize("tasks", [3, 8])
+def test_any_number_of_tasks_writes_the_same_bytes(
+    tasks: int, bench: Any, rules: CorpusRules, undisturbed: dict[str, bytes]
+) -> None:
+    for stage, index in write_tasks(bench, rules, tasks):
+        result = bench.start(stage, index=index)
+        assert (result.returncode, result.stderr) == (0, "")
+
+    assert bench.files("corpus") == undisturbed
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
+    assert (
+        sum(read_json(bench.run.done("curate", part))["summary"]["documents"] for part in range(3))
+        <= manifest["counts"]["documents"]
+    )
+
+
+def test_tasks_that_are_killed_continue_and_write_the_same_bytes(
+    bench: Any, rules: CorpusRules, undisturbed: dict[str, bytes]
+) -> None:
+    kills = 0
+    for stage, index in write_tasks(bench, rules, 3):
+        for moment in (1, 3, 9, 4, 2):
+            result = bench.start_and_signal(stage, "os.rename", moment, signal.SIGKILL, index)
+            if not result.returncode:
+                break
+            assert result.returncode == -signal.SIGKILL
+            kills += 1
+        else:
+            assert bench.start(stage, index=index).returncode == 0
+
+    assert kills > 20
+    assert bench.files("corpus") == undisturbed
+
+
+def test_one_task_that_is_killed_keeps_its_finished_pieces(
+    bench: Any, rules: CorpusRules, undisturbed: dict[str, bytes]
+) -> None:
+    write_tasks(bench, rules, 1)
+    finished: list[int] = []
+    for moment in (4, 12, 9, 20, 33, 60):
+        result = bench.start_and_signal("curate", "os.rename", moment, signal.SIGKILL)
+        if not result.returncode:
+            break
+        finished.append(len(list(bench.run.path("corpus/pieces").glob("*[0-9].json"))))
+
+    assert finished == sorted(finished)
+    assert finished[-1] > finished[0]
+    assert bench.start("curate").returncode == 0
+    assert bench.files("corpus") == undisturbed
+
+
+def test_a_stop_request_keeps_finished_pieces(bench: Any, rules: CorpusRules) -> None:
+    write_tasks(bench, rules, 1)
+
+    result = bench.start_and_signal("curate", "os.rename", 25, signal.SIGTERM)
+
+    assert result.returncode == 130
+    assert "the next attempt continues behind the finished parts" in result.stderr
+    assert list(bench.run.path("corpus/pieces").glob("*[0-9].json"))
+
+
+def test_a_lost_piece_is_named_with_what_to_do(bench: Any, rules: CorpusRules) -> None:
+    order = write_tasks(bench, rules, 3)
+    for stage, index in order[:3]:
+        assert bench.start(stage, index=index).returncode == 0
+    (bench.run.path("corpus/pieces") / "00001.arrays.npz").unlink()
+
+    result = bench.start("deduplicate")
+
+    assert result.returncode == 2
+    assert "piece 1 of the cleaned documents is missing or damaged" in result.stderr
+    assert "rm -r" in result.stderr
