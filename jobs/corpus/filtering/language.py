@@ -59,14 +59,15 @@ THREE_LETTERS = {
 bsd/language_table.html); not ``mul`` and ``und``.
 """
 
+KNOWN = frozenset(THREE_LETTERS.values())
+
 
 def declared(values: Iterable[Any]) -> set[str]:
     """Return the languages that a record declares as ISO 639-1 codes, those that are known:
-    ``eng``, ``EN`` and ``en-GB`` are ``en``.
+    ``eng``, ``EN`` and ``en-GB`` are ``en``; ``go`` and ``python`` are none.
     """
     codes = {re.split("[-_]", str(value).strip().lower())[0] for value in values}
-    two = {THREE_LETTERS.get(code, code) for code in codes}
-    return {code for code in two if len(code) == 2}
+    return {THREE_LETTERS.get(code, code) for code in codes} & KNOWN
 
 
 def detect(text: str, wanted: Collection[str]) -> str:

@@ -64,7 +64,7 @@ def test_an_abstract_in_english_does_not_hide_the_language_of_the_paper() -> Non
 
 
 def test_codes_of_pubmed_and_jats_are_the_same_languages() -> None:
-    assert language.declared(["eng", "FRE", "pt-BR", "zh_CN", "und", "mul", ""]) == {
+    assert language.declared(["eng", "FRE", "pt-BR", "zh_CN", "mul", "Go", "python", ""]) == {
         "en",
         "fr",
         "pt",
