@@ -61,7 +61,7 @@ def _shingles(hashes: Hashes, counts: Rows, words: int) -> tuple[Rows, Rows, Row
     """Return the shingles of all texts, the texts that have any, and where those of each begin."""
     all_runs = ngrams(hashes, words)
     ends = np.cumsum(counts)
-    # A run that begins in the last words of a text would reach into the next.
+    # A run that begins too near the end of a text would reach into the next.
     inside = np.ones(len(hashes), np.bool_)
     for at in range(1, words):
         inside[ends[counts >= at] - at] = False
