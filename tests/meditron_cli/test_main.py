@@ -92,14 +92,15 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         ),
         (
             ["submit", "bake"],
-            "error: invalid value for 'STAGE': 'bake' is not one of 'curate', 'tokenize', "
-            "'index', 'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
+            "error: invalid value for 'STAGE': 'bake' is not one of 'clean', "
+            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'evaluate', "
+            "'export', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
         ),
         (
             ["plan"],
-            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'index', "
-            "'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
+            "error: missing argument 'STAGE', one of 'clean', 'deduplicate', 'curate', "
+            "'tokenize', 'index', 'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
             "hint: see `meditron plan --help`\n",
         ),
         (
@@ -113,8 +114,9 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         ),
         (
             ["logs", "run", "--stage", "bake"],
-            "error: invalid value for '--stage': 'bake' is not one of 'curate', 'tokenize', "
-            "'index', 'convert', 'pretrain', 'evaluate', 'export', 'selftest'\n"
+            "error: invalid value for '--stage': 'bake' is not one of 'clean', "
+            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'evaluate', "
+            "'export', 'selftest'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (
