@@ -11,7 +11,7 @@ brackets, ``p<0.05 and OR>2``, a line that begins with "o" or ">140/90".
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.contract.corpus.rules import SourceSpec
@@ -26,7 +26,8 @@ PAGES = ("raw_text", "text", "content")
 ADDRESS = r"(?:https?|ftp)://[^\s<>\[\]()]+|\bwww\.[\w.-]+\.[a-z]{2,}(?:/[^\s<>\[\]()]*)?"
 WHOLE = rf"<?(?:{ADDRESS})(?<![.,;:!?])>?"
 GAP = r"(?<![ \t])[ \t]*"
-URL = re.compile(rf"{GAP}\(\s*{WHOLE}\s*\)|{GAP}{WHOLE}(?=[.,;:!?)\n]|$)|{WHOLE}")
+END = r"(?=[.,;:!?]*(?:[\s)\]]|$))"
+URL = re.compile(rf"{GAP}\(\s*{WHOLE}\s*\)|{GAP}{WHOLE}{END}|{WHOLE}")
 IMAGE = re.compile(r"!\[[^\[\]\n]*\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"\n]*\")?\)")
 LINK = re.compile(r"\[([^\[\]\n]*)\]\((?:[^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?:\s+\"[^\"\n]*\")?\)")
 LINKED = re.compile(r"(?i)\((?:\)|[a-z][a-z+.-]*:|[/#?]|\.{1,2}/|[^\s\"]*[a-z]\.[a-z]{2,})")
@@ -103,16 +104,22 @@ def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
 def clean(text: str) -> str:
     """Return a page without what is no text of the guideline."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = URL.sub("", LINK.sub(_link, IMAGE.sub("", COMMENT.sub(" ", text))))
-    text = TAG.sub(_tag, INDEX.sub(_index, text))
-    text = CITATIONS.sub(_citations, BOLD.sub(r"\1", text))
+    if "[" in text:
+        text = LINK.sub(_link, IMAGE.sub("", text))
+    if "://" in text or "www." in text.lower():
+        text = URL.sub("", text)
+    if "<" in text:
+        text = TAG.sub(_tag, INDEX.sub(_index, COMMENT.sub(" ", text)))
+    if "*" in text:
+        text = BOLD.sub(r"\1", text)
+    if "[" in text:
+        text = CITATIONS.sub(_citations, text)
     text = INLINE_BULLET.sub("- ", BULLET.sub(r"\1- ", text))
     text = DECORATION.sub("", QUOTE.sub("", text))
     return _lines(_levels(text))
 
 
 Match = re.Match[str]
-_Replace = Callable[[Match], str]
 
 
 def _link(match: Match) -> str:

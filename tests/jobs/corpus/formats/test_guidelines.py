@@ -101,6 +101,8 @@ def test_a_record_without_text_is_rejected(record: dict[str, Any], rejected: Rej
         ("5\ufffd10 mg", None),
         # steps 1 to 6
         ("See https://a.example/b?c=1. Or (www.a.example).", "See. Or."),
+        ("at https://a.b.example/c#d. e Or <http://a.b.example/c>, f", "at. e Or, f"),
+        ("link: http://a.b.example/c=d The https://a.example\nf", "link: The\nf"),
         ("[Care](https://a.example/b_(c)) ![x](y.png) [d](#e)", "Care d"),
         ("As shown [12], then.[1,2] [3] And [3\u20135].", "As shown, then. And."),
         ("a<br>b<a href=\"x\">c</a><p>d</p><td>e</td>", "a\nbc\nd\ne"),
