@@ -14,7 +14,6 @@ from jobs.corpus.filtering.repetition import Runs
 
 STOP_WORD = re.compile(r"(?i)\b(?:the|be|to|of|and|that|have|with)\b")
 HEADING = re.compile(r"(?m)^#{1,6}(?= )")
-FORMULA = re.compile(r"\[formula\].*?\[/formula\]", re.DOTALL)
 CODE = re.compile(r"\{\s")
 SENTENCE = re.compile(r"[.!?…\u3002\uff01\uff1f]['\"”\u2019)\]]*(?=\s|$)")
 PARAGRAPHS = re.compile(r"\n{2,}")
@@ -29,8 +28,8 @@ SHORT_LINE = 30
 """Characters of the longest short line (FineWeb)."""
 
 PLACEHOLDER = re.compile(
-    r"(?im)^\W*(?:no abstract (?:is )?(?:available|provided)|(?:an |the )?abstract (?:is )?"
-    r"(?:not |un)available|this corrects the article|(?:no abstract|abstract|n/?a|none)\W*$)"
+    r"(?im)^[^\w\n]*(?:no abstract (?:is )?(?:available|provided)|(?:an |the )?abstract (?:is )?"
+    r"(?:not |un)available|this corrects the article|(?:no abstract|abstract|n/?a|none)[^\w\n]*$)"
 )
 """A line in place of an abstract."""
 
@@ -127,7 +126,10 @@ def sentences(text: Text) -> float:
 
 def curly_brackets(text: Text) -> float:
     """Return those of code, before white space and outside formulas: ``{1, 2}`` is a set."""
-    return len(CODE.findall(FORMULA.sub("", text.text))) if "{" in text.text else 0
+    if "{" not in text.text:
+        return 0
+    outside = (part.rpartition("[/formula]")[2] for part in text.text.split("[formula]"))
+    return sum(len(CODE.findall(part)) for part in outside)
 
 
 def lorem_ipsum(text: Text) -> float:

@@ -64,6 +64,14 @@ def test_a_number_after_a_label_is_masked_and_the_label_stays(label: str, number
     assert mask(f"about {number}; 5 mg", KINDS)[1]["phone"] == 0
 
 
+@pytest.mark.parametrize("run", ["a.", "..", "a@", "@a", "+1 ", "1-", "(301)", "Tel: ", "a@b-"])
+def test_a_long_run_of_signs_takes_no_longer_than_a_text(run: str) -> None:
+    """With the square of the length it would exceed the time limit of a test."""
+    text = run * 200_000 + "@"
+
+    assert mask(text, KINDS)[0] == text
+
+
 def test_only_the_kinds_that_are_asked_for_are_masked() -> None:
     text = "a@b.org, 301-496-4000"
 

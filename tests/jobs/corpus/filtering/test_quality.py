@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.corpus.filtering import quality
+from jobs.corpus.filtering import measures, quality
 from jobs.corpus.filtering.measures import Text
 from jobs.corpus.filtering.repetition import Runs
 
@@ -73,6 +73,16 @@ def test_headings_and_formulas_of_the_curator_are_no_hashes_and_brackets() -> No
     assert quality.first_broken("fineweb", f"{GOOD} {formula}") is None
     for rule in quality.PRESETS["gopher"]:
         assert rule.name != "gopher: hashes per word" or rule.measure(Text(marked)) == 0
+
+
+@pytest.mark.parametrize("run", ["- \n", "...", "\n\n", "[formula] {", ". \n"])
+def test_a_long_run_of_signs_is_measured_as_fast_as_a_text(run: str) -> None:
+    """With the square of the length it would exceed the time limit of a test."""
+    text = Text(run * 200_000)
+
+    assert measures.placeholders(text) == 0
+    assert measures.curly_brackets(text) == 0
+    assert measures.sentences(text) >= 0
 
 
 def top(words: list[str], count: int) -> int:
