@@ -106,12 +106,17 @@ class TokenizerRef:
 
 @dataclass(frozen=True)
 class TokenizeSpec:
-    """Turn one JSONL shard into one Megatron indexed dataset."""
+    """Turn JSONL shards into Megatron indexed datasets."""
 
-    input: str
-    """Relative path of a JSONL shard written by curate."""
-    output_prefix: str
-    """Relative path without suffix; ``.bin`` and ``.idx`` are added."""
+    inputs: tuple[str, ...]
+    """Relative paths of JSONL shards written by curate."""
+    output_prefixes: tuple[str, ...]
+    """Relative path of each shard's first dataset, without suffix; others have a number behind."""
+    part: int
+    parts: int
+    """The task takes every ``parts``-th stretch of each shard, from ``part`` on."""
+    shard_tokens: int
+    """Most tokens of a dataset, unless its only document has more."""
     tokenizer: TokenizerRef
     text_key: str
     model_vocab_size: int
@@ -123,6 +128,16 @@ class TokenizeSpec:
     engine: str = field(default="auto", metadata={ASIDE: True})
     """``gigatoken``, ``tokenizers``, or ``auto``: the first where it gives the ids of the second.
     """
+
+    @property
+    def output_prefix(self) -> str:
+        """Return the path of the task's first dataset, without suffix."""
+        return numbered(self.output_prefixes[0], self.part)
+
+
+def numbered(prefix: str, number: int) -> str:
+    """Return the path of a dataset of a shard, by the number of its stretch, from 0."""
+    return f"{prefix}-{number:04d}" if number else prefix
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,7 @@ def _size(prefix: str, made: tokenized.TokenizedShard | None) -> CorpusSize:
         KeyError: its record has no counts.
     """
     if made is not None:
-        summary = made.marker.summary
-        return CorpusSize(int(summary["documents"]), int(summary["tokens"]))
+        return CorpusSize(made.documents, made.tokens)
     if not Path(prefix).is_absolute():
         raise tokenized.NotTokenized(f"{prefix} is not tokenized")
     return CorpusSize(*stored_size(Path(prefix)))

@@ -7,7 +7,7 @@ of the documents, little-endian.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,13 @@ def path_of(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + SUFFIX)
 
 
-def entries(bytes_: numpy.ndarray, ids: numpy.ndarray) -> bytes:
-    """Return entries as they are written; both arguments uint64 ``[documents]``."""
+def entries(begins: Sequence[int], ids: Sequence[int]) -> numpy.ndarray:
+    """Return entries as they are written; both arguments 64 bits per document."""
     import numpy
 
-    rows = numpy.empty(len(bytes_), dtype=FIELDS)
-    rows["byte"], rows["id"] = bytes_, ids
-    return rows.tobytes()
+    rows = numpy.empty(len(begins), dtype=FIELDS)
+    rows["byte"], rows["id"] = numpy.array(begins, "<u8"), numpy.array(ids, "<u8")
+    return rows
 
 
 def read(prefix: Path, documents: int) -> numpy.ndarray | None:

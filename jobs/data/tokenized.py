@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs.contract import done_markers
+from jobs.contract import done_markers, specs
 from jobs.contract.done_markers import DoneMarker
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.rundir import RunDir
@@ -26,20 +26,49 @@ THREADS = 16
 
 @dataclass(frozen=True)
 class TokenizedShard:
-    """One indexed dataset of a run."""
+    """One indexed dataset of a run: a corpus shard, or a stretch of one."""
 
     run: RunDir
     marker: DoneMarker
+    """Of the task that made it, maybe with others."""
+    binary: Mapping[str, Any]
+    """Its ``.bin`` in the marker."""
 
     @property
     def outputs(self) -> dict[str, dict[str, Any]]:
-        """Return its files by path, as the done marker describes them."""
+        """Return the files of its task by path, as the done marker describes them."""
         return {item["path"]: item for item in self.marker.outputs}
+
+    @property
+    def prefix(self) -> str:
+        """Return its path in the run, without suffix."""
+        return str(self.binary["path"]).removesuffix(".bin")
 
     @property
     def shard(self) -> str:
         """Return the path of the corpus shard that it was made of; empty where not recorded."""
-        return str(self.marker.inputs[0]["path"]) if self.marker.inputs else ""
+        first = str(self.marker.inputs[0]["path"]) if self.marker.inputs else ""
+        return str(self.binary.get("shard", first))
+
+    @property
+    def begin(self) -> int:
+        """Return where its lines begin in the shard, in bytes."""
+        return int(self.binary.get("begin", 0))
+
+    @property
+    def end(self) -> int | None:
+        """Return where its lines end; None in the record of an older program: with the shard."""
+        return self.binary.get("end")
+
+    @property
+    def documents(self) -> int:
+        """Return the number of its documents."""
+        return int(self.binary.get("documents", self.marker.summary["documents"]))
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of its tokens."""
+        return int(self.binary.get("tokens", self.marker.summary["tokens"]))
 
     @property
     def vocabulary(self) -> str | None:
@@ -50,7 +79,7 @@ class TokenizedShard:
     def tokenizer(self) -> str | None:
         """Return the SHA-256 of the tokenizer it was made with."""
         inputs = self.marker.inputs
-        return inputs[1].get("sha256") if len(inputs) > 1 else None
+        return inputs[-1].get("sha256") if len(inputs) > 1 else None
 
 
 def written(run: RunDir, prefixes: Iterable[str]) -> dict[str, TokenizedShard]:
@@ -100,24 +129,45 @@ def prefixes(run: RunDir, data: Iterable[str], split: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def curated(run: RunDir) -> list[dict[str, Any]]:
+    """Return the files of the tasks of curate that have finished, sorted by path."""
+    markers = side_by_side(done_markers.read, run.done_folder("curate").glob("*.json"))
+    found = {item["path"]: item for marker in markers if marker for item in marker.outputs}
+    return [found[path] for path in sorted(found)]
+
+
 def _split_of(run: RunDir, split: str) -> list[str]:
     """Return the datasets of one split of a run's own corpus."""
-    curated = done_markers.read(run.done("curate", 0))
-    if curated is None:
+    task = specs.read_task(run, "curate", 0)
+    tasks = getattr(task.spec, "parts", 1) if task else 1
+    if not all(run.done("curate", index).is_file() for index in range(tasks)):
         raise NotTokenized(
             f"{run.root}: curate has not finished",
             "`meditron status` shows the run; its stages curate and tokenize come first",
         )
-    made = {shard.shard: prefix for prefix, shard in shards_of(run).items()}
-    shards = [item["path"] for item in curated.outputs if Path(item["path"]).parent.name == split]
+    made: dict[str, list[TokenizedShard]] = {}
+    for dataset in sorted(shards_of(run).values(), key=lambda item: (item.begin, item.prefix)):
+        made.setdefault(dataset.shard, []).append(dataset)
+    shards = [item for item in curated(run) if Path(item["path"]).parent.name == split]
     if not shards:
         raise NotTokenized(f"{run.root}: curate has recorded no shards", f"{RESUME} makes them")
-    if missing := [shard for shard in shards if shard not in made]:
-        raise NotTokenized(
-            f"{run.root}: tokenize has not finished {missing[0]}",
-            "`meditron status` shows the run; its stage tokenize comes first",
-        )
-    return [made[shard] for shard in shards]
+    for shard in shards:
+        if not _is_whole(made.get(shard["path"], []), shard["bytes"]):
+            raise NotTokenized(
+                f"{run.root}: tokenize has not finished {shard['path']}",
+                "`meditron status` shows the run; its stage tokenize comes first",
+            )
+    return [dataset.prefix for shard in shards for dataset in made[shard["path"]]]
+
+
+def _is_whole(datasets: Sequence[TokenizedShard], size: int) -> bool:
+    """Return whether datasets, in order, were made of every line of a shard, each once."""
+    end: int | None = 0
+    for dataset in datasets:
+        if dataset.begin != end:
+            return False
+        end = dataset.end
+    return bool(datasets) and end in (None, size)
 
 
 def shards_of(run: RunDir) -> dict[str, TokenizedShard]:
@@ -129,7 +179,8 @@ def shards_of(run: RunDir) -> dict[str, TokenizedShard]:
             continue
         for item in marker.outputs:
             if item["path"].endswith(".bin"):
-                found[item["path"].removesuffix(".bin")] = TokenizedShard(run, marker)
+                dataset = TokenizedShard(run, marker, item)
+                found[dataset.prefix] = dataset
     return found
 
 

@@ -1,5 +1,5 @@
-"""Tokenize stage: turn one JSONL shard into one Megatron indexed dataset, with a map from its
-documents to the lines of the shard.
+"""Tokenize stage: turn JSONL shards into Megatron indexed datasets, with maps from their documents
+to the lines of the shard. What is in a dataset, the shard alone decides, not the tasks.
 
 An end-of-document token follows each document; a BOS token stands before it where the vocabulary
 registry names one. No torch or megatron.core is imported, so that a task starts at once. Memory
@@ -10,45 +10,43 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import RESUME, Stopped, TaskError
-from jobs.contract.stage_specs import TokenizeSpec
-from jobs.data import document_map, tokenizer_file
-from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
-from jobs.data.survey import sampled_sha256
+from jobs.contract.files import sha256
+from jobs.contract.stage_specs import TokenizeSpec, numbered
+from jobs.data import document_map, tokenized, tokenizer_file
+from jobs.data.indexed_dataset import index_dtype, stored
 from jobs.runtime.context import Context
 from jobs.tokenization import assemble
 from jobs.tokenization import engine as engines
-from jobs.tokenization.counts import Counts, words_and_bytes
+from jobs.tokenization.counts import Counts, merged, words_and_bytes
+from jobs.tokenization.datasets import StretchWriter
 from jobs.tokenization.documents import Batch, Names, Reader
 from jobs.tokenization.engine import Encoded, Engine, EngineData
-from jobs.tokenization.stretches import Stretch
+from jobs.tokenization.stretches import Stretch, stretches
 
 if TYPE_CHECKING:
     import numpy
 
 
 def run(context: Context) -> None:
-    """Tokenize the shard of the task's spec.
+    """Tokenize the task's stretches of the shards of its spec.
 
     Raises:
-        TaskError: the tokenizer or the shard cannot be used as specified.
+        TaskError: the tokenizer or a shard cannot be used as specified.
         Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
     spec = cast(TokenizeSpec, context.task.spec)
     set_threads(context.task.cpus_per_rank)
-    inputs = [
-        require_input(context.run, spec.input),
-        tokenizer_file.require_unchanged(context.run, spec.tokenizer),
-    ]
+    recorded = {item["path"]: item for item in tokenized.curated(context.run)}
+    inputs = [require_input(context.run, name, recorded.get(name)) for name in spec.inputs]
+    inputs.append(tokenizer_file.require_unchanged(context.run, spec.tokenizer))
     tools = Tools.load(spec, context.task.cpus_per_rank)
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
@@ -73,14 +71,22 @@ def set_threads(count: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
 
 
-def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
-    """Return the shard as the done marker records it.
+def require_input(
+    run: rundir.RunDir, name: str, recorded: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return a shard as the done marker records it.
+
+    Args:
+        recorded: as curate recorded it; its digest counts for the same size and time.
 
     Raises:
         TaskError: the shard cannot be read.
     """
     try:
-        return done_markers.describe_file(run, name)
+        found = done_markers.describe_file(run, name, with_digest=False)
+        same = recorded and all(found[key] == recorded.get(key) for key in found)
+        digest = recorded.get("sha256") if recorded and same else None
+        return found | {"sha256": digest or sha256(run.path(name))}
     except OSError as error:
         message = f"{run.path(name)}: the shard cannot be read ({error.strerror})"
         raise TaskError(message, f"{RESUME} writes the shards again") from error
@@ -176,8 +182,8 @@ class Made(NamedTuple):
 
 
 def tokenize(context: Context, spec: TokenizeSpec, tools: Tools) -> Made:
-    """Write the dataset of the task's shard and publish it when it is whole; return its files as
-    the done marker records them, and the task's counts.
+    """Write the datasets of the task and publish them when all are whole; return their files as the
+    done marker records them, and the task's counts.
 
     Raises:
         TaskError: a record has no text, or a text that is too long.
@@ -185,60 +191,86 @@ def tokenize(context: Context, spec: TokenizeSpec, tools: Tools) -> Made:
         EngineDiffers: gigatoken gave other ids than ``tokenizers``.
     """
     started = time.monotonic()
-    prefix = context.path(spec.output_prefix)
-    path = context.path(spec.input)
+    counts = {name: Counts() for name in spec.inputs}
+    written: list[tuple[str, StretchWriter]] = []
+    planned = list(stretches_of(context, spec))
+    progress = Progress(context, sum(stretch.end - stretch.begin for _, _, stretch in planned))
     with ExitStack() as stack:
-        dataset = IndexedWriter(prefix, tools.dtype)
-        stack.callback(dataset.discard)
-        sources = document_map.map_file(prefix)
-        stack.callback(sources.discard)
-        counts = encode_shard(context, tools, stretch_of(path), dataset, sources)
-        sources.seal()
-        sources.publish()
-        dataset.publish()
+        for name, prefix, stretch in planned:
+            writer = StretchWriter(
+                context.path(numbered(prefix, stretch.number)),
+                tools.dtype,
+                stretch.begin,
+                spec.shard_tokens,
+            )
+            stack.callback(writer.discard)
+            counts[name].add(encode_shard(tools, stretch, writer, progress))
+            written.append((name, writer))
+        datasets = [(name, dataset) for name, writer in written for dataset in writer]
+        for _, dataset in datasets:
+            dataset.publish()
     summary = {
-        **counts.to_json(),
-        "bytes": path.stat().st_size,
+        **merged(map(Counts.to_json, counts.values())).to_json(),
+        "shards": {name: found.to_json() for name, found in counts.items()},
+        "bytes": progress.total,
         **tools.summary(),
         "seconds": time.monotonic() - started,
     }
-    return Made(described(context.run, dataset, sources), summary)
+    outputs = [item for name, dataset in datasets for item in dataset.describe(context.run, name)]
+    return Made(outputs, summary)
 
 
-def stretch_of(path: Path) -> Stretch:
-    """Return the whole of a shard."""
-    return Stretch(path, 0, path.stat().st_size, 0)
+def stretches_of(context: Context, spec: TokenizeSpec) -> Iterator[tuple[str, str, Stretch]]:
+    """Yield the task's stretches, each with its shard and the prefix of that one's datasets."""
+    for name, prefix in zip(spec.inputs, spec.output_prefixes, strict=True):
+        path = context.path(name)
+        for stretch in stretches(path, spec.shard_tokens, spec.part, spec.parts):
+            yield name, prefix, stretch
 
 
-def described(
-    run: rundir.RunDir, dataset: IndexedWriter, sources: AtomicFile
-) -> list[dict[str, Any]]:
-    """Return the published files as the done marker records them, with the digest of the blocks of
-    the ``.bin`` by which training recognises it.
-    """
-    binary, index = dataset.parts
-    sampled = {"sampled_sha256": sampled_sha256(binary.path)}
-    return [binary.describe(run) | sampled, index.describe(run), sources.describe(run)]
+@dataclass
+class Progress:
+    """The bytes and documents that a task has come to."""
+
+    context: Context
+    total: int
+    """Bytes to read."""
+    before: int = 0
+    """Bytes of the stretches that are done."""
+    documents: int = 0
+    due: float = 0.0
+
+    def report(self, done: int, documents: int) -> None:
+        """Report bytes of the current stretch, about once a second; obey a request to stop.
+
+        Raises:
+            Stopped: a stop was requested.
+        """
+        self.documents += documents
+        if (now := time.monotonic()) >= self.due:
+            self.context.progress(self.before + done, self.total, "bytes", documents=self.documents)
+            self.due = now + 1.0
+        if self.context.stop:
+            raise Stopped("stop requested; this shard starts from scratch in the next attempt")
+
+    def finish(self, size: int) -> None:
+        """Report the end of a stretch of some bytes."""
+        self.before += size
+        self.context.progress(self.before, self.total, "bytes", documents=self.documents)
 
 
 def encode_shard(
-    context: Context, tools: Tools, stretch: Stretch, dataset: IndexedWriter, sources: AtomicFile
+    tools: Tools, stretch: Stretch, writer: StretchWriter, progress: Progress
 ) -> Counts:
-    """Encode every document of a stretch into the dataset, with an entry each in the document map;
-    return what was counted.
-
-    Raises: as ``tokenize``.
+    """Encode every document of a stretch, with an entry each in the document map; return what was
+    counted. Raises as ``tokenize``.
     """
-    size = stretch.path.stat().st_size
-    counts, due = Counts(), 0.0
+    counts = Counts()
     for batch, encoded in encoded_batches(tools, stretch):
-        counts.add(write(tools, batch, encoded, dataset, sources))
-        if (now := time.monotonic()) >= due:
-            context.progress(batch.position, size, "bytes", documents=dataset.documents)
-            due = now + 1.0
-        if context.stop:
-            raise Stopped("stop requested; this shard starts from scratch in the next attempt")
-    context.progress(size, size, "bytes", documents=dataset.documents)
+        counts.add(found := write(tools, batch, encoded, writer))
+        progress.report(batch.position - stretch.begin, found.documents)
+    writer.seal(stretch.end)
+    progress.finish(stretch.end - stretch.begin)
     return counts
 
 
@@ -258,21 +290,11 @@ def encoded_batches(tools: Tools, stretch: Stretch) -> Iterator[tuple[Batch, Enc
             yield before[0], before[1].result()
 
 
-def write(
-    tools: Tools, batch: Batch, encoded: Encoded, dataset: IndexedWriter, sources: AtomicFile
-) -> Counts:
-    """Append the documents of a batch to the dataset and the document map; return their counts.
-
-    Raises:
-        TaskError: a document was lost between reading and writing.
-    """
-    import numpy
-
-    kind = stored(dataset.dtype)
+def write(tools: Tools, batch: Batch, encoded: Encoded, writer: StretchWriter) -> Counts:
+    """Append the documents of a batch and return their counts."""
+    kind = stored(tools.dtype)
     ids, lengths, kept = assemble.documents(batch, encoded, kind, tools.bos, tools.eod)
-    dataset.add(ids, lengths)
-    begins, names = (numpy.array(column, dtype="<u8") for column in (batch.begins, batch.ids))
-    sources.write(document_map.entries(begins[kept], names[kept]))
+    writer.add(ids, lengths, document_map.entries(batch.begins, batch.ids)[kept])
     words, size = words_and_bytes(batch.texts)
     of_texts = len(encoded.ids) + len(batch.markup)
     return Counts(

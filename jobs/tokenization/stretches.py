@@ -1,4 +1,4 @@
-"""How the shards of a corpus are cut into stretches of whole lines. Standard library only."""
+"""Cut the shards of a corpus into stretches of whole lines. Standard library only."""
 
 from __future__ import annotations
 

@@ -46,6 +46,12 @@ class Tokenize(Section):
     """Library that encodes; it decides no byte. ``auto`` is gigatoken where it is installed and
     gives the ids of ``tokenizers``; they are compared all the while.
     """
+    shard_tokens: PositiveInt = 1_000_000_000
+    """Most tokens of an indexed dataset: a larger shard becomes several."""
+    tasks: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    """Tasks of the stage; the default is one per shard. They decide no byte: of more tasks than
+    shards, several share a shard that becomes several datasets.
+    """
     cpus: Annotated[PositiveInt, OPERATIONAL] = 4
     """Cores of one task."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64

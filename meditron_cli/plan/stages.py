@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract import specs
 from jobs.contract.metrics_log import MetricsSummary, StepTimes
@@ -257,23 +257,48 @@ def corpus_stage(inputs: Inputs, stage: str, tasks: Sequence[Spec], cores: int) 
 
 
 def tokenize_stage(inputs: Inputs) -> StagePlan:
-    """Plan one task per training shard, and a last one for validation."""
+    """Plan one task per training shard and a last one for validation, or as many as are named."""
     tokenize = inputs.experiment.tokenize
     resources = cpu_resources(inputs, "tokenize", tokenize.cpus)
     shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
     tasks = [
         TokenizeSpec(
-            input=f"corpus/{shard}.jsonl",
-            output_prefix=f"tokens/{shard}",
+            inputs=tuple(f"corpus/{shard}.jsonl" for shard in taken.shards),
+            output_prefixes=tuple(f"tokens/{shard}" for shard in taken.shards),
+            part=taken.part,
+            parts=taken.parts,
+            shard_tokens=tokenize.shard_tokens,
             tokenizer=inputs.tokenizer,
             text_key="text",
             model_vocab_size=inputs.experiment.model.vocab_size,
             special_tokens_in_text=tokenize.special_tokens_in_text,
             engine=tokenize.engine,
         )
-        for shard in [*shards, "validation/00000"]
+        for taken in shares_of_shards([*shards, "validation/00000"], tokenize.tasks)
     ]
     return stage_plan(inputs, "tokenize", tasks, resources, tokenize.max_parallel)
+
+
+class ShareOfShards(NamedTuple):
+    """What one task tokenizes: every ``parts``-th stretch of some shards, from ``part`` on."""
+
+    shards: tuple[str, ...]
+    part: int
+    parts: int
+
+
+def shares_of_shards(shards: Sequence[str], tasks: int | None) -> list[ShareOfShards]:
+    """Return the share of each task: several shards, or a part of one where there are more tasks
+    than shards.
+    """
+    count = len(shards)
+    tasks = tasks or count
+    if tasks <= count:
+        return [ShareOfShards(tuple(shards[task::tasks]), 0, 1) for task in range(tasks)]
+    return [
+        ShareOfShards((shards[task % count],), task // count, -((task % count - tasks) // count))
+        for task in range(tasks)
+    ]
 
 
 def verify_spec(experiment: Experiment) -> VerifySpec:

@@ -93,8 +93,11 @@ class Workbench:
         digest = sha256(tokenizer) if tokenizer.is_file() else ""
         roles = {key: changes.pop(key) for key in REGISTRY if key in changes}
         values: dict[str, Any] = {
-            "input": str(shard),
-            "output_prefix": "tokens/train/00000",
+            "inputs": (str(shard),),
+            "output_prefixes": (changes.pop("output_prefix", "tokens/train/00000"),),
+            "part": 0,
+            "parts": 1,
+            "shard_tokens": 10**9,
             "tokenizer": TokenizerRef(
                 str(tokenizer), digest, vocabulary_spec(**{"base_size": 1000} | roles)
             ),

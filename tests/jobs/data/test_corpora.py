@@ -71,6 +71,34 @@ def test_the_shards_of_a_run_are_those_of_its_curation_and_known_once_tokenized(
     )
 
 
+def test_shards_of_several_curate_tasks_and_their_datasets_come_in_the_order_of_paths(
+    bench: Any, spec: PretrainSpec
+) -> None:
+    """The lines of a shard may be in several datasets; a part that is missing is noticed."""
+    run: RunDir = bench.run
+    facts: dict[str, Any] = {"spec_digest": "", "summary": {}, "seconds": 0.0}
+    for task, shard in enumerate(("00001", "00000")):
+        outputs = [{"path": f"corpus/train/{shard}.jsonl", "bytes": 90, "mtime_ns": 1}]
+        done_markers.write_done(run, "curate", task, inputs=[], outputs=outputs, **facts)
+    pieces = [
+        ("00000", "00000", 0, 90),
+        ("00001", "00001", 0, 40),
+        ("00001", "00001-0000-0001", 40, 50),
+        ("00001", "00001-0001", 50, 90),
+    ]
+    own = dataclasses.replace(spec, corpora=corpus_spec(".")).corpora[0]
+
+    for index, (shard, name, begin, end) in reversed([*enumerate(pieces)]):
+        with pytest.raises(NotTokenized, match=r"tokenize has not finished corpus/train/0000"):
+            datasets(run, own)
+        binary = {"path": f"tokens/train/{name}.bin", "bytes": 2, "mtime_ns": 1, "tokens": 1}
+        stretch = {"shard": f"corpus/train/{shard}.jsonl", "begin": begin, "end": end}
+        outputs = [binary | stretch | {"documents": 1}]
+        done_markers.write_done(run, "tokenize", index, inputs=[], outputs=outputs, **facts)
+
+    assert datasets(run, own).train == tuple(f"tokens/train/{piece[1]}" for piece in pieces)
+
+
 def test_a_corpus_is_made_of_runs_and_of_datasets(
     bench: Any, spec: PretrainSpec, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,15 +27,17 @@ from tokenizers import (
     trainers,
 )
 
-from jobs.contract import specs
+from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
-from jobs.data import document_map
+from jobs.data import document_map, tokenized
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES, text_digest
 from jobs.data.survey import survey
 from jobs.runtime.context import context_from
+from jobs.stages import tokenize_corpus
 from jobs.stages.tokenize_corpus import Tools, tokenize_or_again
 from jobs.tokenization.engine import EngineDiffers, GigatokenEngine
+from meditron_cli.plan.stages import shares_of_shards
 
 from ...model_specs import corpus_spec
 
@@ -158,6 +161,9 @@ def test_the_marker_has_files_digests_and_counts(
         sha256(bench.run.path(name)),
         sha256(tokenizer_file),
     ]
+    binary = next(item for item in marker["outputs"] if item["path"].endswith(".bin"))
+    lines = (binary["shard"], binary["begin"], binary["end"])
+    assert lines == (name, 0, bench.run.path(name).stat().st_size)
     assert {item["path"]: (item["bytes"], item["sha256"]) for item in marker["outputs"]} == {
         f"tokens/train/{name}": (len(content), hashlib.sha256(content).hexdigest())
         for name, content in files.items()
@@ -183,7 +189,10 @@ def test_the_marker_has_files_digests_and_counts(
         "engine": "gigatoken",
         "engine_reason": "",
         "compared": summary["compared"],
+        "shards": {name: summary["shards"][name]},
     }
+    whole = {key: summary[key] for key in summary["shards"][name]}
+    assert summary["shards"][name] == whole
     assert bench.is_done(task)
 
 
@@ -280,6 +289,58 @@ def test_both_engines_write_the_same_bytes(bench: Any, shard: Any, tokenizer_fil
         written[engine] = bench.files("tokens")
 
     assert written["gigatoken"] == written["tokenizers"]
+
+
+def run_task(bench: Any, index: int) -> None:
+    tokenize_corpus.run(context_from(bench.run.root, "tokenize", index, {}))
+
+
+def test_any_number_of_tasks_writes_the_same_datasets_of_a_corpus(
+    bench: Any, shard: Any, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The larger shard becomes several datasets, which training finds by the done markers."""
+    for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "")  # a task sets them
+    many = [f"{number} {text}" for number in range(30) for text in TEXTS]
+    shards = [shard(*many), shard(*TEXTS, name="corpus/train/00001.jsonl")]
+    outputs = [done_markers.describe_file(bench.run, name) for name in shards]
+    facts = {"spec_digest": "", "inputs": [], "summary": {}, "seconds": 0.0}
+    done_markers.write_done(bench.run, "curate", 0, outputs=outputs, **facts)
+    written = {}
+    for tasks in (1, 2, 3, 8):
+        for folder in ("tokens", "stages/tokenize"):
+            shutil.rmtree(bench.run.path(folder), ignore_errors=True)
+        shares = shares_of_shards(["00000", "00001"], tasks)
+        for index, share in reversed([*enumerate(shares)]):  # the bench writes that of task 0
+            fields = {
+                "inputs": tuple(f"corpus/train/{name}.jsonl" for name in share.shards),
+                "output_prefixes": tuple(f"tokens/train/{name}" for name in share.shards),
+                "part": share.part,
+                "parts": share.parts,
+                "shard_tokens": 1000,
+            }
+            spec = bench.tokenize(shards[0], tokenizer_file, **fields).spec
+            bench.task("tokenize", spec, index)
+        run_task(bench, 0)
+        if tasks > 1:
+            with pytest.raises(tokenized.NotTokenized, match=r"tokenize has not finished"):
+                tokenized.prefixes(bench.run, ["."], "train")
+        for index in range(1, tasks):
+            run_task(bench, index)
+        prefixes = tokenized.prefixes(bench.run, ["."], "train")
+        written[tasks] = prefixes, bench.files("tokens/train")
+
+    assert written == dict.fromkeys(written, written[1])
+    prefixes = written[1][0]
+    assert len(prefixes) > 4
+    assert (prefixes[0], prefixes[-1]) == ("tokens/train/00000", "tokens/train/00001")
+    rows = {prefix: read_ids(bench, prefix=prefix) for prefix in prefixes}
+    assert max(sum(map(len, ids)) for ids in rows.values()) <= 1000
+    whole = [ids for prefix in prefixes for ids in rows[prefix]]
+    assert whole == expected_ids(tokenizer_file, [*many, *TEXTS])
+    made = tokenized.written(bench.run, prefixes)
+    assert [item.documents for item in made.values()] == [len(ids) for ids in rows.values()]
+    assert sum(item.tokens for item in made.values()) == sum(map(len, whole))
 
 
 def test_an_end_token_not_marked_special_is_still_no_end_inside_a_text(
@@ -620,7 +681,7 @@ def test_killed_on_a_fresh_run_no_file_stands_under_its_name(
     assert bench.start_and_signal("tokenize", "os.rename", 3, signal.SIGKILL).returncode
 
     assert [name for name in bench.files("tokens/train") if not name.startswith(".")] == []
-    assert len(bench.files("tokens/train")) == 2
+    assert len(bench.files("tokens/train")) == 3
     assert bench.start("tokenize").returncode == 0
     assert sorted(bench.files("tokens/train")) == ["00000.bin", "00000.docs", "00000.idx"]
 

@@ -111,7 +111,7 @@ def test_ids_tokens_and_ends_stand_in_their_order(bos: int | None, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def spm() -> bytes:
-    """A SentencePiece model as Llama 2's, trained here."""
+    """Return a SentencePiece model as Llama 2 has one, trained here."""
     lines = [line for text in DIFFICULT for line in text.split("\n") if line] * 3
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -37,7 +37,7 @@ MARKUP, CONTROL = "[fig]", "<EOD>"
 
 
 def content(*plain: str) -> dict[str, Any]:
-    """A small byte-level tokenizer with a special <s>, and some added tokens that are not."""
+    """Return a byte-level tokenizer with a special <s>, and some added tokens that are not."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

@@ -12,12 +12,12 @@ from jobs.contract.stage_specs import (
     EvaluateSpec,
     ExportSpec,
     PretrainSpec,
-    TokenizeSpec,
 )
 from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.build import build
-from meditron_cli.plan.stages import Inputs
+from meditron_cli.plan.stages import Inputs, shares_of_shards
+from meditron_cli.runs.launch_plan import result_of
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
 from ...plans import GOLDEN, PYTHON, plan_of, plan_on, profile_of, to_text
@@ -129,7 +129,7 @@ def test_each_checkpoint_has_an_export_task_with_a_folder_of_its_own() -> None:
 def test_every_shard_and_the_validation_has_a_tokenize_task() -> None:
     tasks = plan_of("test-slurm", "tiny", "curate.shards=3").stage("tokenize").tasks
 
-    inputs = [task.spec.input for task in tasks if isinstance(task.spec, TokenizeSpec)]
+    inputs = [name for task in tasks for name in task.spec.inputs]
     assert inputs == [
         "corpus/train/00000.jsonl",
         "corpus/train/00001.jsonl",
@@ -137,6 +137,38 @@ def test_every_shard_and_the_validation_has_a_tokenize_task() -> None:
         "corpus/validation/00000.jsonl",
     ]
     assert [task.index for task in tasks] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        (None, [("a", 0, 1), ("b", 0, 1), ("v", 0, 1)]),
+        (2, [("av", 0, 1), ("b", 0, 1)]),
+        (3, [("a", 0, 1), ("b", 0, 1), ("v", 0, 1)]),
+        (7, [("a", 0, 3), ("b", 0, 2), ("v", 0, 2), ("a", 1, 3), ("b", 1, 2), ("v", 1, 2),
+             ("a", 2, 3)]),
+    ],
+)  # fmt: skip
+def test_any_number_of_tasks_shares_all_of_the_shards(
+    tasks: int | None, expected: list[tuple[str, int, int]]
+) -> None:
+    found = shares_of_shards(["a", "b", "v"], tasks)
+
+    assert [("".join(share.shards), share.part, share.parts) for share in found] == expected
+
+
+def test_more_tokenize_tasks_than_shards_have_results_of_their_own() -> None:
+    words = ("curate.shards=1", "tokenize.tasks=5", "tokenize.shard_tokens=1000")
+    tasks = plan_of("test-slurm", "tiny", *words).stage("tokenize").tasks
+
+    assert len({result_of(task.spec) for task in tasks}) == 5
+    assert [task.spec.output_prefix for task in tasks] == [
+        "tokens/train/00000",
+        "tokens/validation/00000",
+        "tokens/train/00000-0001",
+        "tokens/validation/00000-0001",
+        "tokens/train/00000-0002",
+    ]
 
 
 def test_every_checkpoint_meets_every_benchmark() -> None:

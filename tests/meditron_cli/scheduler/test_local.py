@@ -75,7 +75,7 @@ RESOURCES = Resources(
 
 SPECS: dict[str, Spec] = {
     "curate": curate_spec(),
-    "tokenize": TokenizeSpec("in", "out", tokenizer_ref("tok"), "text", 9, False),
+    "tokenize": TokenizeSpec(("in",), ("out",), 0, 1, 99, tokenizer_ref("tok"), "text", 9, False),
 }
 
 

@@ -121,7 +121,7 @@ def ranks(tmp_path: Path) -> Ranks:
 
 
 def task() -> specs.TaskSpec:
-    spec = TokenizeSpec("", "", tokenizer_ref(""), "", 1, False)
+    spec = TokenizeSpec((), (), 0, 1, 1, tokenizer_ref(""), "", 1, False)
     return specs.TaskSpec(
         "pretrain", 0, spec, 2, 2, 1, 0, 1, "local", (), (), "", {}, supervision=SUPERVISION
     )

@@ -83,7 +83,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
 
     def make(ranks: int) -> Node:
         run = rundir.RunDir(tmp_path)
-        spec = TokenizeSpec("", "", tokenizer_ref(""), "", 1, False)
+        spec = TokenizeSpec((), (), 0, 1, 1, tokenizer_ref(""), "", 1, False)
         task = specs.TaskSpec(
             "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
         )
