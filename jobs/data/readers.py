@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -43,10 +43,6 @@ class SourceRecord(NamedTuple):
     """As it is written in a JSON file."""
     position: int
     """Bytes of the file read so far (compressed bytes where it is compressed)."""
-    is_marked: bool = False
-    """Whether the text has the marks of markup tokens (``jobs.corpus.marked_text``)."""
-    facts: Mapping[str, Any] = {}
-    """What a shard keeps of a marked record beside id and text."""
 
 
 def read_records(
