@@ -38,7 +38,7 @@ SHOWN = 100
 NAMED_FILES = 1000
 """Files that are not read, as the manifest names them; more are counted."""
 
-LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "pyarrow")
+LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pyarrow")
 """Those that decide what documents contain."""
 
 SHARD_FIELDS = ("path", "documents", "bytes", "sha256")

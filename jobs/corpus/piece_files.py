@@ -8,6 +8,7 @@ inside ``run``: it needs numpy.
 from __future__ import annotations
 
 import io
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ import orjson
 from jobs.contract import specs
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.corpus.rules import CorpusRules
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import (
+    STAGES,
     FormatError,
     fsync_folder,
     read_json,
@@ -41,16 +43,17 @@ FRAME = [("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("documents", "u4")]
 BUFFERED_BYTES = 1 << 25
 """Lines held until they are written as frames."""
 
-LEVEL = 1
-"""Of zstd: documents take about 40 % of their bytes, and are read once."""
+PACKING = {
+    zstd.CompressionParameter.compression_level: 1,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
+"""Documents take about 40 % of their bytes, and are read once."""
 
 SAMPLED = 20
 """Dropped documents that a piece keeps per reason."""
 
 DOCUMENTS, ARRAYS, IDS = "documents", "arrays.npz", "ids"
 DROPPED, REJECTED, MATCHES = ASIDE = ("dropped.jsonl", "rejected.jsonl", "matches.jsonl")
-
-LOST = "`rm -r {}`, then {{meditron resume}} reads the sources again"
 
 
 def path_of(folder: Path, number: int, kind: str) -> Path:
@@ -157,7 +160,7 @@ class PieceWriter:
 
     def _flush(self) -> None:
         for shard in sorted(self._lines):
-            frame = zstd.compress(b"".join(self._lines[shard]), level=LEVEL)
+            frame = zstd.compress(b"".join(self._lines[shard]), options=PACKING)
             self._frames.append((shard, self._file.bytes, len(frame), len(self._lines[shard])))
             self._order.append(numpy.array(self._numbers[shard], dtype="u4"))
             self._file.write(frame)
@@ -182,7 +185,7 @@ class PieceWriter:
         content = io.BytesIO()
         numpy.savez(content, **arrays)
         write_bytes(self._path(ARRAYS), content.getvalue())
-        write_bytes(self._path(IDS), zstd.compress(b"\n".join(self._ids), level=LEVEL))
+        write_bytes(self._path(IDS), zstd.compress(b"\n".join(self._ids), options=PACKING))
         for kind, lines in self._aside.items():
             if lines:
                 write_bytes(self._path(kind), b"".join(lines))
@@ -224,10 +227,11 @@ class FinishedPiece:
 
     def lost(self) -> TaskError:
         """Return the error for files that are no longer there."""
-        stages = self.folder.parents[1] / "stages"
+        markers = self.folder.parents[1] / STAGES / "clean" / "done"
+        folders = " ".join(shlex.quote(str(path)) for path in (self.folder, markers))
         return TaskError(
             f"{self.folder}: piece {self.number} of the cleaned documents is missing or damaged",
-            LOST.format(f"{stages / 'clean' / 'done'}"),
+            f"`rm -rf {folders}`, then {RESUME} reads the sources again",
         )
 
     @property

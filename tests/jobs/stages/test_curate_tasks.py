@@ -172,4 +172,21 @@ def test_a_lost_piece_is_named_with_what_to_do(bench: Any, rules: CorpusRules) -
 
     assert result.returncode == 2
     assert "piece 1 of the cleaned documents is missing or damaged" in result.stderr
-    assert "rm -r" in result.stderr
+    stages = bench.run.path("stages/clean/done")
+    pieces = bench.run.path("corpus/pieces")
+    assert f"hint: `rm -rf {pieces} {stages}`, then " in result.stderr
+
+
+def test_a_damaged_piece_is_never_written_to_shards(bench: Any, rules: CorpusRules) -> None:
+    order = write_tasks(bench, rules, 3)
+    for stage, index in order[:4]:
+        assert bench.start(stage, index=index).returncode == 0
+    path = bench.run.path("corpus/pieces") / "00001.documents"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+    results = [bench.start("curate", index=index) for index in range(3)]
+
+    assert 2 in [result.returncode for result in results]
+    assert not bench.run.path("corpus/manifest.json").exists()
