@@ -43,7 +43,7 @@ FRAME = [("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("documents", "u4")]
 BUFFERED_BYTES = 1 << 25
 """Lines held until they are written as frames."""
 
-PACKING = {
+PACKING: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
 }
@@ -52,7 +52,7 @@ PACKING = {
 SAMPLED = 20
 """Dropped documents that a piece keeps per reason."""
 
-DOCUMENTS, ARRAYS, IDS = "documents", "arrays.npz", "ids"
+DOCUMENTS, ARRAYS = "documents", "arrays.npz"
 DROPPED, REJECTED, MATCHES = ASIDE = ("dropped.jsonl", "rejected.jsonl", "matches.jsonl")
 
 
@@ -178,6 +178,7 @@ class PieceWriter:
             "keys": numpy.concatenate(keys),
             "names": numpy.array(self._names, dtype=NAME),
             "frames": numpy.array(self._frames, dtype=FRAME),
+            "ids": numpy.frombuffer(b"\n".join(self._ids), dtype="u1"),
             "numbers": numpy.concatenate([*self._order, numpy.array([], dtype="u4")]),
         }
         if self._bands:
@@ -185,7 +186,6 @@ class PieceWriter:
         content = io.BytesIO()
         numpy.savez(content, **arrays)
         write_bytes(self._path(ARRAYS), content.getvalue())
-        write_bytes(self._path(IDS), zstd.compress(b"\n".join(self._ids), options=PACKING))
         for kind, lines in self._aside.items():
             if lines:
                 write_bytes(self._path(kind), b"".join(lines))
@@ -257,11 +257,8 @@ class FinishedPiece:
 
     def ids(self) -> list[str]:
         """Return the id of each document."""
-        try:
-            content = zstd.decompress(path_of(self.folder, self.number, IDS).read_bytes())
-        except (OSError, zstd.ZstdError) as error:
-            raise self.lost() from error
-        return content.decode().split("\n")
+        (ids,) = self.arrays("ids")
+        return bytes(ids).decode().split("\n")
 
     def lines(self) -> PieceLines:
         """Return where the lines of each shard lie."""

@@ -18,7 +18,7 @@ from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import RESUME, TaskError
 from jobs.data.readers import unreadable
 
-MIN_PIECE_BYTES = 1 << 18
+MIN_PIECE_BYTES = 1 << 20
 MAX_PIECE_BYTES = 1 << 28
 PIECES = 256
 """Pieces of a corpus between the two limits; a compressed file is never cut."""

@@ -23,7 +23,7 @@ def bench(forked: Any) -> Any:
 
 
 def text_of(number: int) -> str:
-    words = [f"word{(number * 7919 + place * place) % 5000}" for place in range(30)]
+    words = [f"word{(number * 7919 + place * place) % 5000}" for place in range(80)]
     return f"Finding {number}: " + " ".join(words)
 
 
