@@ -120,13 +120,24 @@ class Cleaner:
         self.writer.counts["in"] += 1
         if isinstance(item, Removal):
             self.writer.counts["deletion"] += 1
-            self.writer.remove(self._key(item.id, bytes(16), keys.REMOVAL))
+            self._remove_earlier(item.id)
         elif isinstance(item, Document):
+            kept = self.writer.number
             self._take_document(part, record, item)
+            if item.is_versioned and self.writer.number == kept:
+                self._remove_earlier(item.id)
         elif item.problem:
             self._reject(part, record, item)
         else:
             self._drop("empty", "", item.id, "", "")
+            if item.is_versioned:
+                self._remove_earlier(item.id)
+
+    def _remove_earlier(self, identity: str) -> None:
+        """Drop the versions of a document before a later one that is not kept, as of a work that
+        has been retracted since.
+        """
+        self.writer.remove(self._key(identity, bytes(16), keys.REMOVAL))
 
     def _take_document(self, part: Part, record: Record, document: Document) -> None:
         rules, source = self.rules, self.source

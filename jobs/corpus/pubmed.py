@@ -52,7 +52,7 @@ def citation(element: etree._Element) -> Document | Rejected:
     paragraphs = [paragraph(part) for part in article.iterfind("Abstract/AbstractText")]
     body = "\n".join(filter(None, paragraphs))
     if not body:
-        return Rejected(pmid)
+        return Rejected(pmid, is_versioned=True)
     names = identifiers(
         [
             ("pmid", pmid),

@@ -9,8 +9,8 @@ import numpy as np
 ABSTRACT = 1
 """Flag of the abstract of a work alone."""
 REMOVAL = 2
-"""Flag of a record by which its source deletes the documents of its id before it; it is no
-document.
+"""Flag of a record by which its source deletes the documents of its id before it, or of a later
+version that is not kept; it is no document.
 """
 VERSIONED = 4
 """Flag of a source in which a later document replaces earlier ones of its id."""

@@ -1,11 +1,20 @@
-"""The split and the shard of a document."""
+"""The split and the shard of a document, and later versions of it."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.contract.corpus.rules import CorpusRules
 from jobs.corpus import clean
+from jobs.corpus.document import Document, Rejected
+from jobs.corpus.duplicates.find import REASONS, find
+from jobs.corpus.formats.read import Record
+from jobs.corpus.piece_files import FinishedPiece
+from jobs.corpus.pieces import Part, Piece
+from tests.corpus_specs import source_spec
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
@@ -29,3 +38,30 @@ def test_the_split_is_as_large_as_requested_and_never_changes() -> None:
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 10_000))
 def test_a_text_has_one_shard(digest: bytes, shards: int) -> None:
     assert 0 <= clean.shard_of(digest, shards) < shards
+
+
+def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path: Path) -> None:
+    """A citation whose update has the retraction would otherwise stay as it was before."""
+    source = source_spec(tmp_path / "pubmed", min_chars=5)
+    rules = CorpusRules((source,), "fail", 1, 0, drop=("retracted",))
+    cleaner = clean.Cleaner(tmp_path, Piece(0, 0, ()), rules, None)
+    retracted = {"types": ["Retracted Publication"]}
+    records: list[Document | Rejected] = [
+        *(Document(name, "", f"text {name}", is_versioned=True) for name in "abcd"),
+        Document("a", "", "text a", meta=retracted, is_versioned=True),
+        Rejected("b", is_versioned=True),
+        Document("c", "", "text c, again", is_versioned=True),
+    ]
+
+    for number, item in enumerate(records, 1):
+        cleaner.take(Part("file", 1, 0, 0, 1), Record(item, number, 0, b""))
+    cleaner.writer.publish("key")
+
+    piece = FinishedPiece(tmp_path, 0)
+    dropped = find([piece.keys()], rules, tmp_path / "scratch")[0]
+    ids = piece.ids()
+    assert [(ids[row["number"]], REASONS[row["reason"]]) for row in dropped] == [
+        ("a", "removed"),
+        ("b", "removed"),
+        ("c", "replaced"),
+    ]
