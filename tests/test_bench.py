@@ -25,6 +25,7 @@ SMALLEST = {
     "weights": {"rounds": 1, "spec": SMALL},
     "saves": {"rounds": 1, "settings": {}},
     "neardup": {"documents": 400},
+    "corpus": {"rounds": 1, "megabytes": 0.02},
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
