@@ -9,21 +9,11 @@ from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document
 from jobs.corpus.formats.read import Record, read
 
-DEFAULTS: dict[str, Any] = {
-    "name": "s",
-    "text_key": "text",
-    "id_key": "id",
-    "licence": "",
-    "languages": (),
-    "quality": "none",
-    "min_chars": 0,
-    "sample": 1.0,
-    "validation_fraction": 0.0,
-}
+from ....corpus_specs import source_spec
 
 
 def spec(path: Path = Path("a.jsonl"), form: str = "auto", **changes: Any) -> SourceSpec:
-    return SourceSpec(path=str(path), format=form, **(DEFAULTS | changes))
+    return source_spec(path, format=form, **changes)
 
 
 def records(path: Path, form: str = "auto", **changes: Any) -> list[Record]:
