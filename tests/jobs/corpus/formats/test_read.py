@@ -61,7 +61,7 @@ def test_citations_without_an_abstract_are_rejected_without_a_problem(
     assert (first.item.id, first.item.work_id) == ("1", "pmid:1")
     assert first.item.text == "One.\nGive 10\u207b\u00b3 mol."
     assert (first.item.is_versioned, first.item.is_abstract) == (True, True)
-    assert second.item == Rejected("2")
+    assert second.item == Rejected("2", is_versioned=True)
     assert third.item == Rejected("3", "a PubmedArticle without PMID or Article")
     assert [first.line, second.line, third.line] == [1, 2, 3]
     assert 0 < third.position <= len(content)
