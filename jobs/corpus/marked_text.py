@@ -56,7 +56,7 @@ class MarkedText(NamedTuple):
 
 def plain(text: str) -> str:
     """Return a source's text without characters of the private range that ``finish`` reads."""
-    return MARK.sub("\ufffd", text)
+    return text if text.isascii() else MARK.sub("\ufffd", text)
 
 
 def inline(token: str, text: str) -> str:

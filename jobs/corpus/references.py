@@ -25,6 +25,7 @@ CITATIONS = re.compile(
 BETWEEN = re.compile(rf"(?<={CLOSE})[\s,;\-\u2013\u2014]+(?={OPEN})")
 AND = re.compile(rf"(?<={CLOSE})[\s,;]*(?:and|&)\s*(?={OPEN})")
 """Between the references of a list, the second one inside brackets only."""
+EMPTY = re.compile(f"{OPEN} *{CLOSE}")
 UNKNOWN = re.compile(rf" ?(?:{OPEN} *{CLOSE} *)+([.,;:)\]]?)")
 """A mention of a work without title and author."""
 FLOAT_NAME = re.compile(rf"(?i)\b(?:fig(?:ure|\.)?|table)s?\.?\s*(?={MARKS['[fig_ref]']})")
@@ -37,7 +38,9 @@ def tidy(text: str) -> str:
     """
     if OPEN in text:
         text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), text)
-        text = UNKNOWN.sub(lambda match: match[1] or " ", BETWEEN.sub(" ", text))
+        text = BETWEEN.sub(" ", text)
+        if EMPTY.search(text):
+            text = UNKNOWN.sub(lambda match: match[1] or " ", text)
     return FLOAT_NAME.sub("", text) if MARKS["[fig_ref]"] in text else text
 
 

@@ -20,7 +20,10 @@ SCRIPTED = re.compile("[0-9+\\-\u2212=()]+")
 ORDINALS = frozenset({"st", "nd", "rd", "th", "TM", "SM"})
 """Superscripts that are no exponents and stand on the line."""
 
-WHITESPACE = re.compile("[ \t\r\n]+")
+WHITESPACE = re.compile("[\t\r\n][ \t\r\n]*| [ \t\r\n]+")
+"""More than one space, or others: a single space stays as it is."""
+HEAD_BYTES = 1 << 10
+"""The root element is looked for in so many bytes at a time."""
 INDENT = re.compile("[ \t]*\n\\s*$")
 """Of a pretty-printed file; in front of an index it is none of the text."""
 
@@ -56,8 +59,11 @@ def root_name(head: bytes) -> str:
     """Return the name of the root element of a document that begins so; empty without any."""
     parser = etree.XMLPullParser(events=("start",), **SAFELY)
     with contextlib.suppress(etree.XMLSyntaxError):  # whoever reads the whole reports it
-        parser.feed(head)
-    return next((local_name(element) for _, element in parser.read_events()), "")
+        for begin in range(0, len(head), HEAD_BYTES):
+            parser.feed(head[begin : begin + HEAD_BYTES])
+            for _, element in parser.read_events():
+                return local_name(element)
+    return ""
 
 
 def records(stream: IO[bytes], tags: tuple[str, ...]) -> Iterator[etree._Element]:

@@ -353,7 +353,7 @@ def _heading(text: str, number: str) -> str:
 
 def _lines(text: str) -> str:
     """Return a text without blank lines but those in front of headings."""
-    written = BULLET.sub("- ", text).split("\n")
+    written = (BULLET.sub("- ", text) if "•" in text else text).split("\n")
     lines = (one_line(tidy(one_line(line))).strip() for line in written)
     kept = (f"\n{line}" if line.startswith(("# ", "## ")) else line for line in lines if line)
     return "\n".join(kept).strip()
