@@ -18,10 +18,7 @@ PENDING_BYTES = 1 << 24
 
 
 class Buckets:
-    """Files of rows; the numbers of buckets grow with rank first, then with the hash.
-
-    There are at most 256 ranks and 256 buckets: sixteen bits are sorted by radix.
-    """
+    """Files of rows; the numbers of buckets grow with rank first, then with the hash."""
 
     def __init__(
         self,
@@ -44,7 +41,9 @@ class Buckets:
     def add(self, rows: Rows, hashes: Rows, ranks: Rows | int = 0) -> None:
         """Add rows to the buckets of their hashes."""
         slots = (hashes >> np.uint64(32)) * np.uint64(self._count) >> np.uint64(32)
-        numbers = np.asarray(ranks, np.uint16) * np.uint16(self._count) + slots.astype(np.uint16)
+        numbers = np.asarray(ranks, np.uint64) * np.uint64(self._count) + slots
+        # of up to sixteen bits, numbers are sorted by radix
+        numbers = numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
         order = np.argsort(numbers, kind="stable")
         rows, numbers = rows[order], numbers[order]
         for begin, end in pairwise([*group_starts(numbers), len(rows)]):

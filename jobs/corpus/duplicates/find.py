@@ -45,7 +45,7 @@ BUCKETS = 64
 CHUNK = 1 << 20
 
 BY_ID = np.dtype(
-    [("id", "u8"), ("digest", "u8", (2,)), ("index", "u4"), ("rank", "u1"), ("flags", "u1")]
+    [("id", "u8"), ("digest", "u8", (2,)), ("index", "u4"), ("rank", "u2"), ("flags", "u1")]
 )
 BY_DIGEST = np.dtype([("digest", "u8", (2,)), ("index", "u4")])
 BY_HASH = np.dtype([("hash", "u8"), ("index", "u4")])

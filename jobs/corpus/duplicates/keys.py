@@ -16,7 +16,7 @@ VERSIONED = 4
 """Flag of a source in which a later document replaces earlier ones of its id."""
 
 KEY = np.dtype(
-    [("rank", "u1"), ("flags", "u1"), ("id", "u8"), ("digest", "u8", (2,)), ("number", "u4")]
+    [("rank", "u2"), ("flags", "u1"), ("id", "u8"), ("digest", "u8", (2,)), ("number", "u4")]
 )
 """Of a document or a removal: rank of its source, hash of its id, digest of its text, and its
 number in the piece. Numbers follow the order of reading; a removal has that of the next document.

@@ -320,3 +320,12 @@ def test_an_error_of_the_storage_removes_the_rows(tmp_path: Path) -> None:
 def test_pieces_come_in_order(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="piece 1 behind piece 2"):
         find([piece_keys(2, []), piece_keys(1, [])], RULES, tmp_path / "scratch")
+
+
+def test_there_may_be_many_sources() -> None:
+    records = [Doc(rank, hashed(rank), (7, 7)) for rank in (3000, 2, 700)]
+
+    assert searched([records]) == {
+        (0, 0): ("duplicate", (0, 1)),
+        (0, 2): ("duplicate", (0, 1)),
+    }
