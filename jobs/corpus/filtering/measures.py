@@ -27,9 +27,12 @@ and before a list.
 SHORT_LINE = 30
 """Characters of the longest short line (FineWeb)."""
 
+SHORT_TEXT = 100
+"""Words of the longest text that a placeholder can stand in for."""
+
 PLACEHOLDER = re.compile(
     r"(?im)^[^\w\n]*(?:no abstract (?:is )?(?:available|provided)|(?:an |the )?abstract (?:is )?"
-    r"(?:not |un)available|this corrects the article|(?:no abstract|abstract|n/?a|none)[^\w\n]*$)"
+    r"(?:not |un)available|this corrects the article)"
 )
 """A line in place of an abstract."""
 
@@ -137,7 +140,8 @@ def lorem_ipsum(text: Text) -> float:
 
 
 def placeholders(text: Text) -> float:
-    return len(PLACEHOLDER.findall(text.text))
+    """Return the placeholders of a short text; in a longer one such a line is about other works."""
+    return len(PLACEHOLDER.findall(text.text)) if len(text.words) <= SHORT_TEXT else 0
 
 
 def letters(text: Text) -> float:

@@ -34,10 +34,12 @@ def test_gopher_and_fineweb_drop_what_datatrove_drops(name: str) -> None:
     ("text", "broken"),
     [
         (ABSTRACT, None),
+        (f"Title.\n\n# Abstract\n\n{GOOD}", None),
+        (f"{GOOD}\nNo abstract available (n = 4) and no full text (n = 7).", None),
         ("", ("abstracts: words", "0 of 20 up")),
         ("An example.\nNo abstract available.", ("abstracts: placeholders", "1 of at most 0")),
         (
-            f"[This corrects the article DOI: 10.1/x.] {GOOD}",
+            f"{sentences(4)}\n[This corrects the article DOI: 10.1/x.]",
             ("abstracts: placeholders", "1 of at most 0"),
         ),
         (" ".join("x1 to" for _ in range(20)), ("abstracts: mean word length", "2 of 3 to 12")),
