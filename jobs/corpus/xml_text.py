@@ -58,11 +58,11 @@ def parse(content: bytes) -> etree._Element:
 def root_name(head: bytes) -> str:
     """Return the name of the root element of a document that begins so; empty without any."""
     parser = etree.XMLPullParser(events=("start",), **SAFELY)
-    with contextlib.suppress(etree.XMLSyntaxError):  # whoever reads the whole reports it
-        for begin in range(0, len(head), HEAD_BYTES):
+    for begin in range(0, len(head), HEAD_BYTES):
+        with contextlib.suppress(etree.XMLSyntaxError):  # whoever reads the whole reports it
             parser.feed(head[begin : begin + HEAD_BYTES])
-            for _, element in parser.read_events():
-                return local_name(element)
+        for _, element in parser.read_events():
+            return local_name(element)
     return ""
 
 
