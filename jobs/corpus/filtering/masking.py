@@ -44,7 +44,7 @@ def mask(text: str, kinds: Collection[str]) -> tuple[str, dict[str, int]]:
     for name, (sign, pattern, written) in MASKS.items():
         if name in kinds:
             counts[name] = 0
-            if sign in text or not sign:
+            if sign.search(text):
                 before = text.count(PLACEHOLDERS[name])
                 text = pattern.sub(written, text)
                 counts[name] = text.count(PLACEHOLDERS[name]) - before
@@ -66,8 +66,10 @@ def _email(match: re.Match[str]) -> str:
     return PLACEHOLDERS["email"]
 
 
-MASKS: dict[str, tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = {
-    "email": ("@", EMAIL, _email),
-    "phone": ("", PHONE, _phone),
+MASKS: dict[str, tuple[re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], str]]] = {
+    "email": (re.compile("@"), EMAIL, _email),
+    "phone": (re.compile(r"\d(?:[ ().-]{0,2}\d){6}"), PHONE, _phone),
 }
-"""By kind: a sign without which a text has none, the pattern, and what replaces a match."""
+"""By kind: what every match of its pattern contains, which is found faster; the pattern; and what
+replaces a match.
+"""

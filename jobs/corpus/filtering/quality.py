@@ -31,8 +31,8 @@ class Rule(NamedTuple):
     @property
     def bounds(self) -> str:
         if self.least == -math.inf:
-            return f"at most {self.most:g}"
-        return f"{self.least:g} to {self.most:g}" if self.most < math.inf else f"{self.least:g} up"
+            return f"at most {self.most:,}"
+        return f"{self.least:,} to {self.most:,}" if self.most < math.inf else f"{self.least:,} up"
 
 
 GOPHER = (
@@ -107,5 +107,8 @@ def first_broken(preset: str, text: str) -> tuple[str, str] | None:
     for rule in PRESETS[preset]:
         value = rule.measure(parts)
         if not rule.least <= value <= rule.most:
-            return rule.name, f"{value:.3g} of {rule.bounds}"
+            return (
+                rule.name,
+                f"{round(value, 3):,} of {rule.bounds}",
+            )
     return None

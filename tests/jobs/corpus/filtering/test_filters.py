@@ -9,6 +9,7 @@ import pytest
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.corpus.document import Document
 from jobs.corpus.filtering.filters import REASONS, Drop, Filters, is_sampled
+from jobs.corpus.filtering.quality import RULES
 
 TEXT = "Patients were asked to take the drug with a meal, and to return after two weeks.\n"
 
@@ -114,6 +115,12 @@ def test_the_first_reason_in_the_order_of_reasons_counts() -> None:
         found.append(drop.reason)
 
     assert found == sorted(found, key=REASONS.index) == ["preprint", "length", "language"]
+
+
+def test_a_rule_of_quality_is_a_reason_with_its_value() -> None:
+    assert judged(work(), quality="none") is None
+    assert judged(work(), quality="gopher") == Drop("gopher: words", "16 of 50 to 100,000")
+    assert set(RULES) < set(REASONS)
 
 
 def test_a_sample_is_inside_every_larger_one() -> None:

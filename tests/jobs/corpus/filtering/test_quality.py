@@ -42,7 +42,7 @@ def test_gopher_and_fineweb_drop_what_datatrove_drops(name: str) -> None:
             f"{sentences(4)}\n[This corrects the article DOI: 10.1/x.]",
             ("abstracts: placeholders", "1 of at most 0"),
         ),
-        (" ".join("x1 to" for _ in range(20)), ("abstracts: mean word length", "2 of 3 to 12")),
+        (" ".join("x1 to" for _ in range(20)), ("abstracts: mean word length", "2.0 of 3 to 12")),
         (f"the of {'12.5 (3-4) ' * 20}", ("abstracts: letters", "0.027 of 0.5 up")),
         (
             f"Title.\n{sentences(3)}\n{sentences(3)}\n{sentences(3)}",
