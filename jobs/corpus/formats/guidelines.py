@@ -17,8 +17,8 @@ from typing import Any
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected
 from jobs.corpus.formats import records
+from jobs.corpus.formats.xml_text import index
 from jobs.corpus.marked_text import plain
-from jobs.corpus.xml_text import index
 
 PAGES = ("raw_text", "text", "content")
 """Keys of a page that is to be cleaned; the first that holds text counts."""

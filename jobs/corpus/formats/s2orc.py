@@ -20,9 +20,9 @@ import orjson
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.corpus.document import Document, Rejected, identifiers
 from jobs.corpus.formats import records
+from jobs.corpus.formats.references import first_clause, tidy, work
+from jobs.corpus.formats.xml_text import one_line
 from jobs.corpus.marked_text import block, inline, plain
-from jobs.corpus.references import first_clause, tidy, work
-from jobs.corpus.xml_text import one_line
 
 MAIN_HEADINGS = (
     "abstract",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.errors import TaskError
-from jobs.corpus import jats, pubmed
 from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.formats import jats, pubmed
 from jobs.corpus.formats.files import XML_SUFFIXES, is_compressed, kind_of
-from jobs.corpus.xml_text import BadXml, root_name
+from jobs.corpus.formats.xml_text import BadXml, root_name
 from jobs.data import json_stream
 from jobs.data.readers import AGAIN, translated
 

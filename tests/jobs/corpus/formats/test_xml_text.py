@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from jobs.corpus import mathml, xml_text
-from jobs.corpus.xml_text import BadXml, inline_text, parse, records
+from jobs.corpus.formats import mathml, xml_text
+from jobs.corpus.formats.xml_text import BadXml, inline_text, parse, records
 
 BILLION_LAUGHS = b"""<!DOCTYPE a [<!ENTITY lol "lol"><!ENTITY lol2 "&lol;&lol;&lol;&lol;">
 <!ENTITY lol3 "&lol2;&lol2;&lol2;&lol2;">]><a>&lol3;</a>"""

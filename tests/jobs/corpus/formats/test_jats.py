@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.corpus import jats, marked_text
+from jobs.corpus import marked_text
 from jobs.corpus.document import Document, Rejected
-from jobs.corpus.xml_text import BadXml
+from jobs.corpus.formats import jats
+from jobs.corpus.formats.xml_text import BadXml
 
 ARTICLE = """<?xml version="1.0"?>
 <!DOCTYPE article PUBLIC "-//NLM//DTD Journal Archiving DTD v2.3//EN" "archivearticle.dtd">

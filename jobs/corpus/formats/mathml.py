@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lxml import etree
 
+from jobs.corpus.formats.xml_text import local_name, one_line
 from jobs.corpus.marked_text import plain
-from jobs.corpus.xml_text import local_name, one_line
 
 SPACED = frozenset("=<>+-\u2212\u00b1\u00d7\u00b7\u2264\u2265\u2248\u2260\u2192")
 """Operators with a space around them."""

@@ -13,8 +13,8 @@ from typing import IO
 from lxml import etree
 
 from jobs.corpus.document import Document, Rejected, Removal, identifiers
+from jobs.corpus.formats.xml_text import inline_text, one_line, records
 from jobs.corpus.marked_text import plain
-from jobs.corpus.xml_text import inline_text, one_line, records
 
 BOOK = "PubmedBookArticle"
 """Not in the baseline; queries of PubMed return some."""

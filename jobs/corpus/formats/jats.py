@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from jobs.corpus import mathml
 from jobs.corpus.document import Document, Rejected, identifiers
+from jobs.corpus.formats import mathml
+from jobs.corpus.formats.references import first_clause, tidy, work
+from jobs.corpus.formats.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
 from jobs.corpus.marked_text import block, inline, plain
-from jobs.corpus.references import first_clause, tidy, work
-from jobs.corpus.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
 
 DROPPED = frozenset(
     {

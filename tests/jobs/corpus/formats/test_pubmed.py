@@ -6,9 +6,10 @@ import io
 
 import pytest
 
-from jobs.corpus import marked_text, pubmed
+from jobs.corpus import marked_text
 from jobs.corpus.document import Document, Rejected, Removal
-from jobs.corpus.xml_text import BadXml
+from jobs.corpus.formats import pubmed
+from jobs.corpus.formats.xml_text import BadXml
 
 HEAD = (
     '<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE PubmedArticleSet SYSTEM "pubmed.dtd">\n'
