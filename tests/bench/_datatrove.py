@@ -19,7 +19,13 @@ from datatrove.pipeline.filters import (
     GopherRepetitionFilter,
 )
 from datatrove.pipeline.formatters import PIIFormatter
-from datatrove.pipeline.readers import JsonlReader, ParquetReader
+from datatrove.pipeline.readers import CSVReader, JsonlReader, ParquetReader
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "jsonl": JsonlReader,
+    "parquet": ParquetReader,
+    "csv": CSVReader,
+}
 
 
 def filters(name: str) -> Callable[[Document], Any]:
@@ -40,9 +46,8 @@ def mask() -> Callable[[Document], Any]:
 
 
 def main(step: str, path: Path) -> float:
-    if step in ("jsonl", "parquet"):
-        reader = {"jsonl": JsonlReader, "parquet": ParquetReader}[step](str(path.parent))
-        documents: Iterator[Any] = reader.run()
+    if step in READERS:
+        documents: Iterator[Any] = READERS[step](str(path.parent)).run()
         apply: Callable[[Any], Any] = id
     else:
         lines = path.read_text().splitlines()

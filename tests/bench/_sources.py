@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 from jobs.contract.corpus.rules import SourceSpec
 
-LINES_A_SECTION = 8
+Records = Iterable[dict[str, Any]]
+
+
+def lines(records: Records) -> bytes:
+    return "".join(f"{json.dumps(record)}\n" for record in records).encode()
 
 
 def jsonl(texts: Sequence[str]) -> bytes:
-    lines = [json.dumps({"id": str(n), "text": text}) for n, text in enumerate(texts)]
-    return "\n".join([*lines, ""]).encode()
+    return lines({"id": str(number), "text": text} for number, text in enumerate(texts))
+
+
+def redpajama(texts: Sequence[str]) -> bytes:
+    meta = {"url": "https://a.example", "language": "en", "timestamp": "2023-01-02"}
+    return lines({"text": text, "meta": meta} for text in texts)
+
+
+def guidelines(texts: Sequence[str]) -> bytes:
+    return lines(
+        {"id": str(number), "source": "nice", "title": "Care", "clean_text": text}
+        for number, text in enumerate(texts)
+    )
+
+
+def s2orc(texts: Sequence[str]) -> bytes:
+    return lines(full_text(number, text) for number, text in enumerate(texts, start=1))
+
+
+def full_text(number: int, text: str) -> dict[str, Any]:
+    """Return a record of S2ORC: the first line is a heading, the others are paragraphs; the first
+    word of each mentions a work.
+    """
+    ends = [*(match.start() for match in re.finditer("\n", text)), len(text)]
+    begins = [0, *(end + 1 for end in ends[:-1])]
+    places = [{"start": begin, "end": end} for begin, end in zip(begins, ends, strict=True)]
+    words = [
+        {"start": place["start"], "end": place["start"] + 3, "attributes": {"ref_id": "b0"}}
+        for place in places[1:]
+        if place["end"] > place["start"] + 3
+    ]
+    entry = {"start": len(text), "end": len(text), "attributes": {"id": "b0"}}
+    found = {
+        "sectionheader": places[:1],
+        "paragraph": places[1:],
+        "bibref": words,
+        "bibentry": [entry],
+    }
+    annotations = {name: json.dumps(parts) for name, parts in found.items()}
+    return {"corpusid": number, "content": {"text": text, "annotations": annotations}}
+
+
+def table(texts: Sequence[str]) -> bytes:
+    file = io.StringIO()
+    csv.writer(file).writerows([("id", "text"), *enumerate(texts)])
+    return file.getvalue().encode()
 
 
 def pubmed(texts: Sequence[str]) -> bytes:
@@ -57,6 +109,10 @@ def section(text: str) -> str:
 
 WRITERS: dict[str, tuple[str, Callable[[Sequence[str]], bytes]]] = {
     "jsonl": (".jsonl", jsonl),
+    "csv": (".csv", table),
+    "redpajama": (".jsonl", redpajama),
+    "guidelines": (".jsonl", guidelines),
+    "s2orc": (".jsonl", s2orc),
     "pubmed": (".xml", pubmed),
     "jats": (".nxml", jats),
 }

@@ -27,7 +27,7 @@ from tests.bench import Figure, _sources, ratio, take_turns
 
 ROUNDS = 5
 MEGABYTES = 8
-BESIDE = ("jsonl", "parquet", "mask", "gopher", "fineweb")
+BESIDE = ("jsonl", "parquet", "csv", "mask", "gopher", "fineweb")
 """Steps that datatrove has too."""
 
 
