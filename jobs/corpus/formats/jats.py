@@ -8,7 +8,7 @@ tokens; no authors, affiliations, bibliography, figures and table bodies.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
@@ -142,22 +142,29 @@ class Article:
             yield f"\n# {text}\n\n{self.blocks(found, 1)}"
 
     def _facts(self) -> dict[str, object]:
-        facts: dict[str, object] = {"types": [self.root.get("article-type", "")]}
-        facts["languages"] = [
-            value for key, value in self.root.attrib.items() if str(key).endswith("}lang")
-        ]
+        """Return what is known of the work beside its names."""
         journal = self.root.find(".//{*}journal-title")
-        facts["journal"] = "" if journal is None else self.line(journal)
-        licence = self.meta.find("{*}permissions/{*}license")
-        if licence is not None:
-            links = [value for key, value in licence.attrib.items() if str(key).endswith("}href")]
-            facts["licence"] = links[0] if links else self.line(licence)[:200]
-        years = [_date(found) for found in self.meta.iterfind("{*}pub-date")]
-        facts["date"] = min(filter(None, years), default="")
+        dates = (_date(found) for found in self.meta.iterfind("{*}pub-date"))
         related = self.meta.iterfind("{*}related-article")
-        if kinds := [found.get("related-article-type", "") for found in related]:
-            facts["related"] = kinds
-        return facts
+        languages = (value for key, value in self.root.attrib.items() if str(key).endswith("}lang"))
+        facts: dict[str, object] = {
+            "types": _known([self.root.get("article-type", "")]),
+            "languages": _known(languages),
+            "journal": "" if journal is None else self.line(journal),
+            "licence": self._licence(),
+            "date": min(_known(dates), default=""),
+            "related": _known(found.get("related-article-type", "") for found in related),
+        }
+        return {key: value for key, value in facts.items() if value}
+
+    def _licence(self) -> str:
+        """Return the address of the licence, or the beginning of its text; empty without any."""
+        licence = self.meta.find("{*}permissions/{*}license")
+        if licence is None:
+            return ""
+        links = [value for key, value in licence.attrib.items() if str(key).endswith("}href")]
+        links += ["".join(found.itertext()).strip() for found in licence.iter("{*}license_ref")]
+        return next(filter(None, links), "") or self.line(licence)[:200]
 
     def blocks(self, element: etree._Element, depth: int) -> str:
         """Return the blocks inside an element, of sections below so many others."""
@@ -313,6 +320,10 @@ def _is_named(element: etree._Element) -> bool:
 
 def _is_citation(element: etree._Element) -> bool:
     return local_name(element) == "xref" and element.get("ref-type") == "bibr"
+
+
+def _known(values: Iterable[str]) -> list[str]:
+    return [value for value in values if value]
 
 
 def _date(element: etree._Element) -> str:

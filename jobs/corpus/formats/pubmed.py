@@ -71,6 +71,7 @@ def citation(element: etree._Element) -> Document | Rejected:
         "mesh": [_text(name) for name in medline.iterfind("MeshHeadingList/*/DescriptorName")],
     }
     text = f"{title}\n{body}" if title else body
+    meta = {key: value for key, value in meta.items() if value}
     return Document(pmid, title, text, names, meta, is_versioned=True, is_abstract=True)
 
 

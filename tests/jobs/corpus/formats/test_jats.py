@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from jobs.corpus import marked_text
@@ -75,6 +77,23 @@ def test_an_article_is_its_title_abstract_body_and_thanks() -> None:
         "licence": "https://creativecommons.org/licenses/by/4.0/",
         "date": "2013",
     }
+
+
+@pytest.mark.parametrize(
+    ("licence", "known"),
+    [
+        ("<license><ali:license_ref xmlns:ali='a'>https://a.example</ali:license_ref></license>",
+         {"licence": "https://a.example"}),
+        ("<license><license-p>Free to  read.</license-p></license>", {"licence": "Free to read."}),
+        ("<license/>", {}),
+    ],
+)  # fmt: skip
+def test_the_licence_is_its_address_or_its_text(licence: str, known: dict[str, str]) -> None:
+    content = re.sub(rb"<license.*</license>", licence.encode(), article("<p>x</p>"), flags=re.S)
+    [document] = jats.read(content)
+
+    assert isinstance(document, Document)
+    assert {key: value for key, value in document.meta.items() if key == "licence"} == known
 
 
 def test_a_retracted_article_names_the_notice_about_it() -> None:
