@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from jobs.contract.corpus.rules import SourceSpec
-
 Records = Iterable[dict[str, Any]]
 
 
@@ -137,20 +135,3 @@ def parquet(folder: Path, texts: Sequence[str]) -> Path:
     table = pyarrow.table({"id": [str(n) for n in range(len(texts))], "text": list(texts)})
     pyarrow.parquet.write_table(table, path)
     return path
-
-
-def source(path: Path, name: str, quality: str = "none") -> SourceSpec:
-    """Return a source with one file."""
-    return SourceSpec(
-        path=str(path),
-        name=name,
-        format=name,
-        text_key="text",
-        id_key="id",
-        licence="",
-        languages=(),
-        quality=quality,
-        min_chars=0,
-        sample=1.0,
-        validation_fraction=0.0,
-    )

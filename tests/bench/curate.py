@@ -24,6 +24,7 @@ from jobs.corpus.formats import read
 from jobs.data import cleaning
 from meditron_cli.sample import corpus, facts
 from tests.bench import Figure, _sources, ratio, take_turns
+from tests.corpus_specs import source_spec
 
 ROUNDS = 5
 MEGABYTES = 8
@@ -66,7 +67,7 @@ def steps(folder: Path, texts: list[str]) -> dict[str, tuple[Path, Callable[[], 
 
 
 def read_all(path: Path, name: str) -> None:
-    for _ in read.read(path, _sources.source(path, name)):
+    for _ in read.read(path, source_spec(path, format=name)):
         pass
 
 

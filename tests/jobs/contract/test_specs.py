@@ -57,6 +57,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
         st.none(), st.builds(RopeScaling, FINITE, FINITE, FINITE, st.integers())
     ),
     "tuple[str, ...]": TEXTS,
+    "tuple[float, ...]": st.lists(FINITE).map(tuple),
     "tuple[SourceSpec, ...]": st.lists(SOURCES, max_size=2).map(tuple),
     "NearDuplicatesSpec | None": st.one_of(st.none(), st.builds(NearDuplicatesSpec, FINITE)),
     "DecontaminationSpec | None": st.one_of(
@@ -113,6 +114,8 @@ RULES = corpus_rules(
     mask=("email",),
     drop=("preprint",),
     upsample=0.5,
+    upsample_journals=("The Lancet",),
+    upsample_citations=(2.0, 10.0),
     near_duplicates=NearDuplicatesSpec(0.8, 5),
     decontamination=DecontaminationSpec((BenchmarkFile("a", "/data/q.jsonl", "mcq"),), 8, 0.8),
 )

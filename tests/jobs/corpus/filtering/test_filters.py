@@ -6,37 +6,18 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.corpus.document import Document
 from jobs.corpus.filtering.filters import REASONS, Drop, Filters, is_sampled
 from jobs.corpus.filtering.quality import RULES
 
+from ....corpus_specs import corpus_rules
+
 TEXT = "Patients were asked to take the drug with a meal, and to return after two weeks.\n"
 
 
-def source(**given: Any) -> SourceSpec:
-    settings: dict[str, Any] = {
-        "path": "/data",
-        "name": "papers",
-        "format": "auto",
-        "text_key": "text",
-        "id_key": "id",
-        "licence": "",
-        "languages": (),
-        "quality": "none",
-        "min_chars": 0,
-        "sample": 1.0,
-        "validation_fraction": 0.0,
-    }
-    return SourceSpec(**settings | given)
-
-
-def rules(**given: Any) -> CorpusRules:
-    return CorpusRules(sources=(), on_bad_record="fail", shards=1, seed=1, **given)
-
-
 def judged(document: Document, drop: tuple[str, ...] = (), **given: Any) -> Drop | None:
-    return Filters(source(**given), rules(drop=drop)).judge(document, document.text)
+    rules = corpus_rules("/data", drop=drop, **{"min_chars": 0, **given})
+    return Filters(rules.sources[0], rules).judge(document, document.text)
 
 
 def work(title: str = "Asthma", **meta: Any) -> Document:

@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.corpus.rules import CorpusRules
 from jobs.corpus.document import Document
 from jobs.corpus.filtering.upsampling import copies, score
 
-RULES = CorpusRules(
-    sources=(),
-    on_bad_record="fail",
-    shards=1,
-    seed=1,
+from ....corpus_specs import corpus_rules
+
+RULES = corpus_rules(
     upsample=1.0,
     upsample_journals=("The Lancet. Oncology",),
     upsample_citations=(2.0, 10.0),
