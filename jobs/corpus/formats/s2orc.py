@@ -82,6 +82,10 @@ NUMBER = re.compile(r"^(\d{1,2})[\s.:)]+(?=[A-Z])")
 CONTINUED = re.compile(r"(?i)^\W*cont(inued|['.\u2019]d)\b")
 EXPONENT = re.compile(r"[\u00d7x*\u00b7]\s?10\s?$")
 """Before a number that was taken for a reference: 3 x 10 9 /L."""
+UNIT = re.compile(
+    r"\s?(?:%|°|(?:[kmµ\u03bcn]?g|mcg|[mdµ\u03bc]?[lL]|[mµ\u03bcn]?mol|[mµ\u03bcn]?M|I?U|mmHg|[cm]m|kDa|Hz)\b)"
+)
+"""Behind a number that was taken for a reference: 5 mg."""
 BULLET = re.compile(r"(?m)^[ \t]*•\s*|(?<=\s)•\s+(?!\d)")
 WORDS = re.compile(r"[A-Z][A-Z &,/]*")
 BRACKETS = {"(": ")", "[": "]"}
@@ -290,9 +294,16 @@ class Article:
             _, label, caption = self.floats.get(identity, ("", "", ""))
             named = ": ".join(filter(None, (label, first_clause(caption))))
             return (inline("fig_ref", named) if named else as_it_is), place.end
-        if EXPONENT.search(self.raw, max(0, place.begin - 8), place.begin):
+        if self._is_value(place):
             return as_it_is, place.end
         return inline("bib_ref", self.cited.get(identity, "")), self._closed(place)
+
+    def _is_value(self, place: Annotation) -> bool:
+        """Return whether a reference is a number in truth: an exponent, or one with a unit."""
+        return bool(
+            EXPONENT.search(self.raw, max(0, place.begin - 8), place.begin)
+            or (self.part(place).isdecimal() and UNIT.match(self.raw, place.end))
+        )
 
     def _closed(self, place: Annotation) -> int:
         """Return the end of a reference, its other bracket included where it begins with one."""
