@@ -148,7 +148,7 @@ class Cleaner:
             return
         text, spans, repairs = self._repaired(document)
         self.writer.repairs.update({"documents": any(repairs.values()), **repairs})
-        title = normalise(document.title)[0] if document.title else ""
+        title = normalise(self._masked(document.title))[0] if document.title else ""
         digest = text_digest(text)
         identity = document_id(document.id, digest)
         if not text:
@@ -170,14 +170,19 @@ class Cleaner:
         self, document: Document
     ) -> tuple[str, Sequence[tuple[int, int]], dict[str, int]]:
         """Return the cleaned text, the places of its markup tokens, and what was repaired in it."""
-        text = document.text
-        if self.rules.mask:
-            text, masked = mask(text, self.rules.mask)
-            self.writer.repairs.update(masked)
+        text = self._masked(document.text)
         if document.is_marked:
             return marked_text.finish(text)
         text, repairs = normalise(text)
         return text, (), repairs
+
+    def _masked(self, text: str) -> str:
+        """Return a text with what is to be masked, and count it."""
+        if not self.rules.mask:
+            return text
+        text, masked = mask(text, self.rules.mask)
+        self.writer.repairs.update(masked)
+        return text
 
     def _matched(self, identity: str, text: str) -> str:
         """Return the questions of benchmarks that a text contains, for people; empty for none."""

@@ -427,3 +427,17 @@ def test_many_shards_need_few_open_files(bench: Any, write_jsonl: Any) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert len(bench.files("corpus/train")) == 1100
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60
+
+
+def test_addresses_are_masked_in_titles_too(bench: Any, write_jsonl: Any) -> None:
+    text = "Write to a.b@example.org for the data of this trial."
+    source = write_jsonl("d.jsonl", {"id": "a", "title": "From a.b@example.org", "text": text})
+    bench.curate(source, validation_fraction=0.0, mask=("email",))
+
+    assert bench.start("curate").returncode == 0
+
+    (document,) = bench.documents()
+    assert document["title"] == "From |||EMAIL_ADDRESS|||"
+    assert document["text"] == text.replace("a.b@example.org", "|||EMAIL_ADDRESS|||")
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
+    assert manifest["sources"][0]["repairs"]["email"] == 2
