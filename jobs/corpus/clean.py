@@ -162,9 +162,6 @@ class Cleaner:
             self._drop("contaminated", matched, identity, title, text)
         else:
             self._keep(document, identity, title, text, spans, digest)
-            return
-        if document.is_versioned:  # what it would have replaced is dropped with it
-            self.writer.remove(self._key(document.id, bytes(16), keys.REMOVAL))
 
     def _repaired(
         self, document: Document

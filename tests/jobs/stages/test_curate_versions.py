@@ -29,12 +29,13 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
     folder = bench.run.root.parent / "pubmed"
     files = {
         "baseline/pubmed26n0001.xml.gz": [
-            *(citation(number, f"The first text of {number}.") for number in range(1, 6))
+            *(citation(number, f"The first text of {number}.") for number in range(1, 7))
         ],
         "updatefiles/pubmed26n0002.xml.gz": [
             citation(2, "The second text of 2."),
             citation(3, "The text of 3 was retracted.", "Retracted Publication"),
             citation(5, "Short."),
+            citation(6, ""),
             "<DeleteCitation><PMID>4</PMID></DeleteCitation>",
         ],
     }
@@ -55,6 +56,6 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         "On 2.\nThe second text of 2.",
     ]
     counts = read_json(bench.run.path("corpus/manifest.json"))["counts"]
-    assert (counts["in"], counts["kept"], counts["deletion"]) == (9, 2, 1)
-    assert (counts["retracted"], counts["length"]) == (1, 1)
-    assert (counts["replaced"], counts["removed"]) == (1, 3)
+    assert (counts["in"], counts["kept"], counts["deletion"]) == (11, 2, 1)
+    assert (counts["retracted"], counts["length"], counts["empty"]) == (1, 1, 1)
+    assert (counts["replaced"], counts["removed"]) == (1, 4)
