@@ -63,15 +63,22 @@ class Buckets:
         self._pending.clear()
         self._bytes = 0
 
-    def take(self) -> Iterator[Rows]:
-        """Yield the rows of each bucket in the order of buckets, and remove its file."""
+    def read(self) -> Iterator[Rows]:
+        """Yield the rows of each bucket in the order of buckets."""
         self.flush()
         for number in sorted(self._numbers):
-            path = self._path(number)
             self._report()
-            with naming(path):
-                yield np.fromfile(path, self.dtype)
-                path.unlink()
+            with naming(self._path(number)):
+                rows = np.fromfile(self._path(number), self.dtype)
+            yield rows
+
+    def take(self) -> Iterator[Rows]:
+        """Yield the rows of each bucket in the order of buckets, and remove its file."""
+        for number, rows in zip(
+            sorted(self._numbers | self._pending.keys()), self.read(), strict=True
+        ):
+            self._path(number).unlink()
+            yield rows
         self._numbers.clear()
 
     def _path(self, number: int) -> Path:

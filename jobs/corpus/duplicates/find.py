@@ -4,6 +4,10 @@ What is dropped is a function of the set of keys: not of the pieces in which the
 order of time. Of equal documents the smallest is kept, by rank of the source, id and digest; the
 place in the pieces decides only between documents that are equal in all three.
 
+A near duplicate is dropped only for a smaller document that is kept, shares a band with it and is
+like it by their sketches too. Documents made from one template are alike in chains whose ends have
+little in common, and so many that a shared band alone is often chance.
+
 Memory holds some 14 bytes per document and one bucket: rows go to files in ``scratch`` by the high
 bits of their hash, and the files are merged one by one.
 """
@@ -17,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.contract.corpus.rules import CorpusRules
-from jobs.contract.files import make_folder
+from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
+from jobs.contract.files import make_folder, naming
 from jobs.corpus.duplicates.buckets import Buckets, Rows, group_starts
 from jobs.corpus.duplicates.keys import (
     ABSTRACT,
@@ -28,6 +32,8 @@ from jobs.corpus.duplicates.keys import (
     VERSIONED,
     PieceKeys,
 )
+from jobs.corpus.duplicates.minhash import ORDERS, SKETCH_WORDS
+from jobs.corpus.words import mix
 
 REASONS = (
     "replaced",
@@ -42,13 +48,19 @@ REASONS = (
 KEPT = len(REASONS)
 REPLACED, REMOVED, DUPLICATE, DUPLICATE_ID, ABSTRACT_OF_FULL_TEXT, SAME_WORK, NEAR = range(KEPT)
 BUCKETS = 64
+FIRST = 32
+"""Each document is compared with so many smaller ones of a band; more share one by a phrase."""
 CHUNK = 1 << 20
+COMPARED = 1 << 15
+"""Sketches that are compared at once."""
 
 BY_ID = np.dtype(
     [("id", "u8"), ("digest", "u8", (2,)), ("index", "u4"), ("rank", "u2"), ("flags", "u1")]
 )
 BY_DIGEST = np.dtype([("digest", "u8", (2,)), ("index", "u4")])
 BY_HASH = np.dtype([("hash", "u8"), ("index", "u4")])
+PAIR = np.dtype([("position", "u4"), ("smaller", "u4")])
+"""The positions of two documents that are alike."""
 
 
 def find(
@@ -76,7 +88,7 @@ def find(
         shutil.rmtree(scratch)
     make_folder(scratch)
     try:
-        search = _Search(scratch, buckets, rules.near_duplicates is not None, report)
+        search = _Search(scratch, buckets, rules.near_duplicates, report)
         for piece in pieces:
             report()
             search.add(piece)
@@ -93,7 +105,11 @@ class _Search:
     """
 
     def __init__(
-        self, scratch: Path, buckets: int, with_bands: bool, report: Callable[[], None]
+        self,
+        scratch: Path,
+        buckets: int,
+        near: NearDuplicatesSpec | None,
+        report: Callable[[], None],
     ) -> None:
         self.begins: dict[int, int] = {}
         """Index of the first document of each piece."""
@@ -102,7 +118,10 @@ class _Search:
         self.digests = Buckets(scratch, "digest", BY_DIGEST, buckets, report)
         self.names = Buckets(scratch, "name", BY_HASH, buckets, report)
         self.bands = Buckets(scratch, "band", BY_HASH, buckets, report)
-        self.with_bands = with_bands
+        self.pairs = Buckets(scratch, "pair", PAIR, buckets, report)
+        self.sketches = scratch / "sketches"
+        """A row per index."""
+        self.near = near
 
     def add(self, piece: PieceKeys) -> None:
         """Put the keys of a piece into buckets."""
@@ -124,19 +143,26 @@ class _Search:
         self.digests.add(by_digest, by_digest["digest"][:, 0])
         names = by_hash(piece.names["name"], piece.names["number"] + np.uint32(begin))
         self.names.add(names, names["hash"])
-        if self.with_bands:
-            self._add_bands(piece, documents["index"])
+        if self.near:
+            self._add_bands(piece, begin, documents["index"])
 
-    def _add_bands(self, piece: PieceKeys, indexes: Rows) -> None:
-        if not len(indexes):
-            return
+    def _add_bands(self, piece: PieceKeys, begin: int, indexes: Rows) -> None:
+        sketches = np.zeros((self.total - begin, SKETCH_WORDS), np.uint64)
+        if len(indexes):
+            sketches[indexes - np.uint32(begin)] = self._bands_of(piece, indexes)
+        with naming(self.sketches), self.sketches.open("ab") as file:
+            file.write(sketches.tobytes())
+
+    def _bands_of(self, piece: PieceKeys, indexes: Rows) -> Rows:
+        """Put a piece's bands into buckets; return its sketches."""
         if piece.bands is None or len(piece.bands) != len(indexes):
             found = "no bands" if piece.bands is None else f"bands of {len(piece.bands)}"
             raise ValueError(f"piece {piece.piece}: {found} for {len(indexes)} documents")
-        bands = np.asarray(piece.bands)
+        bands, sketches = np.split(np.asarray(piece.bands), [-SKETCH_WORDS], axis=1)
         rows = by_hash(bands.ravel(), np.repeat(indexes, bands.shape[1]))
         rows = rows[rows["hash"] != 0]  # of documents too short for a signature
         self.bands.add(rows, rows["hash"])
+        return sketches
 
     def dropped(self) -> dict[int, Rows]:
         """Search step by step, and return what is dropped per piece."""
@@ -150,8 +176,10 @@ class _Search:
         self._drop_equal_texts()
         self._unite(self.names)
         self._drop_works()
-        self._unite(self.bands)
-        self._drop_near()
+        del self.abstracts
+        if self.near and self.total:
+            self._compare(self.near.similarity)
+            self._drop_near()
         return self._by_piece()
 
     # --- ids ---------------------------------------------------------------------------------
@@ -242,9 +270,49 @@ class _Search:
         self._drop(positions[weaker], best[weaker], ABSTRACT_OF_FULL_TEXT)
         self._drop(positions[~weaker], best[~weaker], SAME_WORK)
 
+    def _compare(self, similarity: float) -> None:
+        """Find the living documents that share a band and are alike by their sketches."""
+        sketches = np.memmap(self.sketches, np.uint8, "r").reshape(self.total, ORDERS)
+        for rows in self.bands.take():
+            positions, rows = self._living(rows)
+            again = repeated(rows["hash"])
+            positions, rows = positions[again], rows[again]
+            order = np.lexsort((positions, rows["hash"]))
+            positions, rows = positions[order], rows[order]
+            begins = group_starts(rows["hash"])
+            first = np.repeat(begins, sizes(begins, len(rows)))
+            for place in range(FIRST):
+                larger = np.flatnonzero(np.arange(len(rows)) - first > place)
+                smaller = first[larger] + place
+                for begin, end in chunks(len(larger), COMPARED):
+                    one, other = larger[begin:end], smaller[begin:end]
+                    common = sketches[rows["index"][one]] == sketches[rows["index"][other]]
+                    alike = common.sum(axis=1) >= similarity * ORDERS
+                    self._add_pairs(positions[one[alike]], positions[other[alike]])
+
+    def _add_pairs(self, positions: Rows, smaller: Rows) -> None:
+        rows = np.empty(len(positions), PAIR)
+        rows["position"], rows["smaller"] = positions, smaller
+        self.pairs.add(rows, mix(rows["position"].astype(np.uint64)))
+
     def _drop_near(self) -> None:
-        positions, roots = self._members()
-        self._drop(positions, roots, NEAR)
+        """Keep each document that is like no smaller one that is kept: in rounds, those that are
+        like no smaller undecided one.
+        """
+        undecided = np.zeros(self.total, np.bool_)
+        for pairs in self.pairs.read():
+            undecided[pairs["position"]] = undecided[pairs["smaller"]] = True
+        while undecided.any():
+            behind = np.zeros(self.total, np.bool_)
+            for pairs in self.pairs.read():
+                behind[pairs["position"][undecided[pairs["smaller"]]]] = True
+            chosen = undecided & ~behind
+            undecided &= behind
+            for pairs in self.pairs.read():
+                near = pairs[undecided[pairs["position"]] & chosen[pairs["smaller"]]]
+                np.minimum.at(self.kept, near["position"], near["smaller"])
+                self.reasons[near["position"]] = NEAR
+            undecided &= self.reasons == KEPT
 
     def _members(self) -> tuple[Rows, Rows]:
         """Return the living documents that are not the smallest of their set, and the smallest."""
@@ -268,7 +336,6 @@ class _Search:
     # --- the result ----------------------------------------------------------------------------
 
     def _by_piece(self) -> dict[int, Rows]:
-        del self.abstracts
         indexes = np.empty(self.total, np.uint32)  # per position
         for begin, end in chunks(self.total):
             positions = self.positions[begin:end]
@@ -315,10 +382,10 @@ def sizes(begins: Rows, total: int) -> Rows:
     return np.diff(np.append(begins, total))
 
 
-def chunks(total: int) -> Iterator[tuple[int, int]]:
+def chunks(total: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
     """Yield the bounds of consecutive parts, so that temporary arrays stay small."""
-    for begin in range(0, total, CHUNK):
-        yield begin, min(begin + CHUNK, total)
+    for begin in range(0, total, size):
+        yield begin, min(begin + size, total)
 
 
 def unite(parents: Rows, left: Rows, right: Rows) -> None:

@@ -4,7 +4,8 @@ A shingle is a run of ``words`` words (see ``jobs.corpus.words``). Of each of so
 all shingles a text has one smallest shingle; two texts have the same one with the probability of
 their Jaccard similarity, the shingles they share divided by the shingles that either has. The
 smallest shingles of R orders make a band, so two texts of similarity s share one of B bands with
-probability 1 - (1 - s^R)^B (https://arxiv.org/abs/2107.06499).
+probability 1 - (1 - s^R)^B (https://arxiv.org/abs/2107.06499). Those that do are compared again, by
+all orders.
 """
 
 from __future__ import annotations
@@ -19,31 +20,38 @@ from jobs.corpus.words import BLOCK, Hashes, Rows, mix, ngrams, word_hashes
 
 ORDERS = 112
 """At most so many orders are used: as many as in the near-duplicate search of FineWeb."""
+SKETCH_WORDS = ORDERS // 8
+MARGIN = 0.1
+"""Bands find pairs that are a little less similar too, and the sketches decide."""
 BATCH_CHARS = 16 * BLOCK
 
 
 def bands_and_rows(similarity: float) -> tuple[int, int]:
-    """Return B and R, of which the threshold (1/B)^(1/R) comes nearest to a similarity.
+    """Return B and R, of which the threshold (1/B)^(1/R) is nearest to MARGIN below a similarity.
 
-    B is as large as ORDERS permits. At the threshold two of three pairs are found.
+    B is as large as ORDERS permits. At the threshold two of three pairs share a band.
     """
     pairs = [(ORDERS // rows, rows) for rows in range(1, ORDERS // 2 + 1)]
-    return min(pairs, key=lambda pair: (abs((1 / pair[0]) ** (1 / pair[1]) - similarity), pair))
+    aim = similarity - MARGIN
+    return min(pairs, key=lambda pair: (abs((1 / pair[0]) ** (1 / pair[1]) - aim), pair))
 
 
 def signatures(texts: Sequence[str], spec: NearDuplicatesSpec) -> Hashes:
-    """Return the bands of each text, an array of texts by bands.
+    """Return the bands of each text, and behind them its sketch: a row of uint64 per text.
 
     Texts with fewer words than a shingle have zeros, which are no bands. A band's value depends on
-    its number, so that different bands never meet.
+    its number, so that different bands never meet. A sketch has a byte of each smallest shingle:
+    the share of bytes that two sketches have in common is about their similarity.
     """
     bands, _ = bands_and_rows(spec.similarity)
-    found = np.zeros((len(texts), bands), np.uint64)
+    found = np.zeros((len(texts), bands + SKETCH_WORDS), np.uint64)
     for begin, end in _batches(texts):
         hashes, counts = word_hashes(texts[begin:end])
         shingles, kept, begins = _shingles(hashes, counts, spec.words)
         if len(kept):
-            found[begin + kept] = _bands(_minima(shingles, begins), spec)
+            minima = _minima(shingles, begins)
+            sketches = np.ascontiguousarray(minima.astype(np.uint8).T).view("<u8")
+            found[begin + kept] = np.hstack([_bands(minima, spec), sketches])
     return found
 
 

@@ -24,8 +24,9 @@ from jobs.corpus.duplicates.keys import (
     VERSIONED,
     PieceKeys,
 )
+from jobs.corpus.duplicates.minhash import SKETCH_WORDS
 
-RULES = CorpusRules((), "fail", 1, 0, near_duplicates=NearDuplicatesSpec(0.75, 5))
+RULES = CorpusRules((), "fail", 1, 0, near_duplicates=NearDuplicatesSpec(0.65, 5))
 
 
 def hashed(number: int) -> int:
@@ -43,6 +44,8 @@ class Doc:
     is_abstract: bool = field(default=False, compare=False)
     names: frozenset[int] = field(default=frozenset(), compare=False)
     bands: tuple[int, int] = field(default=(0, 0), compare=False)
+    sketch: tuple[int, int, int] = field(default=(0, 0, 0), compare=False)
+    """The bytes of each third of the sketch: two documents are alike if two of them are equal."""
     is_versioned: bool = field(default=False, compare=False)
     is_removal: bool = field(default=False, compare=False)
 
@@ -62,13 +65,15 @@ def piece_keys(number: int, records: list[Doc]) -> PieceKeys:
         if not record.is_removal:
             names += [(document, hashed(name)) for name in record.names]
             # different bands never have the same value
-            bands.append([band and hashed(band) + at for at, band in enumerate(record.bands)])
+            values = [band and hashed(band) + at for at, band in enumerate(record.bands)]
+            sketch = np.repeat(np.array(record.sketch, "u1"), (38, 37, 37)).view("<u8")
+            bands.append([*values, *sketch.tolist()])
             document += 1
     return PieceKeys(
         number,
         np.array(keys, KEY),
         np.array(names, NAME),
-        np.array(bands, np.uint64).reshape(-1, 2),
+        np.array(bands, np.uint64).reshape(len(bands), 2 + SKETCH_WORDS),
     )
 
 
@@ -144,10 +149,19 @@ class PlainSearch:
                     self.dropped[place] = (reason, best)
 
     def drop_near(self) -> None:
-        bands = {place: enumerate(document.bands) for place, document in self.living()}
-        shared = {place: {item for item in items if item[1]} for place, items in bands.items()}
-        for first, *others in groups(shared):
-            self.dropped.update((place, ("near_duplicate", first)) for place in others)
+        kept: list[tuple[Place, Doc]] = []
+        for place, document in self.living():
+            near = [first for first, other in kept if is_near(document, other)]
+            if near:
+                self.dropped[place] = ("near_duplicate", near[0])
+            else:
+                kept.append((place, document))
+
+
+def is_near(document: Doc, other: Doc) -> bool:
+    bands = zip(document.bands, other.bands, strict=True)
+    sketches = zip(document.sketch, other.sketch, strict=True)
+    return any(one == two != 0 for one, two in bands) and sum(a == b for a, b in sketches) >= 2
 
 
 def expected(pieces: list[list[Doc]]) -> Found:
@@ -194,7 +208,8 @@ documents = st.builds(
     digest=st.tuples(hashes, st.integers(1, 2)),
     is_abstract=st.booleans(),
     names=st.frozensets(st.integers(1, 7), max_size=2),
-    bands=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+    bands=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    sketch=st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)),
 )
 removals = st.builds(
     lambda id: Doc(VERSIONED_RANK, id, is_versioned=True, is_removal=True),
@@ -285,16 +300,35 @@ def test_a_source_may_bring_a_removed_document_back() -> None:
     }
 
 
-def test_a_long_chain_of_near_duplicates_is_one_set() -> None:
-    chain = [
-        Doc(0, hashed(at), (at, at), bands=((at + 1) // 2, at // 2 + 1)) for at in range(1, 301)
-    ]
+def test_a_chain_of_works_that_share_names_is_one_work() -> None:
+    chain = [Doc(0, hashed(at), (at, at), names=frozenset({at, at + 1})) for at in range(1, 301)]
     first = min(chain)
 
     found = searched([chain], buckets=5)
 
-    assert set(found.values()) == {("near_duplicate", (0, chain.index(first)))}
+    assert set(found.values()) == {("same_work", (0, chain.index(first)))}
     assert len(found) == len(chain) - 1
+
+
+def test_of_a_chain_of_near_duplicates_no_two_neighbours_stay_and_no_three_go() -> None:
+    """What is dropped is like what is kept for it, not only like something like it."""
+    chain = [
+        Doc(0, hashed(at), (at, at), bands=((at + 1) // 2, at // 2 + 1)) for at in range(1, 301)
+    ]
+
+    found = searched([chain], buckets=5)
+
+    assert all(abs(number - kept[1]) == 1 for (_, number), (_, kept) in found.items())
+    stays = [(0, number) not in found for number in range(len(chain))]
+    assert not any(one and other for one, other in pairwise(stays))
+
+
+def test_a_phrase_that_many_documents_share_hides_no_pair() -> None:
+    """Documents are compared with the first of a band alone, but in every band."""
+    many = [Doc(0, at, (at, at), bands=(1, at), sketch=(at, at, at)) for at in range(1, 61)]
+    pair = [Doc(0, at, (at, at), bands=(1, 99), sketch=(99, 99, at)) for at in (70, 71)]
+
+    assert searched([[*many, *pair]]) == {(0, 61): ("near_duplicate", (0, 60))}
 
 
 def test_leftovers_of_a_killed_search_are_no_rows(tmp_path: Path) -> None:
