@@ -13,7 +13,7 @@ from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import training_stage
 from jobs.data import corpora
-from meditron_cli.reporting import speed
+from meditron_cli.reporting import speed, token_statistics
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
@@ -75,6 +75,7 @@ def corpus(run: RunDir) -> dict[str, Any]:
     return {
         "documents": total(curated, "documents"),
         "tokens": total(tokenized, "tokens"),
+        "tokenization": token_statistics.tokenization(tokenized),
         "curate": curated[0] if curated else None,
     }
 

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.contract.done_markers import write_done
 from jobs.contract.files import write_json
+from jobs.tokenization.counts import Counts
 
 from ...conftest import Bench
 from ...metric_lines import append, skip, step, validation
@@ -87,6 +88,32 @@ def test_the_epochs_so_far_of_each_corpus_are_shown(trained: Bench) -> None:
     assert corpus["epochs"] == 2 * 16 * 128 / 700
     rows = [" ".join(row.split()) for row in trained("report", run.name).stdout.splitlines()]
     assert "epochs of corpus - 5.85" in rows
+
+
+def test_tokens_are_counted_per_shard_and_in_all(trained: Bench) -> None:
+    """Two tasks share the first shard; gigatoken gave other ids in one of them."""
+    run, differs = trained.run(), "gigatoken differs from tokenizers: 'x' gives [1], not [2]"
+    parts = [
+        ("corpus/train/00000.jsonl", Counts(3, 1, 1300, 1297, 5200, 800, 700, 2), "gigatoken", ""),
+        ("corpus/train/00000.jsonl", Counts(2, 0, 700, 698, 2800, 500, 650), "tokenizers", differs),
+        ("corpus/validation/00000.jsonl", Counts(1, 0, 10, 9, 40), "gigatoken", ""),
+    ]
+    for index, (name, counts, engine, reason) in enumerate(parts):
+        summary = {"tokens": counts.tokens, "shards": {name: counts.to_json()}}
+        summary |= {"engine": engine, "engine_reason": reason}
+        facts = {"spec_digest": "", "seconds": 1.0, "inputs": [], "outputs": []}
+        write_done(run, "tokenize", index, summary=summary, **facts)
+
+    found = report(trained)["corpus"]["tokenization"]
+
+    shard = found["shards"]["corpus/train/00000.jsonl"]
+    assert (shard["documents"], shard["tokens"], shard["longest"]) == (5, 2000, 700)
+    assert (shard["fertility"], shard["engines"]) == (1995 / 1300, ["gigatoken", "tokenizers"])
+    assert found["all"]["tokens"] == 2010
+    assert found["all"]["reasons"] == [differs]
+    rows = [" ".join(row.split()) for row in trained("report", run.name).stdout.splitlines()]
+    assert "train 5 1 2,000 700 2 0 1.53 4.01 gigatoken, tokenizers" in rows
+    assert "validation 1 0 10 0 0 0 - 4.44 gigatoken" in rows
 
 
 def test_skipped_steps_are_shown_with_their_reasons(trained: Bench) -> None:
