@@ -280,7 +280,7 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
 
 
 class ShareOfShards(NamedTuple):
-    """What one task tokenizes: every ``parts``-th stretch of some shards, from ``part`` on."""
+    """Some shards of which a task takes every ``parts``-th stretch, from ``part`` on."""
 
     shards: tuple[str, ...]
     part: int
