@@ -37,6 +37,7 @@ COMMANDS = {
     "rm": "Remove runs that nothing uses.",
     "report": "Show the results of a run.",
     "samples": "Show the documents of a training step.",
+    "corpus": "Show documents of a corpus, or remove some.",
     "profile": "Show where the time of training's steps goes.",
     "sync": "Copy a training's metrics into MLflow or W&B.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",

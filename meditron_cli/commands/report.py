@@ -12,7 +12,7 @@ from jobs.contract import metrics_log
 from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.reporting import token_statistics
+from meditron_cli.reporting import funnel, token_statistics
 from meditron_cli.runs import store
 from meditron_cli.services import Services
 
@@ -63,6 +63,7 @@ Section = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 def sections(results: Mapping[str, Any]) -> Iterable[Section]:
     """Yield the report's tables: title, columns, rows."""
     yield "corpus", ("what", "count"), corpus_rows(results["corpus"])
+    yield "sources", funnel.COLUMNS, list(funnel.rows(results["corpus"]["sources"]))
     yield (
         "tokenization",
         token_statistics.COLUMNS,

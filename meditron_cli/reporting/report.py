@@ -13,7 +13,7 @@ from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import training_stage
 from jobs.data import corpora
-from meditron_cli.reporting import speed, token_statistics
+from meditron_cli.reporting import funnel, speed, token_statistics
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
@@ -76,7 +76,8 @@ def corpus(run: RunDir) -> dict[str, Any]:
         "documents": total(curated, "documents"),
         "tokens": total(tokenized, "tokens"),
         "tokenization": token_statistics.tokenization(tokenized),
-        "curate": curated[0] if curated else None,
+        "curate": summed(curated),
+        "sources": funnel.of_run(run),
     }
 
 
@@ -85,6 +86,16 @@ def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     folder = run.stage(stage) / "done"
     markers = [done_markers.read(path) for path in sorted(folder.glob("[0-9]*.json"))]
     return [marker.summary for marker in markers if marker is not None]
+
+
+def summed(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the counts of all tasks of a stage together; None where none has finished."""
+    if not summaries:
+        return None
+    return {
+        name: total(summaries, name) if isinstance(value, int) else value
+        for name, value in summaries[0].items()
+    }
 
 
 def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:

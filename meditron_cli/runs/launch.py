@@ -18,6 +18,7 @@ from jobs.contract.events import (
     UndoEvent,
     submit_event,
 )
+from jobs.contract.files import read_small
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
     CORPUS_STAGES,
@@ -108,7 +109,8 @@ def _launch(
     record = reader.read().require_readable()
     infos = query_open_jobs(record, scheduler)
     verdicts = check_tasks(plan, run)
-    refuse_other_data(record, verdicts)
+    taken_down = read_small(run.path("corpus/manifest.json")).get("taken_down", ())
+    refuse_other_data(record, verdicts, len(taken_down))
     refuse_beside_parts(record, plan, infos)
     refuse_other_tokenizer(record, plan, tokenizers_of_results(run, record))
     saved = saved_steps(plan, run)

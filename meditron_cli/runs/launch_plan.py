@@ -24,6 +24,7 @@ from jobs.contract.stage_specs import (
     TokenizerRef,
     training_stage,
 )
+from jobs.contract.units import plural
 from jobs.slurm.states import WAITS_FOR_JOBS
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.early import waits_for
@@ -94,8 +95,15 @@ def result_of(spec: Spec) -> str:
     raise TypeError(f"{type(spec).__name__} names no result")
 
 
-def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str]]) -> None:
+def refuse_other_data(
+    record: RunRecord, verdicts: Mapping[str, Mapping[int, str]], taken_down: int = 0
+) -> None:
     """Refuse to recreate a run's tokens from other files once it has trained on the old ones.
+
+    Args:
+        record: of the run.
+        verdicts: on the done markers of its tasks.
+        taken_down: documents that were removed from its corpus.
 
     Raises:
         ConfigError: naming the stage whose inputs or settings have changed.
@@ -108,10 +116,17 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
         changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())
         if changed:
             what = "input files" if "inputs" in changed else "settings or tokenizer"
-            resume = store.command(RunDir(record.path), "resume")
+            run = RunDir(record.path)
+            hint = f"put the old ones back, then `{store.command(run, 'resume')}`"
+            if taken_down:
+                hint = (
+                    f"{plural(taken_down, 'document')} removed from its corpus since; "
+                    f"`{store.command(run, 'submit', 'evaluate', '--run')}` still scores it, and "
+                    "--new starts a run from the sources"
+                )
             raise ConfigError(
                 f"the {what} of {stage} have changed since run {record.name} was trained on them",
-                hint=f"put the old ones back, then `{resume}`",
+                hint=hint,
             )
 
 

@@ -58,28 +58,7 @@ def require_unused(services: Services, reader: RecordReader) -> None:
             f"{run.root} is a symbolic link to {run.root.resolve()}",
             hint=f"`rm {shlex.quote(str(run.root))}` removes the link alone",
         )
-    record = reader.read().require_readable()
-    unfinished = unfinished_jobs(services, record)
-    if unfinished:
-        first = next((info for info in unfinished if not info.is_unknown), unfinished[0])
-        if first.is_unknown:
-            raise ConfigError(
-                f"the scheduler does not report whether job {first.job_id} of run {run.name} is "
-                "alive",
-                hint=f"`{store.command(run, 'rm')}` once it answers, or on the machine where the "
-                "run was started",
-            )
-        raise ConfigError(
-            f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
-            + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""),
-            hint=f"`{store.command(run, 'cancel')}` cancels them",
-        )
-    if any(stage.unanswered for stage in record.stages.values()):
-        raise ConfigError(
-            f"run {run.name} has an unconfirmed submission: it is in progress, was killed, or got "
-            "no answer",
-            hint=f"`{store.command(run, 'cancel')}` withdraws it, once the scheduler answers",
-        )
+    require_no_jobs(services, reader, store.command(run, "rm"))
     folder = run.path("checkpoints")
     for lease in leases.read_leases(folder, services.clock.now()):
         if lease.holder and lease.holder.attempt:
@@ -92,6 +71,39 @@ def require_unused(services: Services, reader: RecordReader) -> None:
         )
     if writer := leases.read_writer(folder):
         raise ConfigError(f"run {run.name}: {writer} writes to its checkpoints")
+
+
+def require_no_jobs(services: Services, reader: RecordReader, command: str) -> None:
+    """Refuse a run whose jobs may be alive.
+
+    Args:
+        command: to repeat, for the hint.
+
+    Raises:
+        ConfigError: naming the job.
+    """
+    run = reader.run
+    record = reader.read().require_readable()
+    unfinished = unfinished_jobs(services, record)
+    if unfinished:
+        first = next((info for info in unfinished if not info.is_unknown), unfinished[0])
+        if first.is_unknown:
+            raise ConfigError(
+                f"the scheduler does not report whether job {first.job_id} of run {run.name} is "
+                "alive",
+                hint=f"`{command}` once it answers, or on the machine where the run was started",
+            )
+        raise ConfigError(
+            f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
+            + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""),
+            hint=f"`{store.command(run, 'cancel')}` cancels them",
+        )
+    if any(stage.unanswered for stage in record.stages.values()):
+        raise ConfigError(
+            f"run {run.name} has an unconfirmed submission: it is in progress, was killed, or got "
+            "no answer",
+            hint=f"`{store.command(run, 'cancel')}` withdraws it, once the scheduler answers",
+        )
 
 
 def unfinished_jobs(services: Services, record: RunRecord) -> list[JobInfo]:

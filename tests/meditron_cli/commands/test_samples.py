@@ -68,17 +68,21 @@ def make(meditron: Bench, folder: Path) -> None:
     folder.mkdir()
     write_byte_tokenizer(folder / "tokenizer.json")
     documents = [{"id": f"doc {number}", "text": text_of(number)} for number in range(60)]
-    documents[7]["id"] = documents[3]["id"]  # nothing forbids it
-    (folder / "docs.jsonl").write_text("".join(json.dumps(item) + "\n" for item in documents))
-    shutil.copy(meditron.folder / "experiment.yaml", folder)
+    documents[7]["id"] = documents[3]["id"]  # of another source, which nothing forbids
+    for name, items in (("docs", documents[:7] + documents[8:]), ("more", documents[7:8])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    experiment = (meditron.folder / "experiment.yaml").read_text()
+    experiment = experiment.replace("[docs.jsonl]", "[docs.jsonl, more.jsonl]")
+    (folder / "experiment.yaml").write_text(experiment)
     maker = Bench(folder)
     words = [word for setting in SETTINGS for word in ("--set", setting)]
     done = maker.submit(*words)
     assert done.exit_code == 0, done.output
     made = maker.run()
-    for stage, index in (("curate", 0), ("tokenize", 0), ("tokenize", 1), ("tokenize", 2)):
-        command = [sys.executable, "-m", "jobs", stage, str(made.root), str(index)]
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    for stage in ("curate", "tokenize"):
+        for index in specs.indices(made, stage):
+            command = [sys.executable, "-m", "jobs", stage, str(made.root), str(index)]
+            subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     trace = Trace(made, spec_of(made))
     for step in range(1, LAST + 1):
         print_ = str(trace.fingerprint(step))  # tests/engine compares it with real ranks

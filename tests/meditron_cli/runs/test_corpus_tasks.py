@@ -35,33 +35,37 @@ def end(meditron: Bench, finish: Finish, **tasks: int) -> RunDir:
 
 
 def test_curate_is_submitted_with_the_stages_before_it(meditron: Bench) -> None:
-    assert submit(meditron, 3) == {"clean": [0, 1, 2], "deduplicate": [0], "curate": [0, 1, 2]}
+    assert submit(meditron, tasks=3) == {
+        "clean": [0, 1, 2],
+        "deduplicate": [0],
+        "curate": [0, 1, 2],
+    }
 
     jobs = {str(event["stage"]): event for event in meditron.events("submit")}
     assert list(jobs) == list(STAGES)
 
 
 def test_fewer_tasks_leave_nothing_of_more(meditron: Bench, finish: Finish) -> None:
-    submit(meditron, 3)
+    submit(meditron, tasks=3)
     run = end(meditron, finish, clean=3)
 
-    assert submit(meditron, 2) == {"clean": [0, 1], "deduplicate": [0], "curate": [0, 1]}
+    assert submit(meditron, tasks=2) == {"clean": [0, 1], "deduplicate": [0], "curate": [0, 1]}
 
     assert not run.done("clean", 2).exists()
     assert [stage.total for stage in meditron.reader().read().stages.values()] == [2, 1, 2]
 
 
 def test_one_task_instead_of_several_replaces_their_stages(meditron: Bench, finish: Finish) -> None:
-    submit(meditron, 3)
+    submit(meditron, tasks=3)
     end(meditron, finish, clean=2)
 
-    submit(meditron, 1)
+    submit(meditron, tasks=1)
 
     assert list(meditron.reader().read().stages) == ["curate"]
 
 
 def test_one_task_is_refused_while_several_are_in_the_queue(meditron: Bench) -> None:
-    submit(meditron, 3)
+    submit(meditron, tasks=3)
 
     result = meditron.submit("--set", "curate.tasks=1", stage="curate")
 
@@ -78,7 +82,7 @@ def test_one_task_is_refused_while_several_are_in_the_queue(meditron: Bench) -> 
 def test_a_finished_corpus_is_not_made_again_by_other_tasks(
     meditron: Bench, finish: Finish, tasks: int
 ) -> None:
-    submit(meditron, 3)
+    submit(meditron, tasks=3)
     end(meditron, finish, clean=3, deduplicate=1, curate=3)
 
     assert submit(meditron, tasks) == {
@@ -91,9 +95,9 @@ def test_a_finished_corpus_is_not_made_again_by_other_tasks(
 
 
 def test_a_finished_corpus_of_one_task_stays_so(meditron: Bench, finish: Finish) -> None:
-    submit(meditron, 1)
+    submit(meditron, tasks=1)
     end(meditron, finish, curate=1)
 
-    assert submit(meditron, 4) == {"curate": [0]}
+    assert submit(meditron, tasks=4) == {"curate": [0]}
 
     assert len(meditron.events("submit")) == 1

@@ -472,6 +472,13 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
     assert "the settings or tokenizer of tokenize have changed since run" in result.stderr
     assert len(meditron.scheduler.submitted) == 5
 
+    write_json(run.path("corpus/manifest.json"), {"taken_down": [{"id": "a"}]})
+
+    assert meditron.submit().stderr.splitlines()[-1] == (
+        "hint: 1 document removed from its corpus since; `meditron submit evaluate --run "
+        f"{run.name}` still scores it, and --new starts a run from the sources"
+    )
+
 
 def checkpoints_of(meditron: Bench, stage: str) -> dict[int, str]:
     """Return the checkpoint that each task of a stage is of, by index, as its job reads it."""
