@@ -15,7 +15,7 @@ def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
     """Yield benchmark, item and text of each test question.
 
     The text is what the model is asked, for PubMedQA with the abstract. A question shorter than an
-    n-gram tells little ("All of the following except"); its choices are part of it.
+    n-gram identifies little ("All of the following except"); its choices are part of it.
 
     Raises:
         TaskError: a benchmark cannot be read.

@@ -1,4 +1,4 @@
-"""What of a benchmark's files is looked for in documents."""
+"""The parts of a benchmark's files that are looked for in documents."""
 
 from __future__ import annotations
 

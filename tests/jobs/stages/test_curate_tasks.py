@@ -43,7 +43,7 @@ def lines(values: Iterator[dict[str, Any]]) -> bytes:
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> CorpusRules:
-    """Sources of several pieces, with duplicates within and across them."""
+    """Return rules over sources of several pieces, with duplicates within and across them."""
     folder = tmp_path_factory.mktemp("in")
     plain, packed = folder / "papers.jsonl", folder / "replay.jsonl.gz"
     plain.write_bytes(lines(records(range(2_000), "p")))
@@ -83,7 +83,7 @@ def write_tasks(bench: Any, rules: CorpusRules, tasks: int) -> list[tuple[str, i
 
 @pytest.fixture(scope="module")
 def undisturbed(module_forked: Any, rules: CorpusRules) -> dict[str, bytes]:
-    """The corpus of one task."""
+    """Return the corpus of one task."""
     write_tasks(module_forked, rules, 1)
     result = module_forked.start("curate")
     assert (result.returncode, result.stderr) == (0, "")

@@ -85,7 +85,7 @@ def test_a_finished_corpus_is_not_made_again_by_other_tasks(
     submit(meditron, tasks=3)
     end(meditron, finish, clean=3, deduplicate=1, curate=3)
 
-    assert submit(meditron, tasks) == {
+    assert submit(meditron, tasks=tasks) == {
         "clean": [0, 1, 2],
         "deduplicate": [0],
         "curate": [0, 1, 2],

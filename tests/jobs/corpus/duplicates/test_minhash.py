@@ -77,7 +77,7 @@ def test_case_punctuation_and_line_ends_do_not_count() -> None:
 
 
 def test_leaflets_that_differ_in_a_dose_alone_are_near_duplicates() -> None:
-    """The documentation says so: a number is one word of many."""
+    """As documented, a number is one word of many."""
     chance = random.Random(2)
     leaflet = chance.choices(WORDS, k=300)
     other = [*leaflet[:150], "20", "mg", *leaflet[152:]]

@@ -1,4 +1,4 @@
-"""Which documents are dropped, in which order, and with what reason."""
+"""Documents that filters drop, the order of the filters, and the reasons."""
 
 from __future__ import annotations
 
