@@ -48,6 +48,8 @@ REASONS = (
 KEPT = len(REASONS)
 REPLACED, REMOVED, DUPLICATE, DUPLICATE_ID, ABSTRACT_OF_FULL_TEXT, SAME_WORK, NEAR = range(KEPT)
 BUCKETS = 64
+SHARED = 32
+"""A name that more documents have is not that of a work, as the DOI of a journal."""
 FIRST = 32
 """Each document is compared with so many smaller ones of a band; more share one by a phrase."""
 CHUNK = 1 << 20
@@ -174,7 +176,7 @@ class _Search:
         self.abstracts = np.zeros(self.total, np.bool_)
         self._order_by_id()
         self._drop_equal_texts()
-        self._unite(self.names)
+        self._unite_works()
         self._drop_works()
         del self.abstracts
         if self.near and self.total:
@@ -241,18 +243,20 @@ class _Search:
             other = first != positions
             self._drop(positions[other], first[other], DUPLICATE)
 
-    def _unite(self, buckets: Buckets) -> None:
-        """Join the living documents that share a hash into sets, as ``kept`` points."""
-        for rows in buckets.take():
+    def _unite_works(self) -> None:
+        """Join the living documents that share a name into sets, as ``kept`` points."""
+        for rows in self.names.take():
             positions, rows = self._living(rows)
             again = repeated(rows["hash"])
             positions, hashes = positions[again], rows["hash"][again]
             order = np.argsort(hashes)
             positions, hashes = positions[order], hashes[order]
             begins = group_starts(hashes)
+            counts = sizes(begins, len(hashes))
             if len(begins):
-                first = np.minimum.reduceat(positions, begins)
-                unite(self.kept, positions, np.repeat(first, sizes(begins, len(hashes))))
+                first = np.repeat(np.minimum.reduceat(positions, begins), counts)
+                is_work = np.repeat(counts <= SHARED, counts)
+                unite(self.kept, positions[is_work], first[is_work])
 
     def _drop_works(self) -> None:
         """Keep one document of each work: the smallest full text, or the smallest abstract."""

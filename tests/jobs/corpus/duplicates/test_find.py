@@ -310,6 +310,13 @@ def test_a_chain_of_works_that_share_names_is_one_work() -> None:
     assert len(found) == len(chain) - 1
 
 
+def test_a_name_of_very_many_documents_names_no_work() -> None:
+    journal = [Doc(0, at, (at, at), names=frozenset({1})) for at in range(33)]
+
+    assert searched([journal]) == {}
+    assert len(searched([journal[1:]])) == 31
+
+
 def test_of_a_chain_of_near_duplicates_no_two_neighbours_stay_and_no_three_go() -> None:
     """What is dropped is like what is kept for it, not only like something like it."""
     chain = [
