@@ -81,7 +81,10 @@ def rules_of(experiment: Experiment, data_dir: Path | None) -> CorpusRules:
         seed=experiment.seed,
         mask=tuple(sorted(set(curate.mask))),
         drop=tuple(sorted(set(curate.drop))),
-        upsample=curate.upsample,
+        upsample=curate.upsample.factor,
+        upsample_date=curate.upsample.date,
+        upsample_journals=curate.upsample.journals,
+        upsample_citations=curate.upsample.citations,
         near_duplicates=NearDuplicatesSpec(similarity, near.words) if similarity else None,
         decontamination=decontamination(experiment, data_dir),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from datetime import date
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -129,6 +131,36 @@ class Decontaminate(Section):
     """Share of a question's runs of words from which a document is dropped that contains them."""
 
 
+QUARTERS = 2
+"""Limits of citations: the end of the lowest quarter of works, the begin of the highest."""
+
+
+class Upsample(Section):
+    """Copies of works by MEDITRON's score, so that good evidence is read more often (arXiv
+    2311.16079, table 10 and appendix B.4)."""
+
+    factor: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Copies of a work beyond the first, per point of its score; 0 for none."""
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] = "2023-07-15"
+    """Day from which the ages of works count."""
+    journals: Annotated[tuple[Line, ...], BeforeValidator(listed)] = ()
+    """Journals whose works have a point more. MEDITRON's list of 423 is not public."""
+    citations: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Citations per year that end the lowest quarter of works, and begin the highest: two numbers;
+    [] gives citations no points."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that the day exists, and that the two limits of citations ascend."""
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            yield "date", f"there is no day {self.date}"
+        if self.citations and (
+            len(self.citations) != QUARTERS or list(self.citations) != sorted(self.citations)
+        ):
+            yield "citations", "name two numbers, the smaller one first, or none"
+
+
 class Curate(Section):
     """Raw documents to clean JSONL shards."""
 
@@ -161,9 +193,8 @@ class Curate(Section):
         BeforeValidator(listed),
     ] = ()
     """Kinds of works that are dropped, where a source's metadata tell."""
-    upsample: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Copies of a work beyond the first, per point of MEDITRON's score of works (arXiv 2311.16079,
-    T10); 0 for none."""
+    upsample: Upsample = Upsample()
+    """Works that are written more than once, by MEDITRON's score; by default none is."""
     near_duplicates: NearDuplicates = NearDuplicates()
     """Documents that have most of their runs of words in common; by default they are kept."""
     decontaminate: Decontaminate = Decontaminate()

@@ -92,6 +92,14 @@ def test_a_source_without_a_name_has_one_by_its_format_or_file(
             "curate.near_duplicates.similarity: must be below 1, found 1",
         ),
         (
+            "curate.upsample.citations=[3, 1]",
+            "curate.upsample.citations: name two numbers, the smaller one first, or none",
+        ),
+        (
+            "curate.upsample.date=2023-02-30",
+            "curate.upsample.date: there is no day 2023-02-30",
+        ),
+        (
             "curate.decontaminate.benchmarks=all",
             "curate.decontaminate.benchmarks[0]: all: evaluate.benchmarks lists no benchmark",
         ),

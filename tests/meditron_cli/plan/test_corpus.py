@@ -70,6 +70,9 @@ def test_a_source_has_the_settings_of_the_stage_where_it_has_none() -> None:
         "curate.validation_fraction=0.1",
         "curate.mask=[phone, email]",
         "curate.near_duplicates.similarity=0.8",
+        "curate.upsample={factor: 0.5, date: 2024-01-31}",
+        "curate.upsample.journals=[The Lancet]",
+        "curate.upsample.citations=[2, 9]",
         "curate.decontaminate.benchmarks=[quiz]",
     )
     rules = plan_of("test-slurm", "tiny", *overrides).stage("curate").tasks[0].spec.corpus
@@ -80,6 +83,8 @@ def test_a_source_has_the_settings_of_the_stage_where_it_has_none() -> None:
     assert {plain.validation_fraction, own.validation_fraction} == {0.1}
     assert rules.mask == ("email", "phone")
     assert rules.near_duplicates == NearDuplicatesSpec(0.8, 5)
+    assert (rules.upsample, rules.upsample_date) == (0.5, "2024-01-31")
+    assert (rules.upsample_journals, rules.upsample_citations) == (("The Lancet",), (2.0, 9.0))
     benchmark = BenchmarkFile("quiz", "/data/quiz.jsonl", "mcq")
     assert rules.decontamination == DecontaminationSpec((benchmark,), 8, 0.8)
     assert corpus.paths_of(rules) == ("/a.jsonl", "/b", "/data/quiz.jsonl")
