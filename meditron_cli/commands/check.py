@@ -78,11 +78,11 @@ def check_merged(services: Services, checked: Checked, cluster: str, size: str) 
     except ConfigError as error:
         errors, hints = tuple(error.message.splitlines()), tuple(error.hint.splitlines())
         return replace(checked, errors=errors, hints=hints, absent=absent)
-    return replace(checked, absent=absent)
+    return replace(checked, absent=absent, warnings=plan.warnings)
 
 
 def show(results: Iterable[Checked], fitting: str) -> None:
-    """Print a line for each valid file, and warn of placeholders and of absent inputs.
+    """Print a line for each valid file, and warn of placeholders, absent inputs and the plan's.
 
     Args:
         fitting: what else was checked of experiments.
@@ -97,6 +97,8 @@ def show(results: Iterable[Checked], fitting: str) -> None:
             console.warning(sentence)
         for sentence in checked.absent:
             console.warning(f"not checked: {sentence}")
+        for sentence in checked.warnings:
+            console.warning(sentence)
 
 
 def row(checked: Checked) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def row(checked: Checked) -> dict[str, Any]:
         "errors": checked.errors,
         "placeholders": checked.placeholders,
         "absent": checked.absent,
+        "warnings": checked.warnings,
     }
 
 

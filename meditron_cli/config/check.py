@@ -28,6 +28,8 @@ class Checked:
     absent: tuple[str, ...] = ()
     """Sentences about inputs that are not named or not on this machine, so that none was checked.
     """
+    warnings: tuple[str, ...] = ()
+    """Of the plan on a cluster."""
 
 
 def check_file(path: Path) -> Checked:

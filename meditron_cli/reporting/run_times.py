@@ -109,7 +109,8 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
     training_name = training_stage(view.stages)
     lines = list(MetricsLog(run, training_name).read_new()) if training_name else []
     work = goodput.work_of(lines)
-    recorded = attempts_of(record.history)
+    # A stage leaves a run where one task makes the corpus that several began.
+    recorded = [item for item in attempts_of(record.history) if item.stage in view.stages]
     ended = [
         attempt
         for name, stage in view.stages.items()

@@ -153,6 +153,7 @@ def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
                 "errors": ["experiment.yaml:1:1: sede: unknown key; did you mean 'seed'?"],
                 "placeholders": [],
                 "absent": [],
+                "warnings": [],
             }
         ],
     }

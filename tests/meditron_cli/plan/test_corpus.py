@@ -160,3 +160,20 @@ def test_a_stage_of_several_tasks_is_refused_where_one_task_does_all(
         f"error: curate.tasks is 1, so curate does the work of {stage} too\n"
         "hint: `meditron explain curate.tasks` explains the key\n"
     )
+
+
+@pytest.mark.parametrize("words", [("check",), ("plan", "curate"), ("submit", "curate")])
+def test_a_long_task_is_warned_of_before_it_is_submitted(
+    meditron: Bench, words: tuple[str, ...]
+) -> None:
+    with (meditron.folder / "docs.jsonl").open("r+b") as file:
+        file.truncate(10**12)  # a hole, which takes no place
+    more = () if words == ("check",) else ("--config", "experiment.yaml")
+
+    done = meditron(*words, "--cluster", "local", "--size", "tiny", *more)
+
+    assert done.exit_code == 0, done.output
+    assert (
+        "warning: curating 931.3 GiB takes about 93 hours at 3 MB/s and task (guessed); "
+        "--set curate.tasks=93 takes about one\n"
+    ) in done.stderr

@@ -57,11 +57,15 @@ def test_fewer_tasks_leave_nothing_of_more(meditron: Bench, finish: Finish) -> N
 
 def test_one_task_instead_of_several_replaces_their_stages(meditron: Bench, finish: Finish) -> None:
     submit(meditron, tasks=3)
+    meditron.begin("clean")
     end(meditron, finish, clean=2)
 
     submit(meditron, tasks=1)
 
     assert list(meditron.reader().read().stages) == ["curate"]
+    for command in ("status", "report"):
+        done = meditron(command, meditron.run().name)
+        assert done.exit_code == 0, done.output
 
 
 def test_one_task_is_refused_while_several_are_in_the_queue(meditron: Bench) -> None:
