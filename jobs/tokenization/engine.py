@@ -31,7 +31,7 @@ COMPARED_EVERY = 1000
 COMPARED_CHARACTERS = 1 << 14
 """Longer texts are compared up to here: ``tokenizers`` takes 150 bytes of memory per character."""
 
-CACHE_BYTES = 128 << 20
+CACHE_BYTES = 96 << 20
 """Growth of the process after which gigatoken is made anew: it keeps every word that it has met."""
 
 
@@ -152,7 +152,7 @@ class GigatokenEngine:
     cache_bytes: int = CACHE_BYTES
     memory: Callable[[], int] = resident
     name: str = GIGATOKEN
-    characters: int = 1 << 22
+    characters: int = 1 << 21
     made: int = 0
     """How often it was made."""
 

@@ -60,7 +60,7 @@ os.environ["RAYON_NUM_THREADS"] = threads
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 import orjson
 texts = [orjson.loads(line)["text"] for line in open(path, "rb")]
-size = 1 << 22 if engine == "gigatoken" else 1 << 20
+size = 1 << 21 if engine == "gigatoken" else 1 << 20
 batches, held = [[]], 0
 for text in texts:
     batches[-1].append(text)
