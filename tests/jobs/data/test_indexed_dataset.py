@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
-from jobs.data.indexed_dataset import HEADER, count_tokens, read_index, write_index
+from jobs.data.indexed_dataset import (
+    HEADER,
+    IndexedWriter,
+    count_tokens,
+    read_index,
+    stored,
+    write_index,
+)
 
 
 def written(path: Path, lengths: list[int], dtype: str) -> Path:
@@ -38,6 +46,45 @@ def test_index_read_back_has_the_tokens_and_the_type_written(
         sum(lengths[:n]) * index.kind.itemsize for n in range(len(lengths))
     ]
     assert (count_tokens(index), index.kind) == (sum(lengths), numpy.dtype(dtype[1]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code", "item", "token"), [("uint16", 8, 2, "<H"), ("int32", 4, 4, "<i")]
+)
+def test_both_files_have_the_bytes_of_the_format(
+    dtype: str, code: int, item: int, token: str, tmp_path: Path
+) -> None:
+    """Packed by hand, as the format is described in megatron.core's indexed_dataset.py."""
+    documents = [[7, 8, 2], [2], [1, 2, 3, 4, 65_499]]
+    writer = IndexedWriter(tmp_path / "00000", dtype)
+    for ids in (documents[:1], documents[1:]):
+        flat = numpy.array([number for row in ids for number in row], dtype=stored(dtype))
+        writer.add(flat, numpy.array([len(row) for row in ids]))
+    writer.publish()
+
+    binary = b"".join(struct.pack(token, number) for row in documents for number in row)
+    index = b"".join(
+        [
+            b"MMIDIDX\x00\x00",
+            struct.pack("<Q", 1),
+            struct.pack("<B", code),
+            struct.pack("<Q", 3),
+            struct.pack("<Q", 4),
+            struct.pack("<3i", 3, 1, 5),
+            struct.pack("<3q", 0, 3 * item, 4 * item),
+            struct.pack("<4q", 0, 1, 2, 3),
+        ]
+    )
+    assert (tmp_path / "00000.bin").read_bytes() == binary
+    assert (tmp_path / "00000.idx").read_bytes() == index
+
+
+def test_an_index_of_more_than_two_to_the_31_tokens_has_right_offsets(tmp_path: Path) -> None:
+    lengths = [2**31 - 1, 2**31 - 1, 3, 2**31 - 1, 1]
+    index = read_index(written(tmp_path / "a.idx", lengths, "int32"))
+
+    assert index.offsets.tolist() == [4 * sum(lengths[:number]) for number in range(5)]
+    assert count_tokens(index) == sum(lengths) > 2**32
 
 
 @pytest.mark.parametrize(
