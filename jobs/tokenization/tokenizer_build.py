@@ -17,9 +17,10 @@ from jobs.contract.files import parse_json
 from jobs.contract.stage_specs import VocabularySpec
 from jobs.contract.units import plural
 from jobs.data import sentencepiece_model, tokenizer_file
-from jobs.data.base_tokenizer import JSON, MODEL
+from jobs.data.base_tokenizer import JSON, MODEL, TIKTOKEN
 from jobs.data.difficult_texts import difficult_texts
 from jobs.data.tokenizer_file import Encoder, mismatches, token_table
+from jobs.tokenization import llama3_model
 
 POINTER = b"version https://git-lfs"
 """Beginning of what Git LFS puts in place of a large file."""
@@ -131,8 +132,8 @@ class Built:
 
 def build(source: Path, vocabulary: VocabularySpec) -> Built:
     """Make the tokenizer.json of a source and a registry, and compare it with a reference:
-    ``sentencepiece`` where the source has a SentencePiece file, else ``tokenizers`` with the
-    source's own tokenizer.json.
+    ``sentencepiece`` where the source has a SentencePiece file, ``tiktoken`` where it has Llama 3's
+    alone, else ``tokenizers`` with the source's own tokenizer.json.
 
     Args:
         source: a ``tokenizer.model``, a ``tokenizer.json``, or a folder with either; of a folder,
@@ -161,15 +162,22 @@ def build(source: Path, vocabulary: VocabularySpec) -> Built:
         message = f"{file}: not a tokenizer.json of Hugging Face tokenizers ({error})"
         raise TaskError(message, HINT_SOURCE) from error
     encoder = Encoder.prepare(tokenizer, table, vocabulary)
-    by_json = reference_file.suffix == ".json"
-    make = tokenizers_reference if by_json else sentencepiece_reference
-    reference = make(reference_file, vocabulary)
+    reference = reference_of(reference_file, vocabulary)
     try:
         comparison = compare(encoder, vocabulary, reference)
     except Difference as error:
         message = f"{file}: differs from {reference.name}: {error}"
         raise TaskError(message, other_source(file, reference_file)) from error
     return Built(data, table.size, reference.name, comparison)
+
+
+def reference_of(path: Path, vocabulary: VocabularySpec) -> Reference:
+    """Return the reference of a file, by its format."""
+    if path.suffix == ".json":
+        return tokenizers_reference(path, vocabulary)
+    if is_sentencepiece(path):
+        return sentencepiece_reference(path, vocabulary)
+    return tiktoken_reference(llama3_model.read_ranks(read_bytes(path)), path.name, vocabulary)
 
 
 HINT_SOURCE = "name a tokenizer.model, a tokenizer.json, or a folder with either"
@@ -236,13 +244,15 @@ def read_bytes(path: Path) -> bytes:
 
 def read_source(path: Path) -> dict[str, Any]:
     """Return the tokenizer.json of a source without added tokens: a ``tokenizer.json``, or one made
-    from a SentencePiece file.
+    from a SentencePiece file or from Llama 3's.
 
     Raises:
         ValueError: it cannot be read, is neither, or a model that cannot be expressed.
     """
     data = read_bytes(path)
     if path.suffix != ".json":
+        if TIKTOKEN.match(data):
+            return llama3_model.tokenizer_json(llama3_model.read_ranks(data))
         return sentencepiece_model.tokenizer_json(sentencepiece_model.read_model(data))
     try:
         content = parse_json(data)
@@ -259,6 +269,25 @@ def sentencepiece_reference(path: Path, vocabulary: VocabularySpec) -> Reference
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+    name = f"sentencepiece {sentencepiece.__version__} and {path.name}"
+    return cut_reference(name, processor.encode, vocabulary)
+
+
+def tiktoken_reference(ranks: dict[bytes, int], file: str, vocabulary: VocabularySpec) -> Reference:
+    """Return the library ``tiktoken`` with Llama 3's ranks, a text being cut at markup tokens."""
+    import tiktoken
+
+    made = tiktoken.Encoding(
+        name=file, pat_str=llama3_model.WORDS, mergeable_ranks=ranks, special_tokens={}
+    )
+    name = f"tiktoken {tiktoken.__version__} and {file}"
+    return cut_reference(name, made.encode_ordinary, vocabulary)
+
+
+def cut_reference(
+    name: str, encode_part: Callable[[str], list[int]], vocabulary: VocabularySpec
+) -> Reference:
+    """Return a library that encodes the text on each side of a markup token by itself."""
     start = vocabulary.base_size
     numbers = {token: number for number, token in enumerate(vocabulary.added_tokens, start)}
     markup = [token for token in numbers if token not in vocabulary.control_tokens]
@@ -267,10 +296,10 @@ def sentencepiece_reference(path: Path, vocabulary: VocabularySpec) -> Reference
 
     def encode(text: str) -> list[int]:
         parts = cut.split(text) if cut else [text]
-        ids = ([numbers[part]] if part in markup else processor.encode(part) for part in parts)
+        ids = ([numbers[part]] if part in markup else encode_part(part) for part in parts)
         return list(chain.from_iterable(ids))
 
-    return Reference(f"sentencepiece {sentencepiece.__version__} and {path.name}", encode)
+    return Reference(name, encode)
 
 
 def tokenizers_reference(path: Path, vocabulary: VocabularySpec) -> Reference:

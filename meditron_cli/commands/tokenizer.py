@@ -55,16 +55,16 @@ def build(
 ) -> None:
     """Make a tokenizer.json of SOURCE and the tokens of `vocabulary`, each at its own id.
 
-    SOURCE is a SentencePiece tokenizer.model, a tokenizer.json, or a folder with either; default:
-    the folder of model.weights. The ids of a fixed set of difficult texts are compared with those
-    that the library sentencepiece gives, or tokenizers where there is no SentencePiece file; the
-    first difference is reported, and nothing is written then.
+    SOURCE is a tokenizer.model of SentencePiece or of Llama 3, a tokenizer.json, or a folder with
+    either; default: the folder of model.weights. The ids of a fixed set of difficult texts are
+    compared with those of the library sentencepiece, of tiktoken for Llama 3's file, or of
+    tokenizers where there is neither. The first difference is reported, and nothing is written.
     """
     import hashlib
 
     from jobs.contract.errors import TaskError
     from jobs.contract.files import write_bytes
-    from jobs.data import tokenizer_build
+    from jobs.tokenization import tokenizer_build
     from meditron_cli import console
     from meditron_cli.config.load import load_experiment
     from meditron_cli.plan.stages import vocabulary_spec

@@ -41,7 +41,7 @@ def write(root: Path, spec: ModelSpec, vocabulary: VocabularySpec) -> str:
             hint="`pip install 'meditron[all]'`",
         ) from error
     from jobs.conversion import hf_config
-    from jobs.data import tokenizer_build
+    from jobs.tokenization import tokenizer_build
 
     base = root / "base"
     for name, content in weights.items():

@@ -12,7 +12,7 @@ import sentencepiece
 from jobs.contract.stage_specs import VocabularySpec
 from jobs.data import sentencepiece_model
 from jobs.data.difficult_texts import DIFFICULT
-from jobs.data.tokenizer_build import with_added_tokens
+from jobs.tokenization.tokenizer_build import with_added_tokens
 
 from ...model_specs import vocabulary_spec
 

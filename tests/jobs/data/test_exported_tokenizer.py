@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from jobs.contract.stage_specs import TokenizerRef, VocabularySpec
 from jobs.data.difficult_texts import DIFFICULT, difficult_texts
 from jobs.data.exported_tokenizer import exported_files, replaced_part
-from jobs.data.tokenizer_build import build, with_added_tokens
 from jobs.data.tokenizer_file import Encoder
+from jobs.tokenization.tokenizer_build import build, with_added_tokens
 
 from ...model_specs import vocabulary_spec
 from ...transformers_versions import VERSIONS, run

@@ -14,12 +14,12 @@ import sentencepiece
 from jobs.contract.errors import TaskError
 from jobs.data import sentencepiece_model
 from jobs.data.difficult_texts import DIFFICULT
-from jobs.data.tokenizer_build import with_added_tokens
 from jobs.tokenization import assemble
 from jobs.tokenization.counts import Counts, merged, words_and_bytes
 from jobs.tokenization.documents import Names, Reader
 from jobs.tokenization.engine import EngineData, GigatokenEngine, TokenizersEngine
 from jobs.tokenization.stretches import Stretch
+from jobs.tokenization.tokenizer_build import with_added_tokens
 
 from ...model_specs import vocabulary_spec
 
