@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.errors import RESUME, Stopped, TaskError
+from jobs.contract.errors import FAILED, RESUME, Stopped, TaskError
 from jobs.contract.files import sha256
 from jobs.contract.stage_specs import TokenizeSpec, numbered
 from jobs.data import document_map, tokenized, tokenizer_file
@@ -269,6 +269,14 @@ def encode_shard(
     for batch, encoded in encoded_batches(tools, stretch):
         counts.add(found := write(tools, batch, encoded, writer))
         progress.report(batch.position - stretch.begin, found.documents)
+    written = sum(dataset.tokens.documents for dataset in writer)
+    if counts.read != written + counts.skipped:
+        raise TaskError(
+            f"{stretch.path}: {counts.read} documents were read, {written} written and "
+            f"{counts.skipped} skipped",
+            f"{RESUME} tokenizes it again",
+            FAILED,
+        )
     writer.seal(stretch.end)
     progress.finish(stretch.end - stretch.begin)
     return counts
@@ -291,7 +299,12 @@ def encoded_batches(tools: Tools, stretch: Stretch) -> Iterator[tuple[Batch, Enc
 
 
 def write(tools: Tools, batch: Batch, encoded: Encoded, writer: StretchWriter) -> Counts:
-    """Append the documents of a batch and return their counts."""
+    """Append the documents of a batch and return their counts.
+
+    Raises:
+        TaskError: the encoder has lost a text.
+    """
+    engines.require_all(tools.engine.name, len(encoded.lengths), batch.pieces)
     kind = stored(tools.dtype)
     ids, lengths, kept = assemble.documents(batch, encoded, kind, tools.bos, tools.eod)
     writer.add(ids, lengths, document_map.entries(batch.begins, batch.ids)[kept])
@@ -299,7 +312,7 @@ def write(tools: Tools, batch: Batch, encoded: Encoded, writer: StretchWriter) -
     of_texts = len(encoded.ids) + len(batch.markup)
     return Counts(
         documents=len(lengths),
-        skipped=batch.read - len(lengths),
+        skipped=batch.read - len(batch.texts) + int((~kept).sum()),
         tokens=len(ids),
         text_tokens=of_texts,
         text_bytes=size,
@@ -308,6 +321,7 @@ def write(tools: Tools, batch: Batch, encoded: Encoded, writer: StretchWriter) -
         unknown=count(encoded.ids, tools.unknown),
         eod_in_text=count(encoded.ids, tools.eod),
         literals=batch.literals,
+        read=batch.read,
     )
 
 

@@ -34,6 +34,8 @@ class Counts:
     """Ends of documents inside of a text."""
     literals: int = 0
     """Names of tokens in texts, where no token was curated."""
+    read: int = 0
+    """Documents read, each of which is written or skipped."""
 
     def add(self, other: Counts) -> None:
         """Add the counts of other documents."""

@@ -128,7 +128,7 @@ class TokenizersEngine:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         lengths = numpy.fromiter(map(len, ids), dtype="i8", count=len(ids))
-        _require_all(self.name, len(ids), texts)
+        require_all(self.name, len(ids), texts)
         total = int(lengths.sum())
         flat = numpy.fromiter(itertools.chain.from_iterable(ids), dtype="u4", count=total)
         return Encoded(flat, lengths)
@@ -174,13 +174,18 @@ class GigatokenEngine:
         if self.memory() - self._before > self.cache_bytes:
             self._make()
         rows = self._tokenizer.encode_batch(texts, parallel=self.threads > 1).layout
-        _require_all(self.name, len(rows), texts)
+        require_all(self.name, len(rows), texts)
         ends = numpy.asarray(rows.offsets.data)
         ids = numpy.asarray(rows.content.data)[ends[0] : ends[-1]]
         return Encoded(ids, numpy.diff(ends).astype("i8"))
 
 
-def _require_all(name: str, found: int, texts: Sequence[str]) -> None:
+def require_all(name: str, found: int, texts: Sequence[str]) -> None:
+    """Refuse the result of a library that has lost a text.
+
+    Raises:
+        TaskError: there are fewer results than texts, or more.
+    """
     if found != len(texts):
         message = f"{name} encoded {found} of {len(texts)} texts"
         raise TaskError(message, f"upgrade the library: `pip install --upgrade {name}`", FAILED)

@@ -36,7 +36,7 @@ from jobs.data.survey import survey
 from jobs.runtime.context import context_from
 from jobs.stages import tokenize_corpus
 from jobs.stages.tokenize_corpus import Tools, tokenize_or_again
-from jobs.tokenization.engine import EngineDiffers, GigatokenEngine
+from jobs.tokenization.engine import Encoded, EngineDiffers, GigatokenEngine
 from meditron_cli.plan.stages import shares_of_shards
 
 from ...model_specs import corpus_spec
@@ -181,6 +181,7 @@ def test_the_marker_has_files_digests_and_counts(
         "unknown": 0,
         "eod_in_text": 0,
         "literals": 2,
+        "read": 7,
         "fertility": (tokens - 6) / words,
         "bytes_per_token": size / (tokens - 6),
         "bytes": bench.run.path(name).stat().st_size,
@@ -277,6 +278,32 @@ def test_a_difference_on_the_way_starts_the_shard_again(
     required = replace(task.spec, engine="gigatoken")
     with pytest.raises(TaskError, match=re.escape(reason)):
         differs.without_gigatoken(required, EngineDiffers("'the last' gives [1], not [2]"))
+
+
+class Loses:
+    """An engine that loses the tokens of a text."""
+
+    name, characters = "gigatoken", 100
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def encode(self, texts: list[str]) -> Encoded:
+        ids, lengths = self.engine.encode(texts)
+        return Encoded(ids[: -lengths[-1]], lengths[:-1])
+
+
+def test_an_engine_that_loses_a_text_ends_the_task(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    task = bench.tokenize(shard(*TEXTS), tokenizer_file)
+    context = context_from(bench.run.root, "tokenize", 0, {})
+    tools = Tools.load(task.spec, 1)
+
+    with pytest.raises(TaskError, match=r"gigatoken encoded 4 of 5 texts"):
+        tokenize_or_again(context, replace(tools, engine=Loses(tools.engine)))
+
+    assert bench.files("tokens") == {}
 
 
 def test_both_engines_write_the_same_bytes(bench: Any, shard: Any, tokenizer_file: Path) -> None:
