@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,16 @@ def write_aside(corpus: Path, folder: Path, rules: CorpusRules, pieces: int) -> 
         present = [path for path in paths if path.exists()]
         always = rules.on_bad_record == "skip" and kind == piece_files.REJECTED
         if present or always:
-            lines = (line for path in present for line in path.read_bytes().splitlines(True))
+            lines = chain.from_iterable(map(lines_of, present))
             write_file(corpus / name, sampled(lines) if kind == piece_files.DROPPED else lines)
         else:
             (corpus / name).unlink(missing_ok=True)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file."""
+    with path.open("rb") as file:
+        yield from file
 
 
 def sampled(lines: Iterable[bytes]) -> Iterator[bytes]:

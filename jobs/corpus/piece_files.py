@@ -11,7 +11,7 @@ import io
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,34 @@ def line(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
+class AsideFiles:
+    """Files of lines beside others, by kind; there is none where there is no line."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = paths
+        self._files: dict[str, AtomicFile] = {}
+
+    def add(self, kind: str, value: Any) -> None:
+        """Write a line."""
+        if kind not in self._files:
+            self._files[kind] = AtomicFile(self._paths[kind])
+        self._files[kind].write(line(value))
+
+    def publish(self) -> None:
+        """Put the files in place, and remove those of an earlier attempt."""
+        for kind, path in self._paths.items():
+            if kind in self._files:
+                self._files[kind].seal()
+                self._files[kind].publish()
+            else:
+                path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        for file in self._files.values():
+            file.discard()
+
+
 @dataclass
 class PieceWriter:
     """The files of one piece, being written."""
@@ -92,7 +120,7 @@ class PieceWriter:
         self._names: list[tuple[int, int]] = []
         self._bands: list[numpy.ndarray] = []
         self._ids: list[bytes] = []
-        self._aside: dict[str, list[bytes]] = {kind: [] for kind in ASIDE}
+        self._aside = AsideFiles({kind: self._path(kind) for kind in ASIDE})
         self._sampled: Counter[str] = Counter()
         self.number = 0
 
@@ -148,15 +176,15 @@ class PieceWriter:
         self.counts[reason] += 1
         if self._sampled[reason] < SAMPLED:
             self._sampled[reason] += 1
-            self._aside[DROPPED].append(line({"reason": reason, "matched": matched, **described}))
+            self._aside.add(DROPPED, {"reason": reason, "matched": matched, **described})
 
     def reject(self, described: dict[str, Any]) -> None:
         """Set a bad record aside."""
-        self._aside[REJECTED].append(line(described))
+        self._aside.add(REJECTED, described)
 
     def match(self, described: dict[str, Any]) -> None:
         """Note a question of a benchmark that a document contains."""
-        self._aside[MATCHES].append(line(described))
+        self._aside.add(MATCHES, described)
 
     def _flush(self) -> None:
         for shard in sorted(self._lines):
@@ -186,11 +214,7 @@ class PieceWriter:
         content = io.BytesIO()
         numpy.savez(content, **arrays)
         write_bytes(self._path(ARRAYS), content.getvalue())
-        for kind, lines in self._aside.items():
-            if lines:
-                write_bytes(self._path(kind), b"".join(lines))
-            else:
-                self._path(kind).unlink(missing_ok=True)
+        self._aside.publish()
         self._file.seal()
         self._file.publish()
         fsync_folder(self.folder)
@@ -208,6 +232,7 @@ class PieceWriter:
     def discard(self) -> None:
         """Remove what was not published."""
         self._file.discard()
+        self._aside.discard()
 
 
 class FinishedPiece:

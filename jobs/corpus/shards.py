@@ -14,13 +14,13 @@ import orjson
 from jobs.contract import done_markers
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.corpus.rules import CorpusRules
-from jobs.contract.files import FormatError, fsync_folder, read_json, write_bytes, write_json
+from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
 from jobs.corpus.clean import REJECTED_BYTES, SHOWN_CHARACTERS
 from jobs.corpus.deduplicate import DUPLICATE_ID, duplicates_of
 from jobs.corpus.duplicates.find import REASONS
 from jobs.corpus.duplicates.keys import NO_DOCUMENT
-from jobs.corpus.piece_files import DROPPED, REJECTED, SAMPLED, FinishedPiece, line
+from jobs.corpus.piece_files import DROPPED, REJECTED, SAMPLED, AsideFiles, FinishedPiece
 from jobs.corpus.progress import Progress
 from jobs.runtime.context import Context
 
@@ -71,7 +71,8 @@ class ShardWriter:
         path = shard_path(self._rules, shard)
         file = AtomicFile(self._corpus / path)
         sources: dict[str, Counter[str]] = {}
-        aside: dict[str, list[bytes]] = {DROPPED: [], REJECTED: []}
+        kinds = (DROPPED, REJECTED)
+        aside = AsideFiles({kind: aside_path(self._folder, shard, kind) for kind in kinds})
         read = 0
         try:
             for of_piece, dropped in zip(self._lines, self._dropped, strict=True):
@@ -85,12 +86,11 @@ class ShardWriter:
             file.seal()
             file.publish()
             fsync_folder(file.path.parent)
+            aside.publish()
         finally:
             file.discard()
+            aside.discard()
         progress.finish_part(read, 0)
-        for kind, lines in aside.items():
-            if lines:
-                write_bytes(aside_path(self._folder, shard, kind), b"".join(lines))
         record = {
             "key": key,
             "path": f"{self._corpus.name}/{path}",
@@ -104,7 +104,7 @@ class ShardWriter:
 
     def _set_aside(
         self,
-        aside: dict[str, list[bytes]],
+        aside: AsideFiles,
         counts: Counter[str],
         row: numpy.void,
         document: bytes,
@@ -113,20 +113,18 @@ class ShardWriter:
         """Count a dropped document; keep few for each reason, but every one of a used id."""
         reason = REASONS[int(row["reason"])]
         counts[reason] += 1
-        kind = REJECTED if reason == DUPLICATE_ID else DROPPED
-        if kind == DROPPED and counts[reason] > SAMPLED:
+        if reason != DUPLICATE_ID and counts[reason] > SAMPLED:
             return
         value = orjson.loads(document)
-        matched = self._kept_for(row)
         described = {"id": value["id"], "source": name}
-        if kind == REJECTED:
+        if reason == DUPLICATE_ID:
             text = document[:REJECTED_BYTES].decode(errors="replace")
             problem = "another document of the source has the id and a different text"
-            described |= {"reason": problem, "record": text}
+            aside.add(REJECTED, described | {"reason": problem, "record": text})
         else:
-            described |= {"reason": reason, "matched": matched, "title": value.get("title", "")}
-            described["text"] = value["text"][:SHOWN_CHARACTERS]
-        aside[kind].append(line(described))
+            described |= {"reason": reason, "matched": self._kept_for(row)}
+            described |= {"title": value.get("title", ""), "text": value["text"][:SHOWN_CHARACTERS]}
+            aside.add(DROPPED, described)
 
     def _kept_for(self, row: numpy.void) -> str:
         """Return the id and the source of the document that is kept for a dropped one."""
