@@ -21,7 +21,7 @@ from jobs.corpus.filtering.masking import mask
 from jobs.corpus.filtering.upsampling import copies
 from jobs.corpus.formats import read
 from jobs.corpus.piece_files import PieceWriter
-from jobs.corpus.pieces import Part, Piece
+from jobs.corpus.pieces import Part, Piece, require_unchanged
 from jobs.corpus.progress import Progress
 from jobs.data.cleaning import SPANS_KEY, document_id, length_problem, normalise, text_digest
 from jobs.runtime.context import Context
@@ -107,6 +107,7 @@ class Cleaner:
                 self.take(part, record)
                 position = min(record.position, part.end) - part.begin
                 progress.at(before + max(position, 0), self.writer.number)
+            require_unchanged(part)
             before += part.end - part.begin
         self._sign()
 
@@ -258,6 +259,7 @@ class Cleaner:
             where = f"{part.path}, line {record.line} from byte {part.begin:,} on"
         problem = f"{item.id}: {item.problem}" if item.id else item.problem
         if self.rules.on_bad_record == "fail":
+            require_unchanged(part)
             require_intact(part, self.source)
             raise TaskError(f"{where}: {problem}", CORRECT)
         self.writer.counts["bad"] += 1

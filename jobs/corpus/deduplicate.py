@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import numpy
 
@@ -66,7 +67,9 @@ def deduplicate(
 
     if is_deduplicated(folder, key):
         return
-    scratch = folder / "scratch"
+    for left in folder.glob("scratch.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = folder / f"scratch.{uuid4().hex}"  # not that of a lost task that still runs
     try:
         found = find.find((piece.keys() for piece in finished), rules, scratch, report=report)
     finally:

@@ -22,7 +22,7 @@ from jobs.contract.locks import locked_within
 from jobs.corpus import piece_files, shards
 from jobs.corpus.deduplicate import ALWAYS
 from jobs.corpus.piece_files import FinishedPiece, path_of
-from jobs.corpus.pieces import SourceFiles
+from jobs.corpus.pieces import FOLDER, SourceFiles
 from jobs.data.cleaning import REPAIRS
 
 MANIFEST = "manifest.json"
@@ -69,45 +69,58 @@ def read_complete(corpus: Path, key: str) -> dict[int, dict[str, Any]] | None:
     return dict(enumerate(shards)) if shards and whole else None
 
 
-def finish(
-    corpus: Path,
-    folder: Path,
-    rules: CorpusRules,
-    files: SourceFiles,
-    key: str,
-) -> None:
+def forget_other(corpus: Path, key: str) -> None:
+    """Remove the manifest of another corpus before its shards are replaced."""
+    path = corpus / MANIFEST
+    try:
+        is_other = read_json(path).get("made_of") != key
+    except FileNotFoundError:
+        return
+    except FormatError:
+        is_other = True
+    if is_other:
+        path.unlink(missing_ok=True)
+
+
+def finish(lock: Path, corpus: Path, rules: CorpusRules, files: SourceFiles, key: str) -> None:
     """Write the manifest and the files beside it, unless shards of other tasks are missing; remove
     the pieces, which nothing reads any more.
 
     The task that finishes the last shard does it. Of tasks that finish at once, the lock lets one
     pass after the other.
     """
-    if not folder.exists():
-        return
-    with locked_within(folder / "lock", LOCK_SECONDS):
-        found = [shards.read_record(folder, shard, key) for shard in range(rules.shards + 1)]
-        records = [record for record in found if record]
-        if len(records) <= rules.shards:
-            return
-        finished = [FinishedPiece(folder, piece.number) for piece in files.pieces]
-        counted = {name: count_source(rules, name, finished, records) for name in names_of(rules)}
-        write_aside(corpus, folder, rules, len(files.pieces))
-        content = {
-            "format": FORMAT,
-            "made_of": key,
-            "counts": totals(counted.values()),
-            "repairs": summed(item["repairs"] for item in counted.values()),
-            "sources": [described(rules, files, name, counted[name]) for name in counted],
-            "shards": [{name: record[name] for name in SHARD_FIELDS} for record in records],
-            "questions": finished[0].record["questions"] if finished else {},
-            "ignored": files.ignored[:NAMED_FILES],
-            "ignored_files": len(files.ignored),
-            "settings": asdict(rules),
-            "versions": versions(),
-        }
-        text = json.dumps(content, indent=1, sort_keys=True, default=str)
-        write_file(corpus / MANIFEST, [text.encode(), b"\n"])
-    shutil.rmtree(folder)
+    folder = corpus / FOLDER
+    with locked_within(lock, LOCK_SECONDS):
+        is_complete = read_complete(corpus, key) is not None
+        if (is_complete or write(corpus, folder, rules, files, key)) and folder.exists():
+            shutil.rmtree(folder)
+
+
+def write(corpus: Path, folder: Path, rules: CorpusRules, files: SourceFiles, key: str) -> bool:
+    """Write the manifest and the files beside it; return False where shards are missing."""
+    found = [shards.read_record(folder, shard, key) for shard in range(rules.shards + 1)]
+    records = [record for record in found if record]
+    if len(records) <= rules.shards:
+        return False
+    finished = [FinishedPiece(folder, piece.number) for piece in files.pieces]
+    counted = {name: count_source(rules, name, finished, records) for name in names_of(rules)}
+    write_aside(corpus, folder, rules, len(files.pieces))
+    content = {
+        "format": FORMAT,
+        "made_of": key,
+        "counts": totals(counted.values()),
+        "repairs": summed(item["repairs"] for item in counted.values()),
+        "sources": [described(rules, files, name, counted[name]) for name in counted],
+        "shards": [{name: record[name] for name in SHARD_FIELDS} for record in records],
+        "questions": finished[0].record["questions"] if finished else {},
+        "ignored": files.ignored[:NAMED_FILES],
+        "ignored_files": len(files.ignored),
+        "settings": asdict(rules),
+        "versions": versions(),
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, default=str)
+    write_file(corpus / MANIFEST, [text.encode(), b"\n"])
+    return True
 
 
 def names_of(rules: CorpusRules) -> list[str]:

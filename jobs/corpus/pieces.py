@@ -139,6 +139,17 @@ def cut(whole: Part, limit: int) -> list[Part]:
     ]
 
 
+def require_unchanged(part: Part) -> None:
+    """Refuse a file that has changed since its size was taken, as one that is still being written.
+
+    Raises:
+        TaskError: its size or modification time is another now.
+    """
+    now = _whole(Path(part.path))
+    if (now.size, now.mtime_ns) != (part.size, part.mtime_ns):
+        raise _changed(part)
+
+
 def require_same(piece: Piece, recorded: dict[str, Any]) -> None:
     """Refuse a piece that another task has read from other files.
 
@@ -146,7 +157,11 @@ def require_same(piece: Piece, recorded: dict[str, Any]) -> None:
         TaskError: a file has changed since.
     """
     if recorded != piece.described():
-        raise TaskError(
-            f"{piece.parts[0].path}: the files of the corpus have changed while it was curated",
-            f"leave them as they are until the curation has ended, then {RESUME}",
-        )
+        raise _changed(piece.parts[0])
+
+
+def _changed(part: Part) -> TaskError:
+    return TaskError(
+        f"{part.path}: the files of the corpus have changed while it was curated",
+        f"leave them as they are until the curation has ended, then {RESUME}",
+    )

@@ -52,8 +52,10 @@ def run(context: Context) -> None:
         finished = deduplicate.finished_pieces(folder, files.pieces)
         if spec.whole:
             deduplicate.deduplicate(context, folder, rules, finished, key)
+        manifest.forget_other(corpus, key)
         written = shards.ShardWriter(corpus, folder, rules, finished).write_all(context, mine, key)
-        manifest.finish(corpus, folder, rules, files, key)
+    lock = context.run.stage(context.task.stage) / "manifest.lock"
+    manifest.finish(lock, corpus, rules, files, key)
     records = [written[shard] for shard in mine]
     outputs = [shards.describe(context.run, record) for record in records]
     if spec.whole:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.corpus.rules import CorpusRules
-from jobs.corpus import clean
+from jobs.contract.errors import TaskError
+from jobs.corpus import clean, pieces
 from jobs.corpus.document import Document, Rejected
 from jobs.corpus.duplicates.find import REASONS, find
 from jobs.corpus.formats.read import Record
 from jobs.corpus.piece_files import FinishedPiece
 from jobs.corpus.pieces import Part, Piece
+from jobs.corpus.progress import Progress
 from tests.corpus_specs import source_spec
 
 
@@ -65,3 +68,28 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
         ("b", "removed"),
         ("c", "replaced"),
     ]
+
+
+class Silent(Progress):
+    """Progress that nobody reads."""
+
+    def __init__(self) -> None:
+        pass
+
+    def at(self, more: int, documents: int = 0) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("added", ['{"text": "another"}\n', '{"text": "cut'])
+def test_a_file_that_grows_while_it_is_read_is_refused(added: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    rules = CorpusRules((source_spec(path),), "fail", 1, 0)
+    (piece,) = pieces.find_pieces(rules).pieces
+    with path.open("a") as file:
+        file.write(added)
+
+    cleaner = clean.Cleaner(tmp_path, piece, rules, None)
+    with pytest.raises(TaskError, match="the files of the corpus have changed while"):
+        cleaner.clean(Silent())
+    cleaner.writer.discard()

@@ -6,6 +6,7 @@ import gzip
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +161,41 @@ def test_a_stop_request_keeps_finished_pieces(bench: Any, rules: CorpusRules) ->
     assert result.returncode == 130
     assert "the next attempt continues behind the finished parts" in result.stderr
     assert list(bench.run.path("corpus/pieces").glob("*[0-9].json"))
+
+
+def test_pieces_that_a_killed_task_left_beside_a_whole_corpus_are_removed(
+    bench: Any, tmp_path: Path
+) -> None:
+    """They may be half gone: nothing is written from them."""
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(lines(records(range(60), "p")))
+    bench.curate(source, on_bad_record="skip")
+    assert bench.start("curate").returncode == 0
+    before = bench.files("corpus")
+    bench.run.path("corpus/pieces/shards").mkdir(parents=True)
+    bench.run.path("corpus/pieces/00000.json").write_text("{}")
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bench.files("corpus") == before
+
+
+def test_the_manifest_of_an_earlier_corpus_does_not_stay_beside_other_shards(
+    bench: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(lines(records(range(60), "p")))
+    bench.curate(source, on_bad_record="skip")
+    assert bench.start("curate").returncode == 0
+    before = bench.files("corpus/train")
+    source.write_bytes(lines(records(range(70), "p")))
+
+    result = bench.start_and_signal("curate", "os.rename", 13, signal.SIGKILL)
+
+    assert result.returncode == -signal.SIGKILL
+    assert bench.files("corpus/train") != before
+    assert not bench.run.path("corpus/manifest.json").exists()
 
 
 def test_a_lost_piece_is_named_with_what_to_do(bench: Any, rules: CorpusRules) -> None:
