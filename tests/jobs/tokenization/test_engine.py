@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,10 +131,34 @@ def test_a_tokenizer_that_gigatoken_cannot_use_is_left_to_tokenizers(tmp_path: P
     assert refused.value.hint == "set tokenize.engine to auto, which takes tokenizers then"
 
 
-def test_without_gigatoken_the_reason_is_given() -> None:
-    assert engines.unusable(ImportError("no module")) == (
-        "gigatoken cannot be imported (no module)"
+CHOOSE = """
+import json, sys
+from jobs.tokenization.engine import EngineData, choose
+from tests.model_specs import vocabulary_spec
+data = EngineData.of(json.loads(sys.stdin.read()), vocabulary_spec(300), False)
+choice = choose("auto", data, (), 1)
+print(choice.engine.name, choice.reason, choice.engine.encode(["a text"]).ids.tolist())
+"""
+
+
+def test_where_gigatoken_cannot_be_imported_tokenizers_encodes(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "gigatoken.py").write_text("raise ImportError('not made for this processor')")
+    folders = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+
+    done = subprocess.run(
+        [sys.executable, "-c", CHOOSE],
+        input=json.dumps(made),
+        env={**os.environ, "PYTHONPATH": folders},
+        capture_output=True,
+        text=True,
+        check=True,
     )
+
+    ids = Tokenizer.from_str(json.dumps(made)).encode("a text").ids
+    reason = "gigatoken cannot be imported (not made for this processor)"
+    assert done.stdout == f"tokenizers {reason} {ids}\n"
 
 
 class Wrong:
