@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir, specs
@@ -25,7 +26,7 @@ from jobs.data.indexed_dataset import index_dtype, stored
 from jobs.runtime.context import Context
 from jobs.tokenization import assemble
 from jobs.tokenization import engine as engines
-from jobs.tokenization.counts import Counts, merged, words_and_bytes
+from jobs.tokenization.counts import Counts, merged, tokens_of_sources, words_and_bytes
 from jobs.tokenization.datasets import StretchWriter
 from jobs.tokenization.documents import Batch, Names, Reader
 from jobs.tokenization.engine import Encoded, Engine, EngineData
@@ -322,6 +323,7 @@ def write(tools: Tools, batch: Batch, encoded: Encoded, writer: StretchWriter) -
         eod_in_text=count(encoded.ids, tools.eod),
         literals=batch.literals,
         read=batch.read,
+        sources=tokens_of_sources([*compress(batch.sources, kept)], lengths),
     )
 
 

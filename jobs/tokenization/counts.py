@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ class Counts:
     """Names of tokens in texts, where no token was curated."""
     read: int = 0
     """Documents read, each of which is written or skipped."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """``tokens`` by the name of the source."""
 
     def add(self, other: Counts) -> None:
         """Add the counts of other documents."""
         for name, value in asdict(other).items():
             mine = getattr(self, name)
+            if name == "sources":
+                mine.update({key: mine.get(key, 0) + count for key, count in value.items()})
+                continue
             setattr(self, name, max(mine, value) if name == "longest" else mine + value)
 
     @property
@@ -75,3 +80,14 @@ def words_and_bytes(texts: list[str]) -> tuple[int, int]:
     visible = data > ord(" ")
     words = int(numpy.count_nonzero(visible[1:] & ~visible[:-1]))
     return words, len(data) - len(texts)
+
+
+def tokens_of_sources(sources: Sequence[str], lengths: numpy.ndarray) -> dict[str, int]:
+    """Return the tokens by source of some documents."""
+    import numpy
+
+    names = dict.fromkeys(sources)
+    if len(names) == 1:  # mostly: a shard has one source after the other
+        return dict.fromkeys(names, int(lengths.sum()))
+    named = numpy.array(sources)
+    return {name: int(lengths[named == name].sum()) for name in names}

@@ -20,6 +20,8 @@ from jobs.data.json_stream import BLOCK_BYTES, BYTE_ORDER_MARK, MAX_RECORD_BYTES
 from jobs.tokenization.stretches import Stretch
 
 BATCH_DOCUMENTS = 4096
+SOURCE_KEY = "source"
+"""Key of the name of a document's source in the shards that curate writes."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Batch:
     """Where the line of each text begins in the shard."""
     ids: list[int] = field(default_factory=list)
     """Hash of the id of each text's document."""
+    sources: list[str] = field(default_factory=list)
+    """Name of the source of each text; empty where its record has none."""
     read: int = 0
     """Documents, including those without a text."""
     literals: int = 0
@@ -131,6 +135,7 @@ class Reader:
         batch.texts.append(text)
         batch.ends.append(len(batch.pieces))
         batch.ids.append(document_map.hashed(document_map.identity(record, text)))
+        batch.sources.append(str(record.get(SOURCE_KEY, "")))
         batch.literals += self.names.count(text) - (len(batch.markup) - marks)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract.files import read_small
@@ -51,6 +51,15 @@ def source(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def with_tokens(
+    sources: Sequence[dict[str, Any]], tokenization: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Return sources with the tokens of their training documents; None where they are not known."""
+    splits = tokenization["splits"] if tokenization else {}
+    counted = splits.get("train", {}).get("sources", {})
+    return [{**item, "train_tokens": counted.get(item["name"])} for item in sources]
+
+
 COLUMNS = ("source", "records", "count", "share", "", "GAP-Replay")
 
 
@@ -75,6 +84,9 @@ def rows(sources: list[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
         for split in ("train", "validation"):
             theirs = f"{published[split]:,}" if split in published else ""
             yield ("", split, f"{item[split]:,}", "", "", theirs)
+        if (tokens := item["train_tokens"]) is not None:
+            theirs = f"{published['train_tokens']:,}" if published else ""
+            yield ("", "tokens of train", f"{tokens:,}", "", "", theirs)
 
 
 def shares(count: int, whole: int) -> tuple[str, str]:

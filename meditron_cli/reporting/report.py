@@ -72,12 +72,13 @@ def corpus(run: RunDir) -> dict[str, Any]:
     """Return the number of curated documents and of tokens, from the done markers."""
     curated = summaries(run, "curate")
     tokenized = summaries(run, "tokenize")
+    tokenization = token_statistics.tokenization(tokenized)
     return {
         "documents": total(curated, "documents"),
         "tokens": total(tokenized, "tokens"),
-        "tokenization": token_statistics.tokenization(tokenized),
+        "tokenization": tokenization,
         "curate": summed(curated),
-        "sources": funnel.of_run(run),
+        "sources": funnel.with_tokens(funnel.of_run(run), tokenization),
     }
 
 

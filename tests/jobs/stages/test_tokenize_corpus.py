@@ -182,6 +182,7 @@ def test_the_marker_has_files_digests_and_counts(
         "eod_in_text": 0,
         "literals": 2,
         "read": 7,
+        "sources": {"": tokens},
         "fertility": (tokens - 6) / words,
         "bytes_per_token": size / (tokens - 6),
         "bytes": bench.run.path(name).stat().st_size,

@@ -15,7 +15,7 @@ from jobs.contract.errors import TaskError
 from jobs.data import sentencepiece_model
 from jobs.data.difficult_texts import DIFFICULT
 from jobs.tokenization import assemble
-from jobs.tokenization.counts import Counts, merged, words_and_bytes
+from jobs.tokenization.counts import Counts, merged, tokens_of_sources, words_and_bytes
 from jobs.tokenization.documents import Names, Reader
 from jobs.tokenization.engine import EngineData, GigatokenEngine, TokenizersEngine
 from jobs.tokenization.stretches import Stretch
@@ -164,3 +164,14 @@ def test_words_are_what_spaces_and_line_ends_separate() -> None:
     texts = ["one two", " 500\u00a0mg\tdaily\n\nuntil ", "", "caf\u00e9"]
 
     assert words_and_bytes(texts) == (6, sum(len(text.encode()) for text in texts))
+
+
+def test_tokens_are_counted_by_the_source_of_their_document() -> None:
+    lengths = numpy.array([5, 7, 11])
+
+    assert tokens_of_sources(["a", "b", "a"], lengths) == {"a": 16, "b": 7}
+    assert tokens_of_sources(["a"] * 3, lengths) == {"a": 23}
+    assert tokens_of_sources([], lengths[:0]) == {}
+
+    whole = merged([{"sources": {"a": 2}}, {"sources": {"a": 1, "b": 4}}, {"documents": 1}])
+    assert whole.sources == {"a": 3, "b": 4}

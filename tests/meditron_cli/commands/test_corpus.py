@@ -145,6 +145,22 @@ def test_the_report_shows_what_became_of_each_source(meditron: Bench, curated: R
     assert ["-", "length", "3", "9.1%", "###"] in lines
     assert ["train", str(papers["train"]), "4,900,000"] in lines  # those of GAP-Replay's papers
     assert ["train", str(more["train"])] in lines
+    assert papers["train_tokens"] is None
+
+
+def test_the_report_shows_the_tokens_of_each_source(
+    meditron: Bench,
+    trained_run: RunDir,  # noqa: F811
+) -> None:
+    results = json.loads(meditron("report", trained_run.name, "--json").stdout)["corpus"]
+
+    tokens = {item["name"]: item["train_tokens"] for item in results["sources"]}
+    texts = {"docs": 0, "more": 0}
+    for path in trained_run.path("corpus/train").iterdir():
+        for document in map(json.loads, path.read_text().splitlines()):
+            texts[document["source"]] += len(document["text"]) + 1  # a token each, and <EOD>
+    assert tokens == texts
+    assert sum(tokens.values()) == results["tokenization"]["splits"]["train"]["tokens"]
 
 
 def lines_of(run: RunDir) -> dict[str, int]:
