@@ -21,6 +21,7 @@ import orjson
 
 from jobs.contract import specs
 from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus import benchmark_files
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import (
@@ -35,7 +36,6 @@ from jobs.contract.files import (
 from jobs.corpus.duplicates.keys import KEY, NAME, PieceKeys
 from jobs.corpus.pieces import Piece
 from jobs.data.json_stream import zstd
-from jobs.data.readers import unreadable
 
 FRAME = [("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("documents", "u4")]
 """One frame: the lines of a shard, and where they lie in the file of documents."""
@@ -347,10 +347,12 @@ def settings_key(rules: CorpusRules) -> str:
         TaskError: the file of a benchmark cannot be read.
     """
     benchmarks = rules.decontamination.benchmarks if rules.decontamination else ()
+    files = [file for one in benchmarks for file in benchmark_files.files(Path(one.path), one.kind)]
     try:
-        digests = [sha256(Path(benchmark.path)) for benchmark in benchmarks]
+        digests = [sha256(file) for file in files]
     except OSError as error:
-        raise unreadable(Path(error.filename), error) from error
+        message = f"{error.filename}: {error.strerror}"
+        raise TaskError(message, "check `path` of the benchmark") from error
     return specs.digest({"rules": specs.digest(rules), "benchmarks": digests})
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs.contract.corpus.benchmark_files import files
 from jobs.contract.errors import TaskError
 from jobs.contract.files import parse_json
 from jobs.contract.units import plural
@@ -77,15 +78,6 @@ def read(path: Path, kind: str) -> list[Question]:
     if not any(question.split == "test" for question in questions):
         raise TaskError(f"{path}: no test question", f"is this a {kind} file?")
     return questions
-
-
-def files(path: Path, kind: str) -> list[Path]:
-    """Return the files that ``read`` reads for a path."""
-    if kind == "pubmedqa":
-        return [pubmedqa_file(path), pubmedqa_file(path).with_name(PUBMEDQA_TEST)]
-    if kind == "mmlu" and path.is_dir():
-        return [*sorted(path.glob("*_test.csv")), *sorted(path.glob("*_dev.csv"))]
-    return [path]
 
 
 def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:
@@ -234,7 +226,6 @@ def exam_prompt(question: str, choices: list[str]) -> str:
 
 # --- PubMedQA ----------------------------------------------------------------------------------
 
-PUBMEDQA_TEST = "test_ground_truth.json"
 PUBMEDQA_CHOICES = ("yes", "no", "maybe")
 
 
@@ -252,10 +243,6 @@ def read_pubmedqa(path: Path) -> Iterator[Question]:
             refuse(truth, f"{name} has another answer in {source.name}", "take both from one place")
         split = "test" if name in test else "train"
         yield pubmedqa_question(f"{source}: {name}", name, records[name], split)
-
-
-def pubmedqa_file(path: Path) -> Path:
-    return path / "ori_pqal.json" if path.is_dir() else path
 
 
 def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str) -> Question:

@@ -15,6 +15,7 @@ from jobs.checkpoints import manifest, selection
 from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers
+from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import remove_partial, write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
@@ -191,8 +192,6 @@ def write_results(
     records: list[dict[str, Any]],
 ) -> None:
     """Write both files and, last, the done marker with their inputs."""
-    from jobs.evaluation import benchmarks
-
     spec = cast(EvaluateSpec, context.task.spec)
     folder = Path(spec.output_dir)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -202,7 +201,7 @@ def write_results(
     write_bytes(context.path(written[0]), lines.encode())
     write_json(context.path(written[1]), results)
     read = [
-        *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
+        *(str(file) for file in benchmark_files.files(Path(spec.path), spec.kind)),
         spec.tokenizer.path,
         context.run.name_of(checkpoint / manifest.RECORD),
     ]

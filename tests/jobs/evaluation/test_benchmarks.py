@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.evaluation import benchmarks
 
@@ -121,7 +122,7 @@ def test_an_mmlu_folder_pools_its_subjects_and_takes_examples_from_dev(tmp_path)
         ("virology", "test"),
         ("anatomy", "train"),
     ]
-    assert [path.name for path in benchmarks.files(tmp_path, "mmlu")] == [
+    assert [path.name for path in benchmark_files.files(tmp_path, "mmlu")] == [
         "anatomy_test.csv",
         "virology_test.csv",
         "anatomy_dev.csv",

@@ -14,6 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from jobs.contract.corpus.rules import BenchmarkFile, DecontaminationSpec
 from jobs.contract.files import read_json
 from jobs.data.json_stream import zstd
 
@@ -441,3 +442,35 @@ def test_addresses_are_masked_in_titles_too(bench: Any, write_jsonl: Any) -> Non
     assert document["text"] == text.replace("a.b@example.org", "|||EMAIL_ADDRESS|||")
     manifest = read_json(bench.run.path("corpus/manifest.json"))
     assert manifest["sources"][0]["repairs"]["email"] == 2
+
+
+def write_pubmedqa(folder: Path) -> list[str]:
+    folder.mkdir()
+    context, question = "Of sixty patients, half received the drug by mouth.", "Does it help them?"
+    record = {"QUESTION": question, "CONTEXTS": [context], "final_decision": "yes"}
+    (folder / "ori_pqal.json").write_text(json.dumps({"1": record}))
+    (folder / "test_ground_truth.json").write_text('{"1": "yes"}')
+    return [context, question]
+
+
+def write_mmlu(folder: Path) -> list[str]:
+    folder.mkdir()
+    question = "Which vitamin was lacking in the food of the sailors?"
+    (folder / "anatomy_test.csv").write_text(f"{question},A,B,C,D,C\n")
+    return [question]
+
+
+@pytest.mark.parametrize("kind", ["pubmedqa", "mmlu"])
+def test_documents_with_questions_of_a_folder_are_dropped(
+    kind: str, bench: Any, write_jsonl: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / kind
+    question = (write_pubmedqa if kind == "pubmedqa" else write_mmlu)(folder)
+    leaked = {"id": "leaked", "text": "Introduction\n" + "\nMethods\n".join(question)}
+    spec = DecontaminationSpec((BenchmarkFile("exam", str(folder), kind),), 6, 0.8)
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS, leaked), decontamination=spec)
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert read_json(bench.run.path("corpus/manifest.json"))["counts"]["contaminated"] == 1
