@@ -81,7 +81,8 @@ class Drill:
         if loaded.experiment.pretrain.data:
             own: tuple[str, ...] = ()
         else:
-            tokens_run = self.start(loaded, settings.TOKEN_STAGES)
+            curate = prepare.stages_of("curate", loaded.experiment)
+            tokens_run = self.start(loaded, (*curate, "tokenize"))
             self.finish(tokens_run)
             own = settings.own_tokens(tokens_run, loaded.experiment)
         undisturbed = self.train(settings.UNDISTURBED, own)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"
-TOKEN_STAGES = ("curate", "tokenize")
-STAGES = (*TOKEN_STAGES, "index", "pretrain")
+STAGES = ("curate", "tokenize", "index", "pretrain")
 UNDISTURBED = "drill-undisturbed"
 DISTURBED = "drill-disturbed"
 TOKENS = "drill-tokens"

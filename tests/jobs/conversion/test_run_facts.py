@@ -79,6 +79,19 @@ def test_the_facts_are_those_of_the_records(trained):
     assert facts.corpus == Corpus(("papers.jsonl", "guidelines"), 900, 30, 3000)
 
 
+def test_documents_of_several_tasks_are_counted_together(trained, bench, tmp_path):
+    spec = dataclasses.replace(bench.curate(tmp_path / "papers.jsonl").spec, parts=2, whole=False)
+    shards = [f"corpus/{name}.jsonl" for name in NAMES]
+    for part, (count, held_out) in enumerate(((600, 30), (300, 0))):
+        bench.task("curate", dataclasses.replace(spec, part=part), part)
+        finish(trained, "curate", part, shards[part::2], train=count, validation=held_out)
+
+    assert run_facts.gather(trained, 60).corpus == Corpus(("papers.jsonl",), 900, 30, 3000)
+
+    trained.done("curate", 1).unlink()
+    assert run_facts.gather(trained, 60).corpus.documents is None
+
+
 def test_a_run_without_records_has_no_facts(bench):
     facts = run_facts.gather(bench.run, 60)
 

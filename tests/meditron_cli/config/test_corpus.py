@@ -11,7 +11,7 @@ from jobs.corpus.filtering import quality, works
 from jobs.corpus.formats.read import FORMATS
 from meditron_cli.config.corpus.schema import Curate, Source
 from meditron_cli.config.identity import run_name
-from meditron_cli.config.load import load
+from meditron_cli.config.load import data_files, load
 from meditron_cli.errors import ConfigError
 
 QUIZ = "evaluate.benchmarks=[{name: quiz, path: quiz.jsonl}]"
@@ -121,6 +121,25 @@ def test_documents_are_compared_with_benchmarks_that_are_evaluated(folder: Path)
     ).experiment
 
     assert [benchmark.name for benchmark in experiment.compared_benchmarks] == ["quiz"]
+
+
+def test_files_that_a_corpus_needs_are_those_of_sections_and_compared_benchmarks(
+    folder: Path,
+) -> None:
+    sources = "curate.sources=[a.jsonl, {path: hf://datasets/o/n/c, format: jats}]"
+    sets = [sources, QUIZ, "curate.decontaminate.benchmarks=[quiz]"]
+
+    files = list(data_files(load("local", "tiny", None, sets).experiment))
+
+    assert files == [
+        (("clean", "curate"), ("curate", "sources", 0), str(folder / "a.jsonl")),
+        (("clean", "curate"), ("curate", "sources", 1, "path"), "hf://datasets/o/n/c"),
+        (
+            ("clean", "curate", "evaluate"),
+            ("evaluate", "benchmarks", 0, "path"),
+            str(folder / "quiz.jsonl"),
+        ),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.contract import specs
+from jobs.contract import done_markers, specs
+from jobs.contract.files import read_json, write_json
 from jobs.contract.rundir import RunDir
 
 from ...conftest import Bench
@@ -105,3 +106,26 @@ def test_a_finished_corpus_of_one_task_stays_so(meditron: Bench, finish: Finish)
     assert submit(meditron, tasks=4) == {"curate": [0]}
 
     assert len(meditron.events("submit")) == 1
+
+
+@pytest.mark.parametrize(("settings", "runs"), [("min_chars: 5", 1), ("min_chars: 6", 2)])
+def test_a_moved_source_with_settings_continues_the_run(
+    meditron: Bench, finish: Finish, settings: str, runs: int
+) -> None:
+    experiment = meditron.folder / "experiment.yaml"
+    plain = experiment.read_text()
+    experiment.write_text(plain.replace("[docs.jsonl]", "[{path: docs.jsonl, min_chars: 5}]"))
+    submit(meditron, tasks=2)
+    run = end(meditron, finish, clean=2, deduplicate=1, curate=2)
+    marker = read_json(run.done("clean", 1))
+    source = meditron.folder / "docs.jsonl"
+    marker["inputs"] = [done_markers.describe_file(run, str(source))]
+    write_json(run.done("clean", 1), marker)
+    source.rename(meditron.folder / "papers.jsonl")
+    experiment.write_text(plain.replace("[docs.jsonl]", f"[{{path: papers.jsonl, {settings}}}]"))
+
+    result = meditron.submit("--set", "curate.tasks=2", "--set", "curate.task_mb=0", stage="curate")
+
+    assert result.exit_code == 0, result.stderr
+    assert len(list(meditron.runs.glob("trial-*"))) == runs
+    assert result.stdout.count("finished already") == (3 if runs == 1 else 0)
