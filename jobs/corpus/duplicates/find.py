@@ -44,7 +44,9 @@ REASONS = (
     "same_work",
     "near_duplicate",
 )
-"""A document dropped for one of them takes no part in the search for those behind it."""
+"""A document dropped for one of them takes no part in the search for those behind it, but that its
+names are those of its copy.
+"""
 KEPT = len(REASONS)
 REPLACED, REMOVED, DUPLICATE, DUPLICATE_ID, ABSTRACT_OF_FULL_TEXT, SAME_WORK, NEAR = range(KEPT)
 BUCKETS = 64
@@ -241,21 +243,25 @@ class _Search:
             begins = group_starts(group)
             first = positions[np.repeat(begins, sizes(begins, len(group)))]
             other = first != positions
+            self.abstracts[first[self.abstracts[positions]]] = True
             self._drop(positions[other], first[other], DUPLICATE)
 
     def _unite_works(self) -> None:
-        """Join the living documents that share a name into sets, as ``kept`` points."""
+        """Join the living documents that share a name into sets, as ``kept`` points. The names of a
+        copy are those of the document that is kept for it.
+        """
         for rows in self.names.take():
-            positions, rows = self._living(rows)
-            again = repeated(rows["hash"])
-            positions, hashes = positions[again], rows["hash"][again]
+            positions = self.positions[rows["index"]]
+            named = np.isin(self.reasons[positions], (KEPT, DUPLICATE)) & repeated(rows["hash"])
+            positions, hashes = positions[named], rows["hash"][named]
             order = np.argsort(hashes)
             positions, hashes = positions[order], hashes[order]
             begins = group_starts(hashes)
             counts = sizes(begins, len(hashes))
             if len(begins):
                 first = np.repeat(np.minimum.reduceat(positions, begins), counts)
-                is_work = np.repeat(counts <= SHARED, counts)
+                living = np.add.reduceat(self.reasons[positions] == KEPT, begins, dtype=np.intp)
+                is_work = np.repeat(living <= SHARED, counts)
                 unite(self.kept, positions[is_work], first[is_work])
 
     def _drop_works(self) -> None:

@@ -140,10 +140,18 @@ class PlainSearch:
                 self.dropped[place] = ("duplicate", first)
 
     def drop_works(self) -> None:
-        for group in groups({place: document.names for place, document in self.living()}):
-            best = next((at for at in group if not self.documents[at].is_abstract), group[0])
+        names = {place: set(document.names) for place, document in self.living()}
+        abstracts = {place for place, document in self.documents.items() if document.is_abstract}
+        for place, (reason, first) in list(self.dropped.items()):
+            kept = last_kept(self.dropped, first)
+            if reason == "duplicate" and kept:
+                names[kept] |= self.documents[place].names
+                if place in abstracts:
+                    abstracts.add(kept)
+        for group in groups(names):
+            best = next((at for at in group if at not in abstracts), group[0])
             for place in group:
-                weaker = self.documents[place].is_abstract and not self.documents[best].is_abstract
+                weaker = place in abstracts and best not in abstracts
                 if place != best:
                     reason = "abstract_of_full_text" if weaker else "same_work"
                     self.dropped[place] = (reason, best)
@@ -287,6 +295,25 @@ def test_what_is_kept_over_several_steps_is_in_the_corpus() -> None:
         (2, 0): ("abstract_of_full_text", (0, 0)),
         (2, 1): ("duplicate", (0, 0)),
     }
+
+
+def test_names_of_an_equal_text_are_those_of_the_one_that_is_kept() -> None:
+    """So no abstract stays beside its full text because a copy of it named the work."""
+    unnamed = Doc(0, 1, (1, 0))
+    copy = Doc(1, 2, (1, 0), True, frozenset({1}))
+    full = Doc(2, 3, (2, 0), False, frozenset({1}))
+
+    assert searched([[unnamed, copy], [full]]) == {
+        (0, 0): ("abstract_of_full_text", (1, 0)),
+        (0, 1): ("duplicate", (1, 0)),
+    }
+
+
+def test_copies_of_one_text_do_not_make_a_name_that_of_many_works() -> None:
+    copies = [Doc(0, at, (1, 0), names=frozenset({1})) for at in range(40)]
+    other = Doc(1, 50, (2, 0), names=frozenset({1}))
+
+    assert searched([[*copies, other]])[0, 40] == ("same_work", (0, 0))
 
 
 def test_a_source_may_bring_a_removed_document_back() -> None:
