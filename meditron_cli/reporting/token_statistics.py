@@ -60,12 +60,12 @@ def rows(found: Mapping[str, Any] | None) -> list[tuple[object, ...]]:
 
 
 def row(name: str, item: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the row of some counts."""
+    """Return the row of some counts; that of all says why gigatoken did not encode."""
     counts = ("documents", "skipped", "tokens", "longest", "unknown", "literals")
     ratios = (item["fertility"], item["bytes_per_token"])
     return (
         name,
         *(f"{item[key]:,}" for key in counts),
         *(None if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-        ", ".join(item["engines"]),
+        "; ".join([", ".join(item["engines"]), *(item["reasons"] if name == "all" else ())]),
     )

@@ -113,6 +113,8 @@ def test_tokens_are_counted_per_shard_and_in_all(trained: Bench) -> None:
     assert found["all"]["reasons"] == [differs]
     rows = [" ".join(row.split()) for row in trained("report", run.name).stdout.splitlines()]
     assert "train 5 1 2,000 700 2 0 1.53 4.01 gigatoken, tokenizers" in rows
+    (whole,) = (row for row in rows if row.startswith("all 6 1 2,010"))
+    assert whole.endswith(f"gigatoken, tokenizers; {differs}")
     assert "validation 1 0 10 0 0 0 - 4.44 gigatoken" in rows
 
 
