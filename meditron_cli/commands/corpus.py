@@ -223,8 +223,8 @@ def uses_by(other: RunDir, run: RunDir, documents: Sequence[Match]) -> Iterator[
         spec, trained = training_of(other)
     except ConfigError:  # no training, no step yet, or no readable run
         return
-    named = {str(path) for corpus in spec.corpora for path in corpus.data}
-    if not any((other.path(path).resolve() == run.root.resolve()) for path in named):
+    named = (other.path(path) for corpus in spec.corpora for path in corpus.data)
+    if not any(path.resolve().is_relative_to(run.root.resolve()) for path in named):
         return
     from jobs.data.sample_trace import Trace
 

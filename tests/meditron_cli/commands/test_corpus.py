@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.contract import done_markers, specs
-from jobs.contract.files import FORMAT, read_json, sha256
+from jobs.contract.files import FORMAT, read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
 
 from ...conftest import Bench
@@ -268,6 +268,11 @@ def test_the_steps_are_listed_that_used_a_removed_document(
     ]
     steps = sorted({use["step"] for use in used["uses"]})
     assert tokens_of(run, "tokenize") == {"done"}
+    other = RunDir(shutil.copytree(run.root, run.root.with_name("other-run")))
+    record = read_json(other.spec("pretrain", 0))
+    shards = sorted(run.path("tokens/train").glob("*.idx"))
+    record["spec"]["corpora"][0]["data"] = [str(path.with_suffix("")) for path in shards]
+    write_json(other.spec("pretrain", 0), record)
     meditron.scheduler.jobs.clear()
     meditron.clock.time += 1_000
 
@@ -275,8 +280,10 @@ def test_the_steps_are_listed_that_used_a_removed_document(
 
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
+    document = used["document"]
     assert found["uses"] == [
-        {"run": run.name, "id": "doc 5", "document": used["document"], "steps": steps}
+        {"run": name, "id": "doc 5", "document": path, "steps": steps}
+        for name, path in (("other-run", str(run.path(document))), (run.name, document))
     ]
     assert steps
     assert "inputs" in tokens_of(run, "tokenize")  # they are made again before they are used
