@@ -60,7 +60,7 @@ def rows(found: Mapping[str, Any] | None) -> list[tuple[object, ...]]:
 
 
 def row(name: str, item: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the row of some counts; that of all says why gigatoken did not encode."""
+    """Return the row of some counts; that of all has the reasons why gigatoken did not encode."""
     counts = ("documents", "skipped", "tokens", "longest", "unknown", "literals")
     ratios = (item["fertility"], item["bytes_per_token"])
     return (
