@@ -20,6 +20,7 @@ from jobs.corpus.filtering.filters import Filters, is_sampled
 from jobs.corpus.filtering.masking import mask
 from jobs.corpus.filtering.upsampling import copies
 from jobs.corpus.formats import read
+from jobs.corpus.formats.files import shown
 from jobs.corpus.piece_files import PieceWriter
 from jobs.corpus.pieces import Part, Piece, require_unchanged
 from jobs.corpus.progress import Progress
@@ -265,7 +266,7 @@ class Cleaner:
         self.writer.counts["bad"] += 1
         self.writer.reject(
             {
-                "file": part.path,
+                "file": shown(part.path),
                 "line": record.line,
                 **({"from_byte": part.begin} if part.begin else {}),
                 "reason": problem,

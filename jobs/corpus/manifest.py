@@ -21,6 +21,7 @@ from jobs.contract.files import FORMAT, FormatError, fsync_folder, read_json
 from jobs.contract.locks import locked_within
 from jobs.corpus import piece_files, shards
 from jobs.corpus.deduplicate import ALWAYS
+from jobs.corpus.formats.files import shown
 from jobs.corpus.piece_files import FinishedPiece, path_of
 from jobs.corpus.pieces import FOLDER, SourceFiles
 from jobs.data.cleaning import REPAIRS
@@ -113,7 +114,7 @@ def write(corpus: Path, folder: Path, rules: CorpusRules, files: SourceFiles, ke
         "sources": [described(rules, files, name, counted[name]) for name in counted],
         "shards": [{name: record[name] for name in SHARD_FIELDS} for record in records],
         "questions": finished[0].record["questions"] if finished else {},
-        "ignored": files.ignored[:NAMED_FILES],
+        "ignored": list(map(shown, files.ignored[:NAMED_FILES])),
         "ignored_files": len(files.ignored),
         "settings": asdict(rules),
         "versions": versions(),

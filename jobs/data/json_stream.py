@@ -147,6 +147,10 @@ class _ArrayText:
             return self._scan(self._text, self._at)[1]
         except ValueError:
             return None
+        except RecursionError as error:
+            raise TaskError(
+                f"{self._path}:{self.line}: brackets too deep in one another", "correct the file"
+            ) from error
 
     def _broken(self) -> TaskError:
         return TaskError(

@@ -203,12 +203,22 @@ def _rows(batch: Any, text_key: str) -> Iterator[tuple[dict[str, Any], str]]:
     columns = list(zip(batch.schema.names, batch.columns, strict=True))
     for index in range(batch.num_rows):
         try:
-            value = {name: column[index].as_py() for name, column in columns}
+            value = {name: _value(column[index]) for name, column in columns}
         except UnicodeDecodeError as error:
             yield {}, f"not UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x})"
             continue
         problem = record_problem(value, text_key)
         yield ({}, problem) if problem else (value, "")
+
+
+def _value(scalar: Any) -> Any:
+    """Return a value of a row; None for a date that Python has no object for."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError):
+        return None
 
 
 def _is_cut_parquet(path: Path) -> bool:

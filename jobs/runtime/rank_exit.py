@@ -38,6 +38,7 @@ def write_rank_exit(
 ) -> int:
     """Write this rank's exit record for the supervisor, log it, and return the exit code."""
     hint = context.run.hint(hint)
+    message = printable(message)
     log(f"{context.task.stage}: {message}")
     if hint:
         log(f"hint: {hint}")
@@ -59,6 +60,11 @@ def write_rank_exit(
     except OSError as problem:  # a full disk must not hide the message above
         log(json.dumps({**record, "unwritten": str(problem)}))
     return code
+
+
+def printable(message: str) -> str:
+    """Return a sentence in one line of UTF-8, whatever the name of a file in it."""
+    return message.encode(errors="backslashreplace").decode().replace("\n", "\\n")
 
 
 def innermost_frame(trace: TracebackType | None) -> str:

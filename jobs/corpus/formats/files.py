@@ -106,6 +106,11 @@ def kind_of(path: Path) -> str:
     return suffix if suffix in (*plain, ".parquet") else ""
 
 
+def shown(name: str | Path) -> str:
+    """Return a name as text: bytes of it that are not UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def is_compressed(path: Path) -> bool:
     """Return whether a file is compressed as a whole."""
     return path.suffix.lower() in (*COMPRESSED, ".tgz")

@@ -13,7 +13,7 @@ from jobs.contract.corpus.rules import SourceSpec
 from jobs.contract.errors import TaskError
 from jobs.corpus.document import Document, Rejected
 from jobs.corpus.formats import records
-from jobs.corpus.formats.files import TABLE_SUFFIXES, kind_of
+from jobs.corpus.formats.files import TABLE_SUFFIXES, kind_of, shown
 from jobs.data import json_stream
 from jobs.data.json_stream import BLOCK_BYTES, BYTE_ORDER_MARK, MAX_RECORD_BYTES
 from jobs.data.readers import AGAIN, encoding_problem, translated
@@ -48,7 +48,7 @@ def read(path: Path, source: SourceSpec) -> Iterator[Found]:
 def _text(path: Path, source: SourceSpec, stream: io.BufferedReader[Any], file: Any) -> Found:
     """Return a file as a document: its id is its path below the source."""
     root = Path(source.path)
-    identity = path.name if path == root else path.relative_to(root).as_posix()
+    identity = shown(path.name if path == root else path.relative_to(root))
     raw = stream.read(MAX_RECORD_BYTES + 1).removeprefix(BYTE_ORDER_MARK)
     if len(raw) > MAX_RECORD_BYTES:
         problem = f"a text of more than {MAX_RECORD_BYTES >> 20} MiB"
@@ -73,8 +73,10 @@ def _rows(
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next(rows, [])
+            if not header:
+                raise TaskError(f"{path}: no line with the names of columns", AGAIN)
             if source.text_key not in header:
-                names = ", ".join(header[:20]) or "none"
+                names = ", ".join(header[:20])
                 hint = f"set the source's text_key to one of its columns: {names}"
                 raise TaskError(f"{path}: no column {source.text_key!r} in the first line", hint)
             line = rows.line_num

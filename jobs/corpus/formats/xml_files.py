@@ -12,7 +12,7 @@ from typing import Any
 from jobs.contract.errors import TaskError
 from jobs.corpus.document import Document, Rejected, Removal
 from jobs.corpus.formats import jats, pubmed
-from jobs.corpus.formats.files import XML_SUFFIXES, is_compressed, kind_of
+from jobs.corpus.formats.files import XML_SUFFIXES, is_compressed, kind_of, shown
 from jobs.corpus.formats.xml_text import BadXml, root_name
 from jobs.data import json_stream
 from jobs.data.readers import AGAIN, translated
@@ -84,7 +84,7 @@ def articles_of(path: Path, file: io.BufferedReader[Any]) -> Iterator[Document |
                 continue
             content = bundle.extractfile(member)
             assert content is not None
-            yield from articles(content.read(MAX_ARTICLE_BYTES + 1), member.name)
+            yield from articles(content.read(MAX_ARTICLE_BYTES + 1), shown(member.name))
 
 
 class Member(tarfile.TarInfo):

@@ -409,3 +409,24 @@ def test_after_a_failed_rerun_the_earlier_corpus_stays_without_a_marker(
 
     assert bench.files("corpus") == before
     assert not bench.is_done(task)
+
+
+def test_any_name_of_a_file_can_be_written_and_shown(bench: Any, tmp_path: Path) -> None:
+    """Names need not be UTF-8 and may have line breaks, which would end the sentence."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = Path(os.fsdecode(bytes(folder) + b'/caf\xe9\nhint: "x".jsonl'))
+    source.write_bytes(GOOD_LINE + b"oops\n")
+    bench.curate(folder)
+
+    result = bench.start("curate")
+
+    assert result.returncode == 2
+    first, hint = result.stderr.splitlines()
+    assert first.startswith(f'curate: {folder}/caf\\udce9\\nhint: "x".jsonl:2: not JSON')
+    assert hint == f"hint: {CORRECT}"
+
+    bench.curate(folder, on_bad_record="skip", validation_fraction=0.0)
+    assert bench.start("curate").returncode == 0
+    (rejected,) = bench.run.path("corpus/rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["file"] == f'{folder}/caf\\xe9\nhint: "x".jsonl'

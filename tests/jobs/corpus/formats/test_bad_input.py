@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from jobs.contract.errors import TaskError
@@ -183,3 +188,34 @@ def test_every_article_of_a_set_is_read(tmp_path: Path) -> None:
 
     assert (one.id, three.id) == ("1", "1")
     assert isinstance(two, Rejected)
+
+
+def test_brackets_too_deep_in_one_another_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "x"},\n' + "[" * 100_000 + "]" * 100_000 + "]")
+
+    with pytest.raises(TaskError, match="json:2: brackets too deep in one another"):
+        records(path)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+def test_a_date_that_python_does_not_know_is_none(unit: str, tmp_path: Path) -> None:
+    dates = pyarrow.array([1 << 60, 0, None], pyarrow.timestamp(unit))
+    table = pyarrow.table({"text": ["x", "y", "z"], "date": dates})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+
+    assert [document.text for document in documents(tmp_path / "a.parquet")] == ["x", "y", "z"]
+
+
+def test_a_name_that_is_not_utf_8_becomes_an_id_that_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / f"{name}.txt").write_text("Give 5 mg.")
+    content = b"<article><front/><body/></article>"
+    with tarfile.open(tmp_path / "a.tar", "w") as bundle:
+        member = tarfile.TarInfo(f"{name}.xml")
+        member.size = len(content)
+        bundle.addfile(member, io.BytesIO(content))
+
+    assert documents(tmp_path / f"{name}.txt", "text")[0].id == "caf\\xe9.txt"
+    (record,) = records(tmp_path / "a.tar")
+    assert record.item.id == "caf\\xe9.xml"

@@ -91,7 +91,7 @@ def test_a_row_of_a_table_that_cannot_be_read_is_rejected(tmp_path: Path) -> Non
     ("content", "message", "hint"),
     [
         (b"id;text\nx;y\n", ": no column 'text' in the first line", "id;text"),
-        (b"", ": no column 'text' in the first line", "none"),
+        (b"", ": no line with the names of columns", "copy or make"),
         (b'id,text\nx,"cut off', ":2: not a table (unexpected end of data)", "copy or make"),
         (b'id,text\na,b\nx,"a"b\n', ":3: not a table (',' expected after '\"')", "copy or make"),
     ],
