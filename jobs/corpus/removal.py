@@ -123,10 +123,11 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     """
     manifest = read_manifest(run)
     write_json(run.path(INTENT), {"documents": [asdict(match) for match in matches]})
-    starts, ids = starts_of({match.id for match in matches}), {match.id for match in matches}
+    ids = {match.id for match in matches}
+    starts, kept_for = starts_of(ids), {f"{match.id} of {match.source}" for match in matches}
     for path in (run.path(f"{CORPUS}/{name}") for name in BESIDE):
         if path.exists():
-            rewrite(path, lambda line: parse_json(line).get("id") in ids)
+            rewrite(path, lambda line: quotes(parse_json(line), ids, kept_for))
     written = {
         shard: rewrite(run.path(shard), lambda line: line.startswith(starts))
         for shard in dict.fromkeys(match.shard for match in matches)
@@ -136,6 +137,13 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     write_json(run.path(MANIFEST), without(manifest, new, written))
     update_markers(run, new, written)
     run.path(INTENT).unlink()
+
+
+def quotes(value: Mapping[str, Any], ids: Collection[str], kept_for: Collection[str]) -> bool:
+    """Return whether a line beside the shards is of a document that is removed, or of one that was
+    dropped as its duplicate.
+    """
+    return value.get("id") in ids or value.get("matched") in kept_for
 
 
 def rewrite(path: Path, is_removed: Callable[[bytes], bool]) -> AtomicFile:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TEXT_CHARACTERS = 300
 """Of a document, where it is not printed with --json."""
 KEPT = "kept"
+REJECTED = ("bad", "duplicate_id")
+"""Reasons for which documents are in REJECTED_FILE, every one of them."""
+REJECTED_FILE = "corpus/rejected.jsonl"
 Row = dict[str, Any]
 
 
@@ -34,7 +37,7 @@ Row = dict[str, Any]
 )
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Look into the corpus of a run."""
+    """Show documents of the corpus of a run, or remove some."""
     if ctx.invoked_subcommand is None:
         console.data(ctx.get_help())
 
@@ -63,8 +66,9 @@ def sample(
 ) -> None:
     """Show kept and dropped documents of RUN's corpus, with what the filter matched.
 
-    The corpus holds the first dropped documents of each source and reason. Texts are shortened
-    here; --json has them as they are kept.
+    The corpus holds the first 100 dropped documents of each source and reason; bad records and
+    those of an id that another one has are in its file rejected.jsonl. Texts are shortened here;
+    --json has them as they are kept.
     """
     from jobs.corpus import removal
     from meditron_cli.reporting import corpus_sample, funnel
@@ -89,7 +93,15 @@ def sample(
     for document in found:
         console.data(shown(document))
     if not found:
-        console.note("the corpus holds no such document")
+        console.note(absent(run, dropped))
+
+
+def absent(run: RunDir, reason: str) -> str:
+    """Return where the documents of a reason are that the corpus does not show."""
+    if reason in REJECTED:
+        return f"{run.path(REJECTED_FILE)} has them"
+    of = f"documents that were dropped as {reason!r}" if reason else "such documents"
+    return f"the corpus has no {of}"
 
 
 def require_known(
@@ -173,6 +185,9 @@ def remove(
     console.note(
         "the sources still hold them, and so do tokens and checkpoints that were made of them"
     )
+    if run.path("tokens").exists() and not run.path("checkpoints").exists():
+        again = store.command(run, "submit", "tokenize", "--run")
+        console.note(f"`{again}` makes the tokens without them")
 
 
 def found(run: RunDir, ids: Sequence[str]) -> list[Match]:

@@ -97,6 +97,28 @@ def test_a_reason_is_shown_alone(meditron: Bench, curated: RunDir) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "note"),
+    [
+        ("duplicate_id", "{run}/corpus/rejected.jsonl has them"),
+        ("bad", "{run}/corpus/rejected.jsonl has them"),
+        ("not_sampled", "the corpus has no documents that were dropped as 'not_sampled'"),
+    ],
+)
+def test_documents_that_are_elsewhere_or_nowhere_have_a_note(
+    meditron: Bench, curated: RunDir, reason: str, note: str
+) -> None:
+    path = curated.path("corpus/manifest.json")
+    manifest = read_json(path)
+    manifest["sources"][0][reason] = 1
+    write_json(path, manifest)
+
+    done = meditron("corpus", "sample", curated.name, "--dropped", reason)
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"{note.format(run=curated.root)}\n"
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--source", "replay"), "no source is called 'replay'; there are papers, more"),
@@ -213,6 +235,17 @@ def test_a_document_is_removed_from_everything_that_quotes_it(
     assert sorted(item["id"] for item in manifest["taken_down"]) == ["m1", "p3"]
     assert [source["taken_down"] for source in manifest["sources"]] == [1, 1]
     assert "taken_down" in meditron("report", curated.name).stdout
+    assert text_of(3) not in curated.path("corpus/dropped.jsonl").read_text()  # its copy, "again"
+
+
+def test_after_a_removal_the_next_step_is_named(meditron: Bench, curated: RunDir) -> None:
+    for name in ("m1", "m2"):
+        done = meditron("corpus", "remove", curated.name, name, "--yes")
+
+        last = done.stderr.splitlines()[-1]
+        again = f"`meditron submit tokenize --run {curated.name}` makes the tokens without them"
+        assert (last == again) == curated.path("tokens").exists()
+        curated.path("tokens").mkdir(exist_ok=True)
 
 
 def test_a_removal_that_was_killed_is_completed_by_the_next(
