@@ -115,6 +115,8 @@ class Measurement:
         self._write_corpus(os.environ.get("BENCH_CORPUS"))
         self.size = self.corpus.stat().st_size
         self.peaks: dict[str, int] = {}
+        self.processor: dict[str, float] = {}
+        """Processor seconds of the last run of each side, which depend little on other work."""
         self.digests: dict[str, list[str]] = {}
         self.work: dict[str, list[float]] = {}
         """Seconds of our tasks, without their start."""
@@ -191,6 +193,7 @@ class Measurement:
                 log.seek(0)
                 raise RuntimeError(f"{side}: {log.read()[-2000:]}")
         self.peaks[side] = max(self.peaks.get(side, 0), used.ru_maxrss)
+        self.processor[side] = used.ru_utime + used.ru_stime
         return time.perf_counter() - started, output
 
     def figures(self, workers: int) -> list[Figure]:
@@ -211,7 +214,10 @@ class Measurement:
         found = []
         for side, values in seconds.items():
             middle = statistics.median(values)
-            note = f"MB/s; {middle:.1f} s, {self.peaks[side] / 1024:.0f} MB at most"
+            note = (
+                f"MB/s; {middle:.1f} s, {self.processor[side]:.1f} of a processor, "
+                f"{self.peaks[side] / 1024:.0f} MB at most"
+            )
             speed = self.size / middle / 1e6
             found.append(Figure(f"tokenize_{side}_{workers}_mb_s", speed, "", note))
         peak = self.peaks["gigatoken"] / 1024
