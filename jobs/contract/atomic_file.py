@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from jobs.contract.done_markers import describe_file
-from jobs.contract.files import make_folder, remove_partial
+from jobs.contract.files import fsync_folder, make_folder, remove_partial
 from jobs.contract.rundir import RunDir
 
 BUFFER_BYTES = 1 << 16
@@ -66,6 +66,20 @@ class AtomicFile:
         with suppress(OSError):  # closing flushes, which fails again on a full disk
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> AtomicFile:
+    """Write a file whole or not at all, from blocks of bytes; return it with its digest."""
+    file = AtomicFile(path)
+    try:
+        for block in blocks:
+            file.write(block)
+        file.seal()
+        file.publish()
+    finally:
+        file.discard()
+    fsync_folder(path.parent)
+    return file
 
 
 @contextmanager

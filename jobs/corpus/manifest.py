@@ -7,7 +7,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -15,24 +14,17 @@ from typing import Any
 
 import orjson
 
-from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.atomic_file import write_blocks
+from jobs.contract.corpus.folder import ASIDE, DROPPED, MANIFEST, REJECTED, SHARD_FIELDS
 from jobs.contract.corpus.rules import CorpusRules
-from jobs.contract.files import FORMAT, FormatError, fsync_folder, read_json
+from jobs.contract.files import FORMAT, FormatError, read_json
 from jobs.contract.locks import locked_within
-from jobs.corpus import piece_files, shards
+from jobs.corpus import shards
 from jobs.corpus.deduplicate import ALWAYS
 from jobs.corpus.formats.files import shown
 from jobs.corpus.piece_files import FinishedPiece, path_of
 from jobs.corpus.pieces import FOLDER, SourceFiles
 from jobs.data.cleaning import REPAIRS
-
-MANIFEST = "manifest.json"
-ASIDE = {
-    "dropped.jsonl": piece_files.DROPPED,
-    "rejected.jsonl": piece_files.REJECTED,
-    "contamination.jsonl": piece_files.MATCHES,
-}
-"""Files beside the manifest, each made of one file of every piece."""
 
 SHOWN = 100
 """Dropped documents of a source that the corpus keeps per reason."""
@@ -42,8 +34,6 @@ NAMED_FILES = 1000
 
 LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pyarrow")
 """Those that decide what documents contain."""
-
-SHARD_FIELDS = ("path", "documents", "bytes", "sha256")
 
 LOCK_SECONDS = 600.0
 
@@ -120,7 +110,7 @@ def write(corpus: Path, folder: Path, rules: CorpusRules, files: SourceFiles, ke
         "versions": versions(),
     }
     text = json.dumps(content, indent=1, sort_keys=True, default=str)
-    write_file(corpus / MANIFEST, [text.encode(), b"\n"])
+    write_blocks(corpus / MANIFEST, [text.encode(), b"\n"])
     return True
 
 
@@ -194,30 +184,18 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("meditron", *LIBRARIES)}
 
 
-NO_REASONS = {
-    "in", "kept", "documents", "bytes", "train", "validation", "characters_in", "repairs",
-    "repaired", "deletion",
-}  # fmt: skip
-"""Counts of a source that are no reasons for which documents were dropped."""
-
-
-def reasons_of(counts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the reasons for which documents were dropped, sorted."""
-    return sorted({name for one in counts for name in one} - NO_REASONS)
-
-
 def write_aside(corpus: Path, folder: Path, rules: CorpusRules, pieces: int) -> None:
     """Write the files beside the manifest: a sample of the dropped documents, the bad records, and
     the questions of benchmarks that were found.
     """
-    for name, kind in ASIDE.items():
-        paths = [path_of(folder, number, kind) for number in range(pieces)]
-        paths += [shards.aside_path(folder, shard, kind) for shard in range(rules.shards + 1)]
+    for name in ASIDE:
+        paths = [path_of(folder, number, name) for number in range(pieces)]
+        paths += [shards.aside_path(folder, shard, name) for shard in range(rules.shards + 1)]
         present = [path for path in paths if path.exists()]
-        always = rules.on_bad_record == "skip" and kind == piece_files.REJECTED
+        always = rules.on_bad_record == "skip" and name == REJECTED
         if present or always:
             lines = chain.from_iterable(map(lines_of, present))
-            write_file(corpus / name, sampled(lines) if kind == piece_files.DROPPED else lines)
+            write_blocks(corpus / name, sampled(lines) if name == DROPPED else lines)
         else:
             (corpus / name).unlink(missing_ok=True)
 
@@ -237,18 +215,6 @@ def sampled(lines: Iterable[bytes]) -> Iterator[bytes]:
         seen[key] += 1
         if seen[key] <= SHOWN:
             yield line
-
-
-def write_file(path: Path, blocks: Iterable[bytes]) -> None:
-    """Write a file whole or not at all."""
-    with ExitStack() as stack:
-        file = AtomicFile(path)
-        stack.callback(file.discard)
-        for block in blocks:
-            file.write(block)
-        file.seal()
-        file.publish()
-    fsync_folder(path.parent)
 
 
 def written(corpus: Path) -> list[Path]:

@@ -22,6 +22,7 @@ import orjson
 from jobs.contract import specs
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.corpus import benchmark_files
+from jobs.contract.corpus.folder import ASIDE, CONTAMINATION, DROPPED, REJECTED
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import (
@@ -53,7 +54,6 @@ SAMPLED = 20
 """Dropped documents that a piece keeps per reason."""
 
 DOCUMENTS, ARRAYS = "documents", "arrays.npz"
-DROPPED, REJECTED, MATCHES = ASIDE = ("dropped.jsonl", "rejected.jsonl", "matches.jsonl")
 
 
 def path_of(folder: Path, number: int, kind: str) -> Path:
@@ -184,7 +184,7 @@ class PieceWriter:
 
     def match(self, described: dict[str, Any]) -> None:
         """Note a question of a benchmark that a document contains."""
-        self._aside.add(MATCHES, described)
+        self._aside.add(CONTAMINATION, described)
 
     def _flush(self) -> None:
         for shard in sorted(self._lines):

@@ -10,27 +10,20 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jobs.contract import done_markers
-from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.atomic_file import AtomicFile, write_blocks
+from jobs.contract.corpus.folder import ASIDE, CORPUS, MANIFEST_PATH, SHARD_FIELDS, TAKEN_DOWN
 from jobs.contract.errors import RESUME, TaskError
-from jobs.contract.files import FormatError, fsync_folder, parse_json, read_json, write_json
+from jobs.contract.files import FormatError, parse_json, read_json, write_json
 from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
 
-CORPUS = "corpus"
-MANIFEST = f"{CORPUS}/manifest.json"
 INTENT = f"{CORPUS}/removal.json"
-SHARD_FIELDS = {"path", "documents", "bytes", "sha256"}
-TAKEN_DOWN = "taken_down"
-"""Key of the manifest with the documents that were removed, and of their number in its counts."""
 FACTS = ("id", "source", "work_id", "title")
-BESIDE = ("dropped.jsonl", "rejected.jsonl", "contamination.jsonl")
-"""Files of a corpus that may quote documents, by their id."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,8 @@ def read_manifest(run: RunDir) -> dict[str, Any]:
         TaskError: there is none, or it is damaged.
     """
     try:
-        found = read_json(run.path(MANIFEST))
-        if not all(shard.keys() >= SHARD_FIELDS for shard in found["shards"]):
+        found = read_json(run.path(MANIFEST_PATH))
+        if not all(shard.keys() >= set(SHARD_FIELDS) for shard in found["shards"]):
             raise FormatError("it describes no shards")
         return found
     except FileNotFoundError as error:
@@ -70,7 +63,7 @@ def read_manifest(run: RunDir) -> dict[str, Any]:
         ) from error
     except (OSError, FormatError, KeyError, TypeError, AttributeError) as error:
         raise TaskError(
-            f"{run.path(MANIFEST)}: {error}", f"remove the file, then {RESUME} makes it again"
+            f"{run.path(MANIFEST_PATH)}: {error}", f"remove the file, then {RESUME} makes it again"
         ) from error
 
 
@@ -125,7 +118,7 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     write_json(run.path(INTENT), {"documents": [asdict(match) for match in matches]})
     ids = {match.id for match in matches}
     starts, kept_for = starts_of(ids), {f"{match.id} of {match.source}" for match in matches}
-    for path in (run.path(f"{CORPUS}/{name}") for name in BESIDE):
+    for path in (run.path(f"{CORPUS}/{name}") for name in ASIDE):
         if path.exists():
             rewrite(path, lambda line: quotes(parse_json(line), ids, kept_for))
     written = {
@@ -134,7 +127,7 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     }
     known = {(item["id"], item["shard"]) for item in manifest.get(TAKEN_DOWN, ())}
     new = [match for match in matches if (match.id, match.shard) not in known]
-    write_json(run.path(MANIFEST), without(manifest, new, written))
+    write_json(run.path(MANIFEST_PATH), without(manifest, new, written))
     update_markers(run, new, written)
     run.path(INTENT).unlink()
 
@@ -148,17 +141,8 @@ def quotes(value: Mapping[str, Any], ids: Collection[str], kept_for: Collection[
 
 def rewrite(path: Path, is_removed: Callable[[bytes], bool]) -> AtomicFile:
     """Write a file of lines without some of them; return it with its digest."""
-    with ExitStack() as stack:
-        file = AtomicFile(path)
-        stack.callback(file.discard)
-        with path.open("rb") as lines:
-            for line in lines:
-                if not is_removed(line):
-                    file.write(line)
-        file.seal()
-        file.publish()
-    fsync_folder(path.parent)
-    return file
+    with path.open("rb") as lines:
+        return write_blocks(path, (line for line in lines if not is_removed(line)))
 
 
 def without(

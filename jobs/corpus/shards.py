@@ -13,6 +13,7 @@ import orjson
 
 from jobs.contract import done_markers
 from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.corpus.folder import DROPPED, REJECTED
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
@@ -20,7 +21,7 @@ from jobs.corpus.clean import REJECTED_BYTES, SHOWN_CHARACTERS
 from jobs.corpus.deduplicate import DUPLICATE_ID, duplicates_of
 from jobs.corpus.duplicates.find import REASONS
 from jobs.corpus.duplicates.keys import NO_DOCUMENT
-from jobs.corpus.piece_files import DROPPED, REJECTED, SAMPLED, AsideFiles, FinishedPiece
+from jobs.corpus.piece_files import SAMPLED, AsideFiles, FinishedPiece
 from jobs.corpus.progress import Progress
 from jobs.runtime.context import Context
 

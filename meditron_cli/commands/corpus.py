@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.contract.corpus.folder import CORPUS, REJECTED
 from jobs.contract.errors import TaskError
 from jobs.contract.units import plural, ranges_text
 from meditron_cli import console
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 TEXT_CHARACTERS = 300
 """Of a document, where it is not printed with --json."""
 KEPT = "kept"
-REJECTED = ("bad", "duplicate_id")
-"""Reasons for which documents are in REJECTED_FILE, every one of them."""
-REJECTED_FILE = "corpus/rejected.jsonl"
+ALL_ASIDE = ("bad", "duplicate_id")
+"""Reasons for which every document is in the file of rejected ones."""
 Row = dict[str, Any]
 
 
@@ -86,7 +86,7 @@ def sample(
         kept = corpus_sample.kept(shards, source, count)
         found += [{"reason": KEPT, "matched": "", **document} for document in kept]
     if not only_kept:
-        found += corpus_sample.dropped(run.path(removal.CORPUS), source, dropped, count)
+        found += corpus_sample.dropped(run.path(CORPUS), source, dropped, count)
     if as_json:
         console.json_out({"run": run.name, "documents": found})
         return
@@ -98,8 +98,8 @@ def sample(
 
 def absent(run: RunDir, reason: str) -> str:
     """Return where the documents of a reason are that the corpus does not show."""
-    if reason in REJECTED:
-        return f"{run.path(REJECTED_FILE)} has them"
+    if reason in ALL_ASIDE:
+        return f"{run.path(CORPUS) / REJECTED} has them"
     of = f"documents that were dropped as {reason!r}" if reason else "such documents"
     return f"the corpus has no {of}"
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.plan.model import Plan
 
-OUTPUT = "corpus"
-
 MB = 10**6
 BYTES_PER_SECOND = 3 * MB
 """Cleaned by a core. Guessed, on the slow side."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract import specs
+from jobs.contract.corpus.folder import CORPUS
 from jobs.contract.metrics_log import MetricsSummary, StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
@@ -229,14 +230,14 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
 def clean_stage(inputs: Inputs) -> StagePlan:
     """Plan the tasks that read and clean."""
     rules, parts = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir), inputs.corpus_tasks
-    tasks = [CleanSpec(rules, part, parts, corpus.OUTPUT) for part in range(parts)]
+    tasks = [CleanSpec(rules, part, parts, CORPUS) for part in range(parts)]
     return corpus_stage(inputs, "clean", tasks, inputs.experiment.curate.cpus)
 
 
 def deduplicate_stage(inputs: Inputs) -> StagePlan:
     """Plan one task, which sees the keys of all documents."""
     rules = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir)
-    tasks = [DeduplicateSpec(rules, inputs.corpus_tasks, corpus.OUTPUT)]
+    tasks = [DeduplicateSpec(rules, inputs.corpus_tasks, CORPUS)]
     cores = max(DEDUPLICATE_CORES, inputs.experiment.curate.cpus)
     return corpus_stage(inputs, "deduplicate", tasks, cores)
 
@@ -246,7 +247,7 @@ def curate_stage(inputs: Inputs) -> StagePlan:
     rules = corpus.rules_of(inputs.experiment, inputs.cluster.data_dir)
     parts = min(inputs.corpus_tasks, rules.shards + 1)
     whole = inputs.experiment.curate.tasks == 1
-    tasks = [CurateSpec(rules, part, parts, whole, corpus.OUTPUT) for part in range(parts)]
+    tasks = [CurateSpec(rules, part, parts, whole, CORPUS) for part in range(parts)]
     return corpus_stage(inputs, "curate", tasks, inputs.experiment.curate.cpus)
 
 

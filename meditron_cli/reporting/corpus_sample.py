@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.corpus.folder import DROPPED
 from jobs.contract.files import parse_json, read_lines
 
-DROPPED = "dropped.jsonl"
 Place = tuple[Path, int]
 """A shard, and where a line begins in it."""
 PROBES = 200

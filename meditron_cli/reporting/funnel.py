@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.contract.corpus.folder import MANIFEST_PATH
 from jobs.contract.files import read_small
 from jobs.contract.rundir import RunDir
-
-MANIFEST = "corpus/manifest.json"
 
 KEPT = ("kept", "documents", "train", "validation", "bytes")
 """Counts of what the shards have: ``kept`` counts a document once, ``documents`` its copies too."""
@@ -30,7 +29,7 @@ BAR = 30
 
 def of_run(run: RunDir) -> list[dict[str, Any]]:
     """Return the sources of a run's corpus; none before it is complete."""
-    found = read_small(run.path(MANIFEST)).get("sources")
+    found = read_small(run.path(MANIFEST_PATH)).get("sources")
     try:
         return [source(item) for item in found or ()]
     except (KeyError, TypeError, AttributeError):  # that of an earlier version, or damaged

@@ -11,6 +11,7 @@ from typing import cast
 from jobs.checkpoints import manifest
 from jobs.contract import done_markers, events, specs
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.corpus.folder import MANIFEST_PATH, TAKEN_DOWN
 from jobs.contract.errors import RESUME
 from jobs.contract.events import (
     IntentEvent,
@@ -109,7 +110,7 @@ def _launch(
     record = reader.read().require_readable()
     infos = query_open_jobs(record, scheduler)
     verdicts = check_tasks(plan, run)
-    taken_down = read_small(run.path("corpus/manifest.json")).get("taken_down", ())
+    taken_down = read_small(run.path(MANIFEST_PATH)).get(TAKEN_DOWN, ())
     refuse_other_data(record, verdicts, len(taken_down))
     refuse_beside_parts(record, plan, infos)
     refuse_other_tokenizer(record, plan, tokenizers_of_results(run, record))
