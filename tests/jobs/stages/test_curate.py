@@ -377,7 +377,7 @@ def test_killed_before_any_rename_a_rerun_ends_as_if_undisturbed(
     assert bench.is_done(task)
     assert bench.files("corpus") == undisturbed
     assert sorted(bench.files("stages/curate")) == [
-        "done/00000.json", "progress/00000.json", "spec/00000.json",
+        "done/00000.json", "manifest.lock", "progress/00000.json", "spec/00000.json",
     ]  # fmt: skip
 
 
