@@ -127,7 +127,7 @@ def count_source(
 ) -> dict[str, Any]:
     """Return the counts of the sources of one name: records by outcome, documents by split."""
     pieces = [piece for piece in finished if rules.sources[piece.source].name == name]
-    counts = Counter(dict.fromkeys(ALWAYS, 0))
+    counts = Counter(dict.fromkeys(("in", *ALWAYS), 0))
     counts.update(summed(piece.record["counts"] for piece in pieces))
     del counts["cleaned"]
     repairs = {"documents": 0, **dict.fromkeys(REPAIRS, 0)}

@@ -66,6 +66,30 @@ def line(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
+class Rows:
+    """Rows of an array, added one by one; a tuple of Python takes ten times the memory."""
+
+    def __init__(self, dtype: numpy.dtype[Any]) -> None:
+        self._dtype = dtype
+        self._blocks: list[numpy.ndarray] = []
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= 1 << 16:
+            self._pack()
+
+    def take(self) -> numpy.ndarray:
+        """Return the array of all rows, and forget them."""
+        self._pack()
+        blocks, self._blocks = self._blocks, []
+        return numpy.concatenate(blocks)
+
+    def _pack(self) -> None:
+        self._blocks.append(numpy.array(self._rows, dtype=self._dtype))
+        self._rows = []
+
+
 class AsideFiles:
     """Files of lines beside others, by kind; there is none where there is no line."""
 
@@ -115,11 +139,10 @@ class PieceWriter:
         self._buffered = 0
         self._frames: list[tuple[int, int, int, int]] = []
         self._order: list[numpy.ndarray] = []
-        self._keys: list[tuple[Any, ...]] = []
-        self._key_blocks: list[numpy.ndarray] = []
-        self._names: list[tuple[int, int]] = []
+        self._keys = Rows(KEY)
+        self._names = Rows(NAME)
         self._bands: list[numpy.ndarray] = []
-        self._ids: list[bytes] = []
+        self._ids = bytearray()
         self._aside = AsideFiles({kind: self._path(kind) for kind in ASIDE})
         self._sampled: Counter[str] = Counter()
         self.number = 0
@@ -144,7 +167,7 @@ class PieceWriter:
             key: rank, flags, hash of the id, digest.
             names: hashes of the names of its work.
         """
-        self._ids.append(identity.replace("\n", " ").encode())
+        self._ids += identity.replace("\n", " ").encode() + b"\n"
         lines = self._lines.setdefault(shard, [])
         numbers = self._numbers.setdefault(shard, [])
         for _ in range(copies):
@@ -152,7 +175,8 @@ class PieceWriter:
             numbers.append(self.number)
             self._buffered += len(document)
         self._add_key(key)
-        self._names += [(self.number, name) for name in names]
+        for name in names:
+            self._names.add((self.number, name))
         self.number += 1
         if self._buffered >= BUFFERED_BYTES:
             self._flush()
@@ -162,10 +186,7 @@ class PieceWriter:
         self._add_key(key)
 
     def _add_key(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
-        self._keys.append((*key, self.number))
-        if len(self._keys) >= 1 << 16:
-            self._key_blocks.append(numpy.array(self._keys, dtype=KEY))
-            self._keys = []
+        self._keys.add((*key, self.number))
 
     def add_bands(self, bands: numpy.ndarray) -> None:
         """Add the bands of the next documents, uint64 ``[documents, bands]``."""
@@ -201,18 +222,19 @@ class PieceWriter:
             key: of the settings that the piece was made with.
         """
         self._flush()
-        keys = [*self._key_blocks, numpy.array(self._keys, dtype=KEY)]
         arrays: dict[str, Any] = {
-            "keys": numpy.concatenate(keys),
-            "names": numpy.array(self._names, dtype=NAME),
+            "keys": self._keys.take(),
+            "names": self._names.take(),
             "frames": numpy.array(self._frames, dtype=FRAME),
-            "ids": numpy.frombuffer(b"\n".join(self._ids), dtype="u1"),
+            "ids": numpy.frombuffer(self._ids, dtype="u1"),
             "numbers": numpy.concatenate([*self._order, numpy.array([], dtype="u4")]),
         }
         if self._bands:
             arrays["bands"] = numpy.concatenate(self._bands)
+            self._bands = []
         content = io.BytesIO()
         numpy.savez(content, **arrays)
+        arrays.clear()
         write_bytes(self._path(ARRAYS), content.getvalue())
         self._aside.publish()
         self._file.seal()
@@ -283,7 +305,7 @@ class FinishedPiece:
     def ids(self) -> list[str]:
         """Return the id of each document."""
         (ids,) = self.arrays("ids")
-        return bytes(ids).decode().split("\n")
+        return bytes(ids).decode().split("\n")[:-1]
 
     def lines(self) -> PieceLines:
         """Return where the lines of each shard lie."""

@@ -26,7 +26,9 @@ def run(context: Context) -> None:
     spec = cast(CleanSpec, context.task.spec)
     rules = spec.corpus
     inputs.refuse_own_run(context.run, rules)
-    mine = pieces.find_pieces(rules).of_task(spec.part, spec.parts)
+    files = pieces.find_pieces(rules)
+    inputs.refuse_links_to_run(context.run, files)
+    mine = files.of_task(spec.part, spec.parts)
     described = inputs.describe(context, mine)
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     folder = context.path(spec.output_dir) / pieces.FOLDER

@@ -37,6 +37,7 @@ def run(context: Context) -> None:
     rules = spec.corpus
     inputs.refuse_own_run(context.run, rules)
     files = pieces.find_pieces(rules)
+    inputs.refuse_links_to_run(context.run, files)
     described = inputs.describe(context, files.pieces) if spec.whole else []
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)

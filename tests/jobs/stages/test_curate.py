@@ -474,3 +474,13 @@ def test_documents_with_questions_of_a_folder_are_dropped(
 
     assert (result.returncode, result.stderr) == (0, "")
     assert read_json(bench.run.path("corpus/manifest.json"))["counts"]["contaminated"] == 1
+
+
+def test_a_source_without_records_is_counted(bench: Any, write_jsonl: Any) -> None:
+    source = write_jsonl("d.jsonl", *DOCUMENTS)
+    bench.curate(source, write_jsonl("empty.jsonl"))
+
+    assert bench.start("curate").returncode == 0
+
+    counts = read_json(bench.run.path("corpus/manifest.json"))["sources"]
+    assert [one["in"] for one in counts] == [len(DOCUMENTS), 0]

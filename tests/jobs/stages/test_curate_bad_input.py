@@ -360,6 +360,17 @@ def test_a_source_that_holds_the_run_itself_is_refused(bench: Any, tmp_path: Pat
     check(bench, tmp_path, message, "keep documents and runs in different folders")
 
 
+def test_a_link_in_a_source_that_leads_to_the_run_is_refused(bench: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "docs.jsonl").write_bytes(GOOD_LINE)
+    (folder / "runs").symlink_to(bench.run.root.parent)
+    specs = folder / "runs" / "run" / "stages" / "curate" / "spec"
+    message = f"{specs}: a link in the source leads into the run directory {bench.run.root}"
+
+    check(bench, folder, message, "keep documents and runs in different folders")
+
+
 @pytest.mark.parametrize(
     ("content", "counts"),
     [
