@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.contract.errors import TaskError
 from jobs.corpus import marked_text, piece_files
-from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.document import Document, Record, Rejected, Removal
 from jobs.corpus.duplicates import keys
 from jobs.corpus.filtering.filters import Filters, is_sampled
 from jobs.corpus.filtering.masking import mask
@@ -29,7 +29,6 @@ from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
     from jobs.corpus.decontamination import Index
-    from jobs.corpus.formats.read import Record
 
 REJECTED_BYTES = 10_000
 """Bytes of a bad record that ``rejected.jsonl`` holds."""

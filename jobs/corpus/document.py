@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
 """Kinds of names of a work; the first that a document has becomes its ``work_id``."""
@@ -76,3 +76,15 @@ class Rejected:
     """A sentence on what is wrong with it; empty where it only has no text, as without abstract."""
     is_versioned: bool = False
     """Of a record without text: as of a document."""
+
+
+class Record(NamedTuple):
+    """One document of a file, or what is there instead."""
+
+    item: Document | Rejected | Removal
+    line: int
+    """From 1; of a parquet file the row, of XML the number of the article or citation."""
+    position: int
+    """Bytes of the file read so far (compressed bytes where it is compressed)."""
+    raw: bytes = b""
+    """A rejected record as it is written in a JSON file."""

@@ -13,10 +13,6 @@ from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.corpus.document import Document
 from jobs.corpus.filtering import language, quality, works
 from jobs.corpus.filtering.chance import drawn
-from jobs.corpus.filtering.masking import mask
-from jobs.corpus.filtering.upsampling import copies
-
-__all__ = ["REASONS", "Drop", "Filters", "copies", "is_sampled", "mask"]
 
 REASONS = (*works.KINDS, "length", "language", *quality.RULES)
 """Reasons of a drop, in the order in which they are checked."""

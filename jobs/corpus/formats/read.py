@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobs.contract.corpus.rules import SourceSpec
-from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.document import Document, Record, Rejected
 from jobs.corpus.formats import guidelines, records, s2orc, text_files, xml_files
 from jobs.corpus.formats.files import (
     KINDS,
@@ -62,18 +62,6 @@ LAYOUTS: dict[str, Callable[[dict[str, Any], SourceSpec], Document | Rejected]] 
 """What makes documents of the records of a format whose keys are its own."""
 
 
-class Record(NamedTuple):
-    """One document of a file, or what is there instead."""
-
-    item: Document | Rejected | Removal
-    line: int
-    """From 1; of a parquet file the row, of XML the number of the article or citation."""
-    position: int
-    """Bytes of the file read so far (compressed bytes where it is compressed)."""
-    raw: bytes = b""
-    """A rejected record as it is written in a JSON file."""
-
-
 def find(source: SourceSpec) -> tuple[list[Path], list[Path]]:
     """Return the files of a source to read, and the others in its folder; both sorted by path.
 
@@ -105,7 +93,7 @@ def read(
         for number, (item, position) in enumerate(found, start=1):
             yield Record(item, number, position)
     elif kind in (*TEXT_SUFFIXES, *TABLE_SUFFIXES):
-        yield from (Record(*found) for found in text_files.read(path, source))
+        yield from text_files.read(path, source)
     else:
         yield from _records(path, source, begin, end)
 

@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterator
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobs.contract.corpus.rules import SourceSpec
 from jobs.contract.errors import TaskError
-from jobs.corpus.document import Document, Rejected
+from jobs.corpus.document import Document, Record, Rejected
 from jobs.corpus.formats import records
 from jobs.corpus.formats.files import TABLE_SUFFIXES, kind_of, shown
 from jobs.data import json_stream
@@ -22,16 +22,7 @@ ENCODED = methodcaller("encode", "utf-8", "surrogateescape")
 """The bytes of a value of a table, as they are in the file."""
 
 
-class Found(NamedTuple):
-    """One document of a file, or why there is none; as ``read.Record``."""
-
-    item: Document | Rejected
-    line: int
-    position: int
-    raw: bytes = b""
-
-
-def read(path: Path, source: SourceSpec) -> Iterator[Found]:
+def read(path: Path, source: SourceSpec) -> Iterator[Record]:
     """Yield the documents of a text file or of a table.
 
     Raises:
@@ -45,22 +36,22 @@ def read(path: Path, source: SourceSpec) -> Iterator[Found]:
             yield _text(path, source, stream, file)
 
 
-def _text(path: Path, source: SourceSpec, stream: io.BufferedReader[Any], file: Any) -> Found:
+def _text(path: Path, source: SourceSpec, stream: io.BufferedReader[Any], file: Any) -> Record:
     """Return a file as a document: its id is its path below the source."""
     root = Path(source.path)
     identity = shown(path.name if path == root else path.relative_to(root))
     raw = stream.read(MAX_RECORD_BYTES + 1).removeprefix(BYTE_ORDER_MARK)
     if len(raw) > MAX_RECORD_BYTES:
         problem = f"a text of more than {MAX_RECORD_BYTES >> 20} MiB"
-        return Found(Rejected(identity, problem), 1, file.tell(), raw)
+        return Record(Rejected(identity, problem), 1, file.tell(), raw)
     if problem := encoding_problem(raw):
-        return Found(Rejected(identity, problem), 1, file.tell(), raw)
-    return Found(Document(identity, "", raw.decode(), is_marked=False), 1, file.tell())
+        return Record(Rejected(identity, problem), 1, file.tell(), raw)
+    return Record(Document(identity, "", raw.decode(), is_marked=False), 1, file.tell())
 
 
 def _rows(
     path: Path, source: SourceSpec, stream: io.BufferedReader[Any], file: Any
-) -> Iterator[Found]:
+) -> Iterator[Record]:
     """Yield the rows of a table as documents; the columns of the header are the keys.
 
     Raises:
@@ -84,7 +75,7 @@ def _rows(
                 if row:
                     item = _document(header, row, source)
                     raw = ENCODED("\t".join(row)) if isinstance(item, Rejected) else b""
-                    yield Found(item, line + 1, file.tell(), raw)
+                    yield Record(item, line + 1, file.tell(), raw)
                 line = rows.line_num
         except csv.Error as error:
             raise TaskError(f"{path}:{line + 1}: not a table ({error})", AGAIN) from error

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import TaskError
 from jobs.corpus import clean, pieces
-from jobs.corpus.document import Document, Rejected
+from jobs.corpus.document import Document, Record, Rejected
 from jobs.corpus.duplicates.find import REASONS, find
-from jobs.corpus.formats.read import Record
 from jobs.corpus.piece_files import FinishedPiece
 from jobs.corpus.pieces import Part, Piece
 from jobs.corpus.progress import Progress

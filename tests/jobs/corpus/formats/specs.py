@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.corpus.rules import SourceSpec
-from jobs.corpus.document import Document
-from jobs.corpus.formats.read import Record, read
+from jobs.corpus.document import Document, Record
+from jobs.corpus.formats.read import read
 
 from ....corpus_specs import source_spec
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from jobs.contract.errors import TaskError
 from jobs.corpus import marked_text
-from jobs.corpus.document import Document, Rejected, Removal
+from jobs.corpus.document import Document, Record, Rejected, Removal
 from jobs.corpus.formats.files import KINDS, kind_of
-from jobs.corpus.formats.read import FORMATS, Record, find, read
+from jobs.corpus.formats.read import FORMATS, find, read
 
 from .specs import documents, records, spec
 
