@@ -70,10 +70,7 @@ def deduplicate(
     for left in folder.glob("scratch.*"):
         shutil.rmtree(left, ignore_errors=True)
     scratch = folder / f"scratch.{uuid4().hex}"  # not that of a lost task that still runs
-    try:
-        found = find.find((piece.keys() for piece in finished), rules, scratch, report=report)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    found = find.find((piece.keys() for piece in finished), rules, scratch, report=report)
     if rules.on_bad_record == "fail":
         refuse_equal_ids(rules, finished, found)
     nothing = numpy.array([], dtype=DROPPED)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from jobs.contract.files import naming
+from jobs.corpus.duplicates.groups import group_starts
+from jobs.corpus.words import Rows
 
-Rows = np.ndarray[Any, np.dtype[Any]]
 PENDING_BYTES = 1 << 24
 """Rows are held in memory up to this size, so that files are opened seldom."""
 
@@ -83,9 +84,3 @@ class Buckets:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}-{number:05d}"
-
-
-def group_starts(values: Rows) -> Rows:
-    """Return where each run of equal values begins."""
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    return np.concatenate([np.zeros(min(len(values), 1), changes.dtype), changes])

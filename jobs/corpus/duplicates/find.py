@@ -15,7 +15,7 @@ bits of their hash, and the files are merged one by one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
 from jobs.contract.files import make_folder, naming
-from jobs.corpus.duplicates.buckets import Buckets, Rows, group_starts
+from jobs.corpus.duplicates.buckets import Buckets
+from jobs.corpus.duplicates.groups import chunks, group_starts, repeated, roots_of, sizes, unite
 from jobs.corpus.duplicates.keys import (
     ABSTRACT,
     DROPPED,
@@ -33,7 +34,7 @@ from jobs.corpus.duplicates.keys import (
     PieceKeys,
 )
 from jobs.corpus.duplicates.minhash import ORDERS, SKETCH_WORDS
-from jobs.corpus.words import mix
+from jobs.corpus.words import Rows, mix
 
 REASONS = (
     "replaced",
@@ -54,7 +55,6 @@ SHARED = 32
 """A name that more documents have is not that of a work, as the DOI of a journal."""
 FIRST = 32
 """Each document is compared with so many smaller ones of a band; more share one by a phrase."""
-CHUNK = 1 << 20
 COMPARED = 1 << 15
 """Sketches that are compared at once."""
 
@@ -375,43 +375,3 @@ def by_hash(hashes: Rows, indexes: Rows) -> Rows:
     rows = np.empty(len(indexes), BY_HASH)
     rows["hash"], rows["index"] = hashes, indexes
     return rows
-
-
-def repeated(values: Rows) -> Rows:
-    """Return which values occur more than once."""
-    order = np.argsort(values)
-    equal = values[order[1:]] == values[order[:-1]]
-    found = np.zeros(len(values), np.bool_)
-    found[order[1:][equal]] = True
-    found[order[:-1][equal]] = True
-    return found
-
-
-def sizes(begins: Rows, total: int) -> Rows:
-    """Return the sizes of the groups that begin there."""
-    return np.diff(np.append(begins, total))
-
-
-def chunks(total: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of consecutive parts, so that temporary arrays stay small."""
-    for begin in range(0, total, size):
-        yield begin, min(begin + size, total)
-
-
-def unite(parents: Rows, left: Rows, right: Rows) -> None:
-    """Join the sets of each pair; the smallest member of a set is its root."""
-    while len(left):
-        left, right = roots_of(parents, left), roots_of(parents, right)
-        low, high = np.minimum(left, right), np.maximum(left, right)
-        differ = low != high
-        left, right = low[differ], high[differ]
-        np.minimum.at(parents, right, left)
-
-
-def roots_of(parents: Rows, members: Rows) -> Rows:
-    """Return the roots of members, and make the members point to them."""
-    roots = parents[members]
-    while not np.array_equal(above := parents[roots], roots):
-        roots = above
-    parents[members] = roots
-    return roots
