@@ -159,6 +159,8 @@ class Cleaner:
             self._reject(part, record._replace(raw=raw), Rejected("", problem))
         elif drop := self._filters.judge(document, text):
             self._drop(drop.reason, drop.matched, identity, title, text)
+            if drop.reason in rules.drop:
+                self.writer.drop_work(names_of(document))
         elif matched := self._matched(identity, text):
             self._drop("contaminated", matched, identity, title, text)
         else:
@@ -217,13 +219,12 @@ class Cleaner:
         held_out = is_validation(work or identity, source.validation_fraction)
         shard = rules.shards if held_out else shard_of(digest, rules.shards)
         flags = keys.ABSTRACT * document.is_abstract | keys.VERSIONED * document.is_versioned
-        names = [hashed(f"{kind}:{name}") for kind, name in document.names.items()]
         self.writer.add(
             piece_files.line(value),
             shard,
             1 if held_out else copies(document, identity, rules),
             self._key(identity, digest, flags),
-            names,
+            names_of(document),
             identity,
         )
         self.writer.counts["cleaned"] += 1
@@ -292,6 +293,11 @@ def is_validation(identity: str, fraction: float) -> bool:
     when the fraction grows.
     """
     return hashed(identity) < fraction * 2.0**64
+
+
+def names_of(document: Document) -> list[int]:
+    """Return the hashes of the names of a document's work."""
+    return [hashed(f"{kind}:{name}") for kind, name in document.names.items()]
 
 
 def shard_of(digest: bytes, shards: int) -> int:

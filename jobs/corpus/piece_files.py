@@ -34,7 +34,7 @@ from jobs.contract.files import (
     write_bytes,
     write_json,
 )
-from jobs.corpus.duplicates.keys import KEY, NAME, PieceKeys
+from jobs.corpus.duplicates.keys import KEY, NAME, NO_DOCUMENT, PieceKeys
 from jobs.corpus.pieces import Piece
 from jobs.data.json_stream import zstd
 
@@ -184,6 +184,11 @@ class PieceWriter:
     def remove(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
         """Add a record by which its source deletes earlier documents."""
         self._add_key(key)
+
+    def drop_work(self, names: Sequence[int]) -> None:
+        """Note that all documents with one of these names of their work are to be dropped."""
+        for name in names:
+            self._names.add((NO_DOCUMENT, name))
 
     def _add_key(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
         self._keys.add((*key, self.number))

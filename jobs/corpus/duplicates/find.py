@@ -41,6 +41,7 @@ REASONS = (
     "removed",
     "duplicate",
     "duplicate_id",
+    "dropped_work",
     "abstract_of_full_text",
     "same_work",
     "near_duplicate",
@@ -49,7 +50,16 @@ REASONS = (
 names are those of its copy.
 """
 KEPT = len(REASONS)
-REPLACED, REMOVED, DUPLICATE, DUPLICATE_ID, ABSTRACT_OF_FULL_TEXT, SAME_WORK, NEAR = range(KEPT)
+(
+    REPLACED,
+    REMOVED,
+    DUPLICATE,
+    DUPLICATE_ID,
+    DROPPED_WORK,
+    ABSTRACT_OF_FULL_TEXT,
+    SAME_WORK,
+    NEAR,
+) = range(KEPT)
 BUCKETS = 64
 SHARED = 32
 """A name that more documents have is not that of a work, as the DOI of a journal."""
@@ -145,7 +155,9 @@ class _Search:
         by_digest = np.empty(len(documents), BY_DIGEST)
         by_digest["digest"], by_digest["index"] = documents["digest"], documents["index"]
         self.digests.add(by_digest, by_digest["digest"][:, 0])
-        names = by_hash(piece.names["name"], piece.names["number"] + np.uint32(begin))
+        numbers = piece.names["number"]
+        owners = np.where(numbers == NO_DOCUMENT, numbers, numbers + np.uint32(begin))
+        names = by_hash(piece.names["name"], owners)
         self.names.add(names, names["hash"])
         if self.near:
             self._add_bands(piece, begin, documents["index"])
@@ -178,7 +190,9 @@ class _Search:
         self.abstracts = np.zeros(self.total, np.bool_)
         self._order_by_id()
         self._drop_equal_texts()
+        self.unwanted = [np.empty(0, np.uint32)]
         self._unite_works()
+        self._drop_unwanted()
         self._drop_works()
         del self.abstracts
         if self.near and self.total:
@@ -248,11 +262,14 @@ class _Search:
 
     def _unite_works(self) -> None:
         """Join the living documents that share a name into sets, as ``kept`` points. The names of a
-        copy are those of the document that is kept for it.
+        copy are those of the document that is kept for it. Note the documents of unwanted works.
         """
         for rows in self.names.take():
+            is_owned = rows["index"] != NO_DOCUMENT
+            rows, unwanted = rows[is_owned], rows["hash"][~is_owned]
             positions = self.positions[rows["index"]]
-            named = np.isin(self.reasons[positions], (KEPT, DUPLICATE)) & repeated(rows["hash"])
+            named = np.isin(self.reasons[positions], (KEPT, DUPLICATE))
+            named &= repeated(rows["hash"]) | np.isin(rows["hash"], unwanted)
             positions, hashes = positions[named], rows["hash"][named]
             order = np.argsort(hashes)
             positions, hashes = positions[order], hashes[order]
@@ -263,6 +280,15 @@ class _Search:
                 living = np.add.reduceat(self.reasons[positions] == KEPT, begins, dtype=np.intp)
                 is_work = np.repeat(living <= SHARED, counts)
                 unite(self.kept, positions[is_work], first[is_work])
+                self.unwanted.append(positions[is_work & np.isin(hashes, unwanted)])
+
+    def _drop_unwanted(self) -> None:
+        """Drop every document of a work whose citation is of a kind that is dropped."""
+        unwanted = np.unique(roots_of(self.kept, np.concatenate(self.unwanted)))
+        if unwanted.size:
+            positions, roots = self._members()
+            positions = np.concatenate([unwanted, positions[np.isin(roots, unwanted)]])
+            self._drop(positions, positions, DROPPED_WORK)
 
     def _drop_works(self) -> None:
         """Keep one document of each work: the smallest full text, or the smallest abstract."""
@@ -362,11 +388,12 @@ class _Search:
             positions = positions[chosen]
             rows = found[piece] = np.empty(len(chosen), DROPPED)
             rows["number"], rows["reason"] = chosen, self.reasons[positions]
-            kept = indexes[roots_of(self.kept, positions)]
+            roots = roots_of(self.kept, positions)
+            kept = indexes[roots]
             place = np.searchsorted(begins, kept, side="right") - 1
             rows["kept_piece"], rows["kept_number"] = numbers[place], kept - begins[place]
-            rows["kept_piece"][rows["reason"] == REMOVED] = NO_DOCUMENT
-            rows["kept_number"][rows["reason"] == REMOVED] = NO_DOCUMENT
+            is_gone = self.reasons[roots] != KEPT
+            rows["kept_piece"][is_gone] = rows["kept_number"][is_gone] = NO_DOCUMENT
         return found
 
 

@@ -22,13 +22,15 @@ KEY = np.dtype(
 number in the piece. Numbers follow the order of reading; a removal has that of the next document.
 """
 NAME = np.dtype([("number", "u4"), ("name", "u8")])
-"""A name of the work, hashed with its kind, such as ``pmid:123``; several per document."""
+"""A name of the work, hashed with its kind, such as ``pmid:123``; several per document. With the
+number NO_DOCUMENT it names a work of which a record was dropped for the kind of the work.
+"""
 DROPPED = np.dtype(
     [("number", "u4"), ("reason", "u1"), ("kept_piece", "u4"), ("kept_number", "u4")]
 )
 """A dropped document, the index of its reason, and the document that is kept for it."""
 NO_DOCUMENT = 0xFFFFFFFF
-"""Piece and number of what is kept for a removed document."""
+"""Piece and number of what is kept for a removed document, and the number of no document."""
 
 
 class PieceKeys(NamedTuple):

@@ -43,9 +43,12 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         xml = f"<PubmedArticleSet>{''.join(content)}</PubmedArticleSet>"
         (folder / name).write_bytes(gzip.compress(xml.encode(), mtime=0))
-    bench.curate(
-        folder, format="pubmed", drop=("retracted",), shards=1, min_chars=20, validation_fraction=0
+    (folder / "PMC33.nxml").write_text(
+        "<article><front><article-meta><article-id pub-id-type='pmc'>PMC33</article-id>"
+        "<article-id pub-id-type='pmid'>3</article-id></article-meta></front>"
+        "<body><p>The full text of 3 does not know that.</p></body></article>"
     )
+    bench.curate(folder, drop=("retracted",), shards=1, min_chars=20, validation_fraction=0)
 
     result = bench.start("curate")
 
@@ -56,6 +59,7 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         "On 2.\nThe second text of 2.",
     ]
     counts = read_json(bench.run.path("corpus/manifest.json"))["counts"]
-    assert (counts["in"], counts["kept"], counts["deletion"]) == (11, 2, 1)
+    assert (counts["in"], counts["kept"], counts["deletion"]) == (12, 2, 1)
     assert (counts["retracted"], counts["length"], counts["empty"]) == (1, 1, 1)
+    assert counts["dropped_work"] == 1
     assert (counts["replaced"], counts["removed"]) == (1, 4)

@@ -48,6 +48,8 @@ class Doc:
     """The bytes of each third of the sketch: two documents are alike if two of them are equal."""
     is_versioned: bool = field(default=False, compare=False)
     is_removal: bool = field(default=False, compare=False)
+    is_unwanted: bool = field(default=False, compare=False)
+    """Only its names are known: its work is of a kind that is dropped."""
 
     @property
     def flags(self) -> int:
@@ -61,6 +63,9 @@ def piece_keys(number: int, records: list[Doc]) -> PieceKeys:
     keys, names, bands = [], [], []
     document = 0
     for record in records:
+        if record.is_unwanted:
+            names += [(NO_DOCUMENT, hashed(name)) for name in record.names]
+            continue
         keys.append((record.rank, record.flags, record.id, record.digest, document))
         if not record.is_removal:
             names += [(document, hashed(name)) for name in record.names]
@@ -105,9 +110,13 @@ class PlainSearch:
         self.events: dict[tuple[int, int], list[Place | None]] = {}
         """Documents, and None for removals, of each rank and id in order."""
         self.dropped: Found = {}
+        self.unwanted: set[int] = set()
         for piece, records in enumerate(pieces):
             number = 0
             for record in records:
+                if record.is_unwanted:
+                    self.unwanted |= record.names
+                    continue
                 place = None if record.is_removal else (piece, number)
                 self.events.setdefault((record.rank, record.id), []).append(place)
                 if place:
@@ -149,6 +158,9 @@ class PlainSearch:
                 if place in abstracts:
                     abstracts.add(kept)
         for group in groups(names):
+            if any(names[place] & self.unwanted for place in group):
+                self.dropped |= dict.fromkeys(group, ("dropped_work", None))
+                continue
             best = next((at for at in group if at not in abstracts), group[0])
             for place in group:
                 weaker = place in abstracts and best not in abstracts
@@ -223,7 +235,13 @@ removals = st.builds(
     lambda id: Doc(VERSIONED_RANK, id, is_versioned=True, is_removal=True),
     id=hashes,
 )
-corpora = st.lists(st.lists(st.one_of(documents, documents, removals), max_size=6), max_size=5)
+unwanted = st.builds(
+    lambda names: Doc(0, 0, names=names, is_unwanted=True),
+    names=st.frozensets(st.integers(1, 7), max_size=2),
+)
+corpora = st.lists(
+    st.lists(st.one_of(documents, documents, removals, unwanted), max_size=6), max_size=5
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -254,7 +272,10 @@ def test_the_order_of_reading_decides_between_equal_keys_alone(records, random) 
 
 def in_order(pieces: list[list[Doc]], found: Found) -> list:
     """Return what was found by the numbers of documents in the whole corpus."""
-    counts = [sum(not record.is_removal for record in records) for records in pieces]
+    counts = [
+        sum(not (record.is_removal or record.is_unwanted) for record in records)
+        for records in pieces
+    ]
     begins = np.cumsum([0, *counts])
 
     def place(piece: int, number: int) -> int:
@@ -314,6 +335,26 @@ def test_copies_of_one_text_do_not_make_a_name_that_of_many_works() -> None:
     other = Doc(1, 50, (2, 0), names=frozenset({1}))
 
     assert searched([[*copies, other]])[0, 40] == ("same_work", (0, 0))
+
+
+def test_all_of_a_work_goes_whose_citation_is_of_a_kind_that_is_dropped() -> None:
+    citation = Doc(0, 0, names=frozenset({1, 2}), is_unwanted=True)
+    full = Doc(1, 2, (2, 0), False, frozenset({2, 3}))
+    other = Doc(1, 3, (3, 0), False, frozenset({3}))
+    copy = Doc(1, 4, (3, 0))
+    apart = Doc(1, 5, (5, 0), False, frozenset({4}))
+
+    assert searched([[citation, full, other], [copy, apart]]) == {
+        (0, 0): ("dropped_work", None),
+        (0, 1): ("dropped_work", None),
+        (1, 0): ("duplicate", None),
+    }
+
+
+def test_a_journal_does_not_go_with_one_of_its_works() -> None:
+    journal = [Doc(1, at, (at, at), names=frozenset({1})) for at in range(33)]
+
+    assert searched([[Doc(0, 0, names=frozenset({1}), is_unwanted=True), *journal]]) == {}
 
 
 def test_a_source_may_bring_a_removed_document_back() -> None:
