@@ -37,14 +37,6 @@ LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pyarrow")
 
 LOCK_SECONDS = 600.0
 
-PUBLISHED = {
-    "guidelines": {"train": 41_000, "validation": 2_284, "train_tokens": 107_000_000},
-    "abstracts": {"train": 15_700_000, "validation": 487_000, "train_tokens": 5_480_000_000},
-    "papers": {"train": 4_900_000, "validation": 142_000, "train_tokens": 40_700_000_000},
-    "replay": {"train": 494_000, "validation": 0, "train_tokens": 420_000_000},
-}
-"""Documents and tokens of GAP-Replay by source (arXiv 2311.16079, table 1), rounded as there."""
-
 
 def read_complete(corpus: Path, key: str) -> dict[int, dict[str, Any]] | None:
     """Return the shards that a manifest of this very corpus names, by number; None where there is
@@ -167,7 +159,6 @@ def described(
     """Return what the manifest holds of the sources of one name."""
     ranks = [rank for rank, source in enumerate(rules.sources) if source.name == name]
     parts = [part for piece in files.pieces if piece.source in ranks for part in piece.parts]
-    published = {"published": PUBLISHED[name]} if name in PUBLISHED else {}
     return {
         "name": name,
         "paths": [rules.sources[rank].path for rank in ranks],
@@ -175,7 +166,6 @@ def described(
         "files": len({part.path for part in parts}),
         "file_bytes": sum(part.end - part.begin for part in parts),
         **counts,
-        **published,
     }
 
 
