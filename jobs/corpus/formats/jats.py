@@ -114,7 +114,9 @@ class Article:
             if local_name(found) == "article-id"
             and (kind := ARTICLE_IDS.get(found.get("pub-id-type", "")))
         )
-        identity = next((names[kind] for kind in ("pmcid", "pmid", "doi") if kind in names), "")
+        identity = names.get("pmid") or names.get("doi", "")
+        if "pmcid" in names:
+            identity = f"PMC{names['pmcid']}"  # the number alone may be the PMID of a citation
         if not identity:
             return Rejected("", "an article without PMC id, PMID and DOI")
         body = self.root.find("{*}body")

@@ -43,8 +43,8 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         xml = f"<PubmedArticleSet>{''.join(content)}</PubmedArticleSet>"
         (folder / name).write_bytes(gzip.compress(xml.encode(), mtime=0))
-    (folder / "PMC33.nxml").write_text(
-        "<article><front><article-meta><article-id pub-id-type='pmc'>PMC33</article-id>"
+    (folder / "PMC3.nxml").write_text(
+        "<article><front><article-meta><article-id pub-id-type='pmc'>PMC3</article-id>"
         "<article-id pub-id-type='pmid'>3</article-id></article-meta></front>"
         "<body><p>The full text of 3 does not know that.</p></body></article>"
     )

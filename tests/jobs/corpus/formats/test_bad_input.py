@@ -186,7 +186,7 @@ def test_every_article_of_a_set_is_read(tmp_path: Path) -> None:
 
     one, two, three = (record.item for record in records(tmp_path / "a.xml"))
 
-    assert (one.id, three.id) == ("1", "1")
+    assert (one.id, three.id) == ("PMC1", "PMC1")
     assert isinstance(two, Rejected)
 
 

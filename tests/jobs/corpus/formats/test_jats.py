@@ -68,7 +68,7 @@ def test_an_article_is_its_title_abstract_body_and_thanks() -> None:
         "Drug X in E. coli\n\n# Abstract\n\n## Background\n\nWhy.\n\n# Results\n\nFewer died.\n\n"
         "# Acknowledgments\n\nThanks."
     )
-    assert (document.id, document.work_id) == ("22", "pmid:11")
+    assert (document.id, document.work_id) == ("PMC22", "pmid:11")
     assert document.names == {"pmid": "11", "pmcid": "22", "doi": "10.1/x"}
     assert document.meta == {
         "types": ["research-article"],

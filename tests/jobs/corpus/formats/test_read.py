@@ -103,7 +103,7 @@ def test_a_bundle_is_read_article_by_article(name: str, tmp_path: Path) -> None:
 
     one, broken, three = (record.item for record in records(path, "jats"))
 
-    assert (one.id, broken.id, three.id) == ("1", "PMC/b.xml", "3")
+    assert (one.id, broken.id, three.id) == ("PMC1", "PMC/b.xml", "PMC3")
     assert isinstance(broken, Rejected)
     assert broken.problem.startswith("not XML")
 
@@ -113,14 +113,14 @@ def test_bundles_one_behind_the_other_are_read_as_one(tmp_path: Path) -> None:
                 for name in "ab")  # fmt: skip
     one.write_bytes(one.read_bytes() + two.read_bytes())
 
-    assert [document.id for document in documents(one)] == ["97", "98"]
+    assert [document.id for document in documents(one)] == ["PMC97", "PMC98"]
 
 
 def test_a_comment_does_not_decide_what_a_file_holds(tmp_path: Path) -> None:
     (tmp_path / "a.nxml").write_bytes(b"<!-- once in a <PubmedArticleSet> -->" + article(4))
     (tmp_path / "b.xml").write_bytes(b"<?xml version='1.0'?><!-- no <article> -->" + CITATIONS[21:])
 
-    assert [document.id for document in documents(tmp_path / "a.nxml")] == ["4"]
+    assert [document.id for document in documents(tmp_path / "a.nxml")] == ["PMC4"]
     assert len(records(tmp_path / "b.xml")) == 3
 
 
