@@ -157,7 +157,7 @@ def require_documents(
         raise TaskError(message, "lower curate.validation_fraction or add documents")
 
 
-def summary(folder: Path, finished: Sequence[FinishedPiece]) -> dict[str, int]:
+def summary(finished: Sequence[FinishedPiece]) -> dict[str, int]:
     """Return the documents of all pieces, and how many of them are dropped for each reason."""
     counts = {"documents": 0, **dict.fromkeys(find.REASONS, 0)}
     for piece in finished:

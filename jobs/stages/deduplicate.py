@@ -24,4 +24,4 @@ def run(context: Context) -> None:
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     key = piece_files.corpus_key(spec.corpus, found)
     deduplicate.deduplicate(context, folder, spec.corpus, finished, key)
-    context.finish([], [], deduplicate.summary(folder, finished))
+    context.finish([], [], deduplicate.summary(finished))

@@ -94,7 +94,7 @@ def source_spec(curate: Curate, source: Source, data_dir: Path | None) -> Source
     common = {name: getattr(curate, name) for name in unset if getattr(source, name) is None}
     values = {name: getattr(source, name) for name in SourceSpec.__dataclass_fields__}
     path = str(place(source.path, data_dir) or source.path)
-    return SourceSpec(**values | common | {"path": path, "name": source.title})
+    return SourceSpec(**values | common | {"path": path, "name": source.name_or_default})
 
 
 def decontamination(experiment: Experiment, data_dir: Path | None) -> DecontaminationSpec | None:

@@ -64,7 +64,7 @@ def citation(element: etree._Element) -> Document | Rejected:
         ]
     )
     meta = {
-        "date": date(article, medline),
+        "date": date(article),
         "types": [_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")],
         "languages": [_text(language) for language in article.iterfind("Language")],
         "journal": _text(article.find("Journal/Title")),
@@ -81,7 +81,7 @@ def paragraph(element: etree._Element) -> str:
     return f"{label}: {text}" if text and label and label != "UNLABELLED" else text
 
 
-def date(article: etree._Element, medline: etree._Element) -> str:
+def date(article: etree._Element) -> str:
     """Return the day of publication, in the precision that is known, as ``2018-05-17``; empty
     where none is known.
     """

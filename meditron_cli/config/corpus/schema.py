@@ -86,7 +86,7 @@ class Source(Section):
     """Share of its works held out; default: curate.validation_fraction."""
 
     @property
-    def title(self) -> str:
+    def name_or_default(self) -> str:
         """Return its name, the default one where it has none."""
         return (
             self.name or FORMAT_NAMES.get(self.format) or SUFFIXES.sub("", PurePath(self.path).name)

@@ -53,7 +53,7 @@ def test_a_source_is_a_path_or_a_section_with_one(folder: Path) -> None:
 def test_a_source_without_a_name_has_one_by_its_format_or_file(
     folder: Path, source: str, name: str
 ) -> None:
-    assert curate(f"curate.sources=[{source}]").named[0].title == name
+    assert curate(f"curate.sources=[{source}]").named[0].name_or_default == name
 
 
 @pytest.mark.parametrize(
