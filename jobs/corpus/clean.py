@@ -58,10 +58,12 @@ def clean_pieces(
     key = piece_files.settings_key(rules)
     progress = Progress(context, sum(piece.bytes for piece in pieces), "bytes")
     for piece in pieces:
+        progress.require_run()
         if not piece_files.is_finished(folder, piece, key):
             cleaner = Cleaner(folder, piece, rules, index)
             try:
                 cleaner.clean(progress)
+                progress.require_run()
                 cleaner.writer.publish(key)
             finally:
                 cleaner.writer.discard()

@@ -33,6 +33,14 @@ class Progress:
             self._report(self.done + more, self.documents + documents)
             self._due = now + 1.0
 
+    def require_run(self) -> None:
+        """Refuse to go on in a run directory that was moved away or removed: it would reappear.
+
+        Raises:
+            FileNotFoundError: there is no such run directory.
+        """
+        self._context.run.stage(self._context.task.stage).stat()
+
     def finish_part(self, units: int, documents: int) -> None:
         """Count a finished part."""
         self.done += units

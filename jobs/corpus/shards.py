@@ -69,6 +69,7 @@ class ShardWriter:
         }
 
     def _write(self, shard: int, key: str, progress: Progress) -> dict[str, Any]:
+        progress.require_run()
         path = shard_path(self._rules, shard)
         file = AtomicFile(self._corpus / path)
         sources: dict[str, Counter[str]] = {}

@@ -14,6 +14,8 @@ import pytest
 from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
 from jobs.contract.files import read_json
 from jobs.contract.stage_specs import CleanSpec, CurateSpec, DeduplicateSpec
+from jobs.corpus import clean, pieces
+from jobs.runtime.context import context_from
 
 from ...corpus_specs import source_spec
 
@@ -196,6 +198,18 @@ def test_the_manifest_of_an_earlier_corpus_does_not_stay_beside_other_shards(
     assert result.returncode == -signal.SIGKILL
     assert bench.files("corpus/train") != before
     assert not bench.run.path("corpus/manifest.json").exists()
+
+
+def test_a_run_that_was_moved_away_does_not_reappear(bench: Any, rules: CorpusRules) -> None:
+    write_tasks(bench, rules, 3)
+    context = context_from(bench.run.root, "clean", 0, {})
+    files = pieces.find_pieces(rules).pieces
+    bench.run.root.rename(bench.run.root.with_name("elsewhere"))
+
+    with pytest.raises(FileNotFoundError):
+        clean.clean_pieces(context, bench.run.path("corpus/pieces"), rules, files, None)
+
+    assert not bench.run.root.exists()
 
 
 def test_a_lost_piece_is_named_with_what_to_do(bench: Any, rules: CorpusRules) -> None:
