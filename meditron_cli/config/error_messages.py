@@ -26,6 +26,7 @@ from meditron_cli.config.yaml_tree import (
 
 ErrorDetails = Mapping[str, Any]
 
+SECTION = "keys with values"
 NOUNS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -34,9 +35,9 @@ NOUNS = {
     "bool_type": "true or false",
     "tuple_type": "a list",
     "list_type": "a list",
-    "dict_type": "keys with values",
-    "model_type": "keys with values",
-    "model_attributes_type": "keys with values",
+    "dict_type": SECTION,
+    "model_type": SECTION,
+    "model_attributes_type": SECTION,
     "path_type": "text",
 }
 """The expected kind of value, by pydantic's error type."""
@@ -74,6 +75,9 @@ def translate(
     for where, nouns in expected.items():
         node = find(root, where) or root
         message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
+        known = keys_at(model, where) if nouns == [SECTION] else []
+        if known and isinstance(node, ScalarNode) and node.value is not None:
+            message += f"; its keys: {', '.join(known)}"
         problems.add(node.location, key_text(where), message)
 
 
@@ -144,7 +148,7 @@ def described(node: Node, expected: str) -> str:
     if isinstance(node, ListNode):
         return "a list"
     if isinstance(node, MapNode):
-        return "keys with values"
+        return SECTION
     if node.value is None:
         return "nothing"
     if isinstance(node.value, str):

@@ -83,6 +83,8 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("seed: -1", "1:7: seed: must be at least 0, found -1"),
         ("curate:", "1:8: curate: expected keys with values, found nothing"),
         ("curate: [1]", "1:9: curate: expected keys with values, found a list"),
+        ("curate: {near_duplicates: 0.8}", "1:27: curate.near_duplicates: expected keys with "
+         "values, found the number 0.8; its keys: similarity, words"),
         ("curate: {sources: a.jsonl}", "1:19: curate.sources: expected a list, found the text "
          "'a.jsonl'; write [a.jsonl]"),
         ("curate: {sources: [1]}", "1:20: curate.sources[0]: expected text, found the number 1; "
