@@ -61,6 +61,8 @@ KEPT = len(REASONS)
     NEAR,
 ) = range(KEPT)
 BUCKETS = 64
+SIGNED = 1 << 16
+"""Documents of a piece whose bands are put into buckets at a time."""
 SHARED = 32
 """A name that more documents have is not that of a work, as the DOI of a journal."""
 FIRST = 32
@@ -175,9 +177,11 @@ class _Search:
             found = "no bands" if piece.bands is None else f"bands of {len(piece.bands)}"
             raise ValueError(f"piece {piece.piece}: {found} for {len(indexes)} documents")
         bands, sketches = np.split(np.asarray(piece.bands), [-SKETCH_WORDS], axis=1)
-        rows = by_hash(bands.ravel(), np.repeat(indexes, bands.shape[1]))
-        rows = rows[rows["hash"] != 0]  # of documents too short for a signature
-        self.bands.add(rows, rows["hash"])
+        for begin, end in chunks(len(indexes), SIGNED):
+            owners = np.repeat(indexes[begin:end], bands.shape[1])
+            rows = by_hash(bands[begin:end].ravel(), owners)
+            rows = rows[rows["hash"] != 0]  # of documents too short for a signature
+            self.bands.add(rows, rows["hash"])
         return sketches
 
     def dropped(self) -> dict[int, Rows]:
