@@ -20,7 +20,7 @@ from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
-    from jobs.corpus.removal import Match
+    from jobs.corpus.takedown import Match
 
 TEXT_CHARACTERS = 300
 """Of a document, where it is not printed with --json."""
@@ -70,14 +70,14 @@ def sample(
     those of an id that another one has are in its file rejected.jsonl. Texts are shortened here;
     --json has them as they are kept.
     """
-    from jobs.corpus import removal
+    from jobs.corpus import takedown
     from meditron_cli.reporting import corpus_sample, funnel
 
     if dropped and only_kept:
         raise click.UsageError("give --dropped or --kept, not both")
     run = options.find_run(services, runs_dir, name)
     try:
-        shards = [run.path(shard["path"]) for shard in removal.read_manifest(run)["shards"]]
+        shards = [run.path(shard["path"]) for shard in takedown.read_manifest(run)["shards"]]
     except TaskError as error:
         raise ConfigError(error.message, run.hint(error.hint)) from error
     require_known(run, funnel.of_run(run), source, dropped)
@@ -152,7 +152,7 @@ def remove(
     them, and the manifest names them as removed. Tokens and checkpoints that were made of them
     stay as they are, and so do the sources.
     """
-    from jobs.corpus import removal
+    from jobs.corpus import takedown
     from meditron_cli.commands.rm import confirm
     from meditron_cli.runs.owner import require_owner
     from meditron_cli.runs.record import RecordReader
@@ -174,7 +174,7 @@ def remove(
             if not yes:
                 copies = sum(match.documents for match in documents)
                 confirm(f"remove {plural(copies, 'document')} from {run.root}?", f"{again} --yes")
-            removal.remove(run, documents)
+            takedown.remove(run, documents)
         except TaskError as error:
             raise ConfigError(error.message, run.hint(error.hint)) from error
     if as_json:
@@ -191,16 +191,16 @@ def remove(
 
 
 def found(run: RunDir, ids: Sequence[str]) -> list[Match]:
-    """Return the documents with these ids, and those of a removal that was killed.
+    """Return the documents with these ids, and those of a takedown that was killed.
 
     Raises:
         ConfigError: the corpus has none of an id.
         TaskError: the run has no finished corpus.
     """
-    from jobs.corpus import removal
+    from jobs.corpus import takedown
 
-    begun = removal.unfinished(run)
-    documents = [*begun, *(match for match in removal.find(run, ids) if match not in begun)]
+    begun = takedown.unfinished(run)
+    documents = [*begun, *(match for match in takedown.find(run, ids) if match not in begun)]
     if absent := [name for name in ids if name not in {match.id for match in documents}]:
         raise ConfigError(
             f"the corpus of run {run.name} has no document {', '.join(map(repr, absent))}",

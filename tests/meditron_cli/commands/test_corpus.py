@@ -258,7 +258,7 @@ def test_a_removal_that_was_killed_is_completed_by_the_next(
     manifest.write_bytes(old[0])  # as it was after the shards were written
     curated.done("curate", 0).write_bytes(old[1])
     removed.pop("time")
-    intent = curated.path("corpus/removal.json")
+    intent = curated.path("corpus/takedown.json")
     intent.write_text(json.dumps({"format": FORMAT, "documents": [removed]}))
 
     done = meditron("corpus", "remove", curated.name, "m1", "--yes")

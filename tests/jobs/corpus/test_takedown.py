@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from jobs.contract.rundir import RunDir
-from jobs.corpus import removal
+from jobs.corpus import takedown
 
 ODD = ['say "5 mg"', "a\\b", "Straße\u2028\x7f", "line\nbreak\t\x01", "10.1000/x,y", "\U0001d518"]
 
@@ -20,7 +20,7 @@ def test_a_line_is_found_by_any_id_as_shards_write_it(name: str, tmp_path: Path)
     lines = [orjson.dumps(record) + b"\n" for record in (other, {"id": name, "text": "x"})]
     run.path("shard").write_bytes(b"".join(lines))
 
-    (match,) = removal.in_shard(run, "shard", removal.starts_of([name]))
+    (match,) = takedown.in_shard(run, "shard", takedown.starts_of([name]))
 
     assert (match.id, match.bytes) == (name, len(lines[1]))
 
@@ -32,14 +32,14 @@ def test_copies_of_a_document_are_one_document(tmp_path: Path) -> None:
     run.path("train").mkdir()
     run.path("train/0.jsonl").write_bytes(line * 3 + other)
 
-    first, second = removal.in_shard(run, "train/0.jsonl", removal.starts_of(["a"]))
+    first, second = takedown.in_shard(run, "train/0.jsonl", takedown.starts_of(["a"]))
 
-    assert first == removal.Match(
+    assert first == takedown.Match(
         "a", "papers", "pmid:1", "T", "train/0.jsonl", documents=3, bytes=3 * len(line)
     )
     assert (second.source, second.documents) == ("web", 1)
     counts = {"kept": 2, "documents": 4, "train": 4, "bytes": 400, "in": 9}
-    assert removal.fewer_counts(counts, [first]) == {
+    assert takedown.fewer_counts(counts, [first]) == {
         "kept": 1,
         "documents": 1,
         "train": 1,

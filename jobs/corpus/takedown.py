@@ -1,6 +1,6 @@
-"""Remove documents from a finished corpus: from its shards, its manifest and the files beside them.
+"""Take documents out of a finished corpus: its shards, its manifest and the files beside them.
 
-What is to be removed is written first, so that a removal that was killed is completed by the next.
+What is to be removed is written first, so that the next takedown completes one that was killed.
 Standard library only.
 """
 
@@ -22,7 +22,7 @@ from jobs.contract.files import FormatError, parse_json, read_json, write_json
 from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
 
-INTENT = f"{CORPUS}/removal.json"
+INTENT = f"{CORPUS}/takedown.json"
 FACTS = ("id", "source", "work_id", "title")
 
 
@@ -100,7 +100,7 @@ def in_shard(run: RunDir, shard: str, starts: tuple[bytes, ...]) -> list[Match]:
 
 
 def unfinished(run: RunDir) -> list[Match]:
-    """Return the documents of a removal that was killed; none without one."""
+    """Return the documents of a takedown that was killed; none without one."""
     try:
         return [Match(**item) for item in read_json(run.path(INTENT))["documents"]]
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
 
     Raises:
         TaskError: the run has no finished corpus.
-        OSError: a file cannot be written; the next removal completes this one.
+        OSError: a file cannot be written; the next takedown completes this one.
     """
     manifest = read_manifest(run)
     write_json(run.path(INTENT), {"documents": [asdict(match) for match in matches]})
