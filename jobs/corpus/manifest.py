@@ -37,6 +37,19 @@ LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pyarrow")
 
 LOCK_SECONDS = 600.0
 
+PUBLISHED = {
+    name: dict(
+        zip(("train", "validation", "train_tokens", "validation_tokens"), counts, strict=True)
+    )
+    for name, counts in {
+        "guidelines": (41_000, 2_284, 107_000_000, 6_000_000),
+        "abstracts": (15_700_000, 487_000, 5_480_000_000, 170_000_000),
+        "papers": (4_900_000, 142_000, 40_700_000_000, 1_230_000_000),
+        "replay": (494_000, 0, 420_000_000, 0),
+    }.items()
+}
+"""Documents and tokens of GAP-Replay by source (arXiv 2311.16079, table 1), rounded as there."""
+
 
 def read_complete(corpus: Path, key: str) -> dict[int, dict[str, Any]] | None:
     """Return the shards that a manifest of this very corpus names, by number; None where there is
@@ -159,6 +172,7 @@ def described(
     """Return what the manifest holds of the sources of one name."""
     ranks = [rank for rank, source in enumerate(rules.sources) if source.name == name]
     parts = [part for piece in files.pieces if piece.source in ranks for part in piece.parts]
+    published = {"published": PUBLISHED[name]} if name in PUBLISHED else {}
     return {
         "name": name,
         "paths": [rules.sources[rank].path for rank in ranks],
@@ -166,6 +180,7 @@ def described(
         "files": len({part.path for part in parts}),
         "file_bytes": sum(part.end - part.begin for part in parts),
         **counts,
+        **published,
     }
 
 

@@ -23,14 +23,6 @@ NOT_DROPPED = {
 }
 """Counts of a source that are no reasons for which records were dropped."""
 
-PUBLISHED = {
-    "guidelines": {"train": 41_000, "validation": 2_284, "train_tokens": 107_000_000},
-    "abstracts": {"train": 15_700_000, "validation": 487_000, "train_tokens": 5_480_000_000},
-    "papers": {"train": 4_900_000, "validation": 142_000, "train_tokens": 40_700_000_000},
-    "replay": {"train": 494_000, "validation": 0, "train_tokens": 420_000_000},
-}
-"""Documents and tokens of GAP-Replay by source (arXiv 2311.16079, table 1), rounded as there."""
-
 BAR = 30
 """Characters of all records of a source."""
 
@@ -54,7 +46,7 @@ def source(item: Mapping[str, Any]) -> dict[str, Any]:
         "dropped": dict(sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))),
         **{name: counts[name] for name in KEPT},
         "licences": list(item.get("licences", ())),
-        "published": PUBLISHED.get(str(item["name"])),
+        "published": item.get("published"),
     }
 
 
