@@ -21,7 +21,7 @@ NOTES = ("license", "licence", "readme")
 """Names of files without a suffix that are about others; a text is none of its source's."""
 READABLE = (
     "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
-    "in .tar.gz with articles in XML"
+    "in .tar.gz with articles in XML; .csv, .tsv and .txt need a `format` of their source"
 )
 
 

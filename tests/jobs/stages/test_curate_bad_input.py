@@ -24,7 +24,7 @@ def bench(forked: Any) -> Any:
 
 READABLE = (
     "files to read end in .jsonl, .json, .xml or .nxml, alone or with .gz or .zst, in .parquet, or "
-    "in .tar.gz with articles in XML"
+    "in .tar.gz with articles in XML; .csv, .tsv and .txt need a `format` of their source"
 )
 AGAIN = "copy or make the file again, then {meditron resume}"
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
