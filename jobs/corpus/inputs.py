@@ -11,6 +11,7 @@ from jobs.contract import done_markers, rundir
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import TaskError
 from jobs.corpus.pieces import Piece, SourceFiles
+from jobs.data.readers import unreadable
 from jobs.runtime.context import Context
 
 DIGESTED_BYTES = 64 << 20
@@ -45,11 +46,18 @@ def refuse_links_to_run(run: rundir.RunDir, files: SourceFiles) -> None:
 
 
 def describe(context: Context, pieces: Iterable[Piece]) -> list[dict[str, Any]]:
-    """Return the files of some pieces as a done marker records them."""
+    """Return the files of some pieces as a done marker records them.
+
+    Raises:
+        TaskError: a file cannot be read.
+    """
     sizes = {part.path: part.size for piece in pieces for part in piece.parts}
     described = []
     for path, size in sizes.items():
         context.heart.beat()
         with_digest = size <= DIGESTED_BYTES
-        described.append(done_markers.describe_file(context.run, path, with_digest=with_digest))
+        try:
+            described.append(done_markers.describe_file(context.run, path, with_digest=with_digest))
+        except OSError as error:
+            raise unreadable(Path(path), error) from error
     return described

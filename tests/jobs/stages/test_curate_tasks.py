@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
+from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.contract.files import read_json
 from jobs.contract.stage_specs import CleanSpec, CurateSpec, DeduplicateSpec
-from jobs.corpus import clean, pieces
+from jobs.corpus import clean, inputs, pieces
 from jobs.runtime.context import context_from
 
-from ...corpus_specs import source_spec
+from ...corpus_specs import corpus_rules, source_spec
 
 
 @pytest.fixture
@@ -210,6 +211,21 @@ def test_a_run_that_was_moved_away_does_not_reappear(bench: Any, rules: CorpusRu
         clean.clean_pieces(context, bench.run.path("corpus/pieces"), rules, files, None)
 
     assert not bench.run.root.exists()
+
+
+def test_a_source_file_that_cannot_be_read_is_an_error_of_its_source(
+    bench: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "docs.jsonl"
+    path.write_bytes(lines(records(range(3), "p")))
+    bench.curate(path)
+    found = pieces.find_pieces(corpus_rules(path)).pieces
+    path.unlink()
+
+    with pytest.raises(TaskError, match="no such file") as caught:
+        inputs.describe(context_from(bench.run.root, "curate", 0, {}), found)
+
+    assert caught.value.code == CONFIGURATION
 
 
 def test_a_lost_piece_is_named_with_what_to_do(bench: Any, rules: CorpusRules) -> None:
