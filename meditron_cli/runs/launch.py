@@ -121,7 +121,7 @@ def _launch(
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
     kept_sentence = describe_kept_jobs(decisions, infos, waiting)
-    for sentence in describe_changes(decisions):
+    for sentence in (*describe_changes(decisions), *describe_takedowns(taken_down, verdicts)):
         note(sentence)
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
@@ -154,6 +154,17 @@ def _launch(
             restore_markers(run, decisions)
         raise
     return {stage.stage: current[stage.stage] for stage in plan.stages}
+
+
+def describe_takedowns(
+    taken_down: Sequence[object], verdicts: Mapping[str, Mapping[int, str]]
+) -> Iterator[str]:
+    """Yield a sentence where a corpus is made again of which documents were taken out."""
+    if taken_down and set(verdicts.get("curate", {}).values()) - {"done"}:
+        yield (
+            f"the corpus is made again, with the {plural(len(taken_down), 'document')} taken out "
+            "of it, if the sources have them"
+        )
 
 
 def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:

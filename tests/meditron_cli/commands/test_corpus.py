@@ -238,6 +238,19 @@ def test_a_document_is_removed_from_everything_that_quotes_it(
     assert text_of(3) not in curated.path("corpus/dropped.jsonl").read_text()  # its copy, "again"
 
 
+def test_a_corpus_that_is_made_again_has_what_was_taken_out(
+    meditron: Bench, curated: RunDir
+) -> None:
+    meditron("corpus", "remove", curated.name, "p3", "--yes")
+    assert "made again" not in meditron("resume", curated.name).stderr
+    curated.path("corpus/train/00000.jsonl").unlink()
+
+    done = meditron("resume", curated.name)
+
+    note = "the corpus is made again, with the 1 document taken out of it, if the sources have them"
+    assert note in done.stderr
+
+
 def test_after_a_removal_the_next_step_is_named(meditron: Bench, curated: RunDir) -> None:
     for name in ("m1", "m2"):
         done = meditron("corpus", "remove", curated.name, name, "--yes")
