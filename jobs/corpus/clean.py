@@ -1,6 +1,7 @@
 """Read and clean the pieces of a corpus: repair, filter, and note what finds duplicates.
 
-Memory holds one document, a batch of texts for their signatures, and frames of about 32 MB.
+Memory holds one document, a batch of texts for their signatures, frames of about 32 MB, and the
+keys of the piece's documents.
 """
 
 from __future__ import annotations
