@@ -1,4 +1,4 @@
-"""What a manifest holds of a source beside its own counts."""
+"""The manifest of a corpus beside its own counts of a source."""
 
 from __future__ import annotations
 
