@@ -134,8 +134,6 @@ class Cleaner:
             self._reject(part, record, item)
         else:
             self._drop("empty", "", item.id, "", "")
-            if item.is_versioned:
-                self._remove_earlier(item.id)
 
     def _remove_earlier(self, identity: str) -> None:
         """Drop the versions of a document before a later one that is not kept, as of a work that
@@ -155,15 +153,18 @@ class Cleaner:
         title = normalise(self._masked(document.title))[0] if document.title else ""
         digest = text_digest(text)
         identity = document_id(document.id, digest)
-        if not text:
+        problem = length_problem(text)
+        drop = None if problem else self._filters.judge(document, text)
+        if drop and drop.reason in rules.drop:
+            self._drop(drop.reason, drop.matched, identity, title, text)
+            self.writer.drop_work(names_of(document))
+        elif not text:
             self._drop("empty", "", identity, title, text)
-        elif problem := length_problem(text):
+        elif problem:
             raw = text[:REJECTED_BYTES].encode()
             self._reject(part, record._replace(raw=raw), Rejected("", problem))
-        elif drop := self._filters.judge(document, text):
+        elif drop:
             self._drop(drop.reason, drop.matched, identity, title, text)
-            if drop.reason in rules.drop:
-                self.writer.drop_work(names_of(document))
         elif matched := self._matched(identity, text):
             self._drop("contaminated", matched, identity, title, text)
         else:

@@ -73,9 +73,7 @@ class Rejected:
     id: str
     """Empty where the record has none."""
     problem: str = ""
-    """A sentence on what is wrong with it; empty where it only has no text, as without abstract."""
-    is_versioned: bool = False
-    """Of a record without text: as of a document."""
+    """A sentence on what is wrong with it; empty where it only has no text."""
 
 
 class Record(NamedTuple):

@@ -39,7 +39,8 @@ def read(stream: IO[bytes]) -> Iterator[Document | Rejected | Removal]:
 
 
 def citation(element: etree._Element) -> Document | Rejected:
-    """Return one citation as a document: its title, then the abstract's paragraphs.
+    """Return one citation as a document: its title, then the abstract's paragraphs. One without an
+    abstract has an empty text, since it may state that its work was retracted.
 
     A structured abstract's labels stand before their paragraphs, as in ``METHODS: …``.
     """
@@ -51,8 +52,6 @@ def citation(element: etree._Element) -> Document | Rejected:
     title = _text(article.find("ArticleTitle")) or _text(article.find("VernacularTitle"))
     paragraphs = [paragraph(part) for part in article.iterfind("Abstract/AbstractText")]
     body = "\n".join(filter(None, paragraphs))
-    if not body:
-        return Rejected(pmid, is_versioned=True)
     names = identifiers(
         [
             ("pmid", pmid),
@@ -70,7 +69,7 @@ def citation(element: etree._Element) -> Document | Rejected:
         "journal": _text(article.find("Journal/Title")),
         "mesh": [_text(name) for name in medline.iterfind("MeshHeadingList/*/DescriptorName")],
     }
-    text = f"{title}\n{body}" if title else body
+    text = f"{title}\n{body}" if title and body else body
     meta = {key: value for key, value in meta.items() if value}
     return Document(pmid, title, text, names, meta, is_versioned=True, is_abstract=True)
 

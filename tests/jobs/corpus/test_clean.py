@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import TaskError
 from jobs.corpus import clean, pieces
-from jobs.corpus.document import Document, Record, Rejected
+from jobs.corpus.document import Document, Record
 from jobs.corpus.duplicates.find import REASONS, find
 from jobs.corpus.piece_files import FinishedPiece
 from jobs.corpus.pieces import Part, Piece
@@ -48,10 +48,10 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
     rules = CorpusRules((source,), "fail", 1, 0, drop=("retracted",))
     cleaner = clean.Cleaner(tmp_path, Piece(0, 0, ()), rules, None)
     retracted = {"types": ["Retracted Publication"]}
-    records: list[Document | Rejected] = [
+    records = [
         *(Document(name, "", f"text {name}", is_versioned=True) for name in "abcd"),
         Document("a", "", "text a", meta=retracted, is_versioned=True),
-        Rejected("b", is_versioned=True),
+        Document("b", "no abstract", "", is_versioned=True),
         Document("c", "", "text c, again", is_versioned=True),
     ]
 

@@ -36,6 +36,7 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
             citation(3, "The text of 3 was retracted.", "Retracted Publication"),
             citation(5, "Short."),
             citation(6, ""),
+            citation(7, "", "Retracted Publication"),
             "<DeleteCitation><PMID>4</PMID></DeleteCitation>",
         ],
     }
@@ -43,11 +44,12 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         xml = f"<PubmedArticleSet>{''.join(content)}</PubmedArticleSet>"
         (folder / name).write_bytes(gzip.compress(xml.encode(), mtime=0))
-    (folder / "PMC3.nxml").write_text(
-        "<article><front><article-meta><article-id pub-id-type='pmc'>PMC3</article-id>"
-        "<article-id pub-id-type='pmid'>3</article-id></article-meta></front>"
-        "<body><p>The full text of 3 does not know that.</p></body></article>"
-    )
+    for number in (3, 7):
+        (folder / f"PMC{number}.nxml").write_text(
+            f"<article><front><article-meta><article-id pub-id-type='pmc'>PMC{number}</article-id>"
+            f"<article-id pub-id-type='pmid'>{number}</article-id></article-meta></front>"
+            f"<body><p>The full text of {number} does not know that.</p></body></article>"
+        )
     bench.curate(folder, drop=("retracted",), shards=1, min_chars=20, validation_fraction=0)
 
     result = bench.start("curate")
@@ -59,7 +61,7 @@ def test_updates_replace_delete_and_retract_what_the_baseline_has(bench: Any) ->
         "On 2.\nThe second text of 2.",
     ]
     counts = read_json(bench.run.path("corpus/manifest.json"))["counts"]
-    assert (counts["in"], counts["kept"], counts["deletion"]) == (12, 2, 1)
-    assert (counts["retracted"], counts["length"], counts["empty"]) == (1, 1, 1)
-    assert counts["dropped_work"] == 1
+    assert (counts["in"], counts["kept"], counts["deletion"]) == (14, 2, 1)
+    assert (counts["retracted"], counts["length"], counts["empty"]) == (2, 1, 1)
+    assert counts["dropped_work"] == 2
     assert (counts["replaced"], counts["removed"]) == (1, 4)
