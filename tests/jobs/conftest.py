@@ -162,6 +162,12 @@ class Workbench:
             return self._fork(SIGNAL_AT_EVENT, *words)
         return self._python(["-c", SIGNAL_AT_EVENT, *words], None)
 
+    def run_code(self, code: str, *words: str, index: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a task by Python code that gets words, the last of them the stage, and the rest of
+        the arguments of `jobs`.
+        """
+        return self._fork(code, *words, str(self.run.root), str(index))
+
     def done(self, stage: str) -> dict[str, Any]:
         """Return the done marker of task 0."""
         return read_json(self.run.done(stage, 0))

@@ -256,3 +256,31 @@ def test_a_damaged_piece_is_never_written_to_shards(bench: Any, rules: CorpusRul
 
     assert 2 in [result.returncode for result in results]
     assert not bench.run.path("corpus/manifest.json").exists()
+
+
+END_MEANWHILE = """
+import os, runpy, sys
+aside, manifest = sys.argv.pop(1), sys.argv.pop(1)
+def watch(name, arguments):
+    if name == "open" and str(arguments[0]).endswith("pieces/00000.json") and os.path.exists(aside):
+        os.rename(aside, manifest)
+sys.addaudithook(watch)
+runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+"""
+"""Runs `jobs`, which finds a manifest as soon as it looks for the first piece."""
+
+
+def test_a_restarted_task_accepts_that_another_one_ended_the_corpus(
+    bench: Any, rules: CorpusRules, undisturbed: dict[str, bytes]
+) -> None:
+    for stage, index in write_tasks(bench, rules, 3):
+        assert bench.start(stage, index=index).returncode == 0
+    bench.run.done("curate", 1).unlink()
+    manifest = bench.run.path("corpus/manifest.json")
+    aside = manifest.rename(bench.run.root / "aside.json")
+
+    result = bench.run_code(END_MEANWHILE, str(aside), str(manifest), "curate", index=1)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bench.run.done("curate", 1).exists()
+    assert bench.files("corpus") == undisturbed
