@@ -70,7 +70,7 @@ def command(
         show_layouts(loaded, as_json)
         return
     run = run_of(services, loaded)
-    planned = prepare.with_made_corpus(loaded, run)
+    planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
     plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages))
     rows = summary.stage_rows(plan)

@@ -154,7 +154,7 @@ def resolve_run(
     reader = RecordReader(run, in_full=True)
     request = last_request(run, reader.history_reader.current())
     loaded = stored.loaded(request, run.name, overrides)
-    planned = prepare.with_made_corpus(loaded, run)
+    planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
     plan = prepare.plan_of(planned, stages, measured, converted=converted)
@@ -204,7 +204,7 @@ def resolve(
     newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
     run = RunDir(root / name)
-    planned = prepare.with_made_corpus(loaded, run)
+    planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
     plan = prepare.plan_of(planned, stages, measured, converted=converted)

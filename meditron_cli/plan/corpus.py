@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MB = 10**6
 BYTES_PER_SECOND = 3 * MB
 """Cleaned by a core. Guessed, on the slow side."""
+TASK_MB = 200
+"""Of a task that takes about a minute at that speed."""
 LONG_HOURS = 8
 """From which several tasks are proposed."""
 
@@ -37,9 +39,15 @@ def tasks(curate: Curate, source_bytes: int | None) -> int:
         curate: the settings.
         source_bytes: of all sources; None where not known.
     """
-    if source_bytes is None or not curate.task_mb:
+    least = task_mb(curate)
+    if source_bytes is None or not least:
         return curate.tasks
-    return max(1, min(curate.tasks, source_bytes // (curate.task_mb * MB)))
+    return max(1, min(curate.tasks, source_bytes // (least * MB)))
+
+
+def task_mb(curate: Curate) -> int:
+    """Return the MB of files per task at least: set, measured, or guessed."""
+    return TASK_MB if curate.task_mb is None else curate.task_mb
 
 
 def lines(plan: Plan, curate: Curate) -> Iterator[str]:
@@ -48,7 +56,7 @@ def lines(plan: Plan, curate: Curate) -> Iterator[str]:
     if planned and planned[0] < curate.tasks:
         yield (
             f"{'clean':<12} {plural(planned[0], 'task')}, not {curate.tasks}: at least "
-            f"{curate.task_mb} MB of files each (curate.task_mb)"
+            f"{task_mb(curate)} MB of files each (curate.task_mb)"
         )
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import statistics
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
@@ -20,6 +21,7 @@ from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import (
     CORPUS_STAGES,
     PIPELINE_STAGES,
+    READING_SOURCES,
     TOKENIZER_STAGES,
     TRAINING_STAGES,
     CleanSpec,
@@ -36,18 +38,26 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
-from meditron_cli.runs import request
+from meditron_cli.runs import request, store
 
 if TYPE_CHECKING:
+    from jobs.contract.done_markers import DoneMarker
     from jobs.contract.metrics_log import MetricsSummary
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.cluster_schema import Cluster
+    from meditron_cli.config.corpus.schema import Curate
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
     from meditron_cli.plan.model import Plan, StagePlan
     from meditron_cli.runs.record import RecordReader
 
 PIPELINE = "pipeline"
+
+COMPARED_RUNS = 20
+"""Newest runs of an experiment in which the time of a task that cleans is looked for."""
+
+MEASURED_SECONDS = 10
+"""Shorter tasks say nothing of the speed of cleaning."""
 
 MAKING_TOKENS = (CleanSpec, DeduplicateSpec, CurateSpec, TokenizeSpec)
 
@@ -137,19 +147,78 @@ def raise_error(error: OSError) -> NoReturn:
     raise error
 
 
-def with_made_corpus(loaded: Loaded, run: RunDir) -> Loaded:
+def with_corpus_tasks(loaded: Loaded, run: RunDir) -> Loaded:
     """Return a configuration with the number of tasks that have made a run's corpus, where it is
-    complete: another number would make the same corpus again.
+    complete: another number would make the same corpus again. So it is while the settings are
+    those that the tasks were planned with, and the MB of a task follow from measured times: a new
+    measurement must not change the tasks of a run.
     """
+    curate = loaded.experiment.curate
+    changed: dict[str, Any] = {}
+    parts = recorded_parts(run)
+    if parts and (is_made(run) or (curate.task_mb is None and was_planned_with(curate, run))):
+        changed = {"tasks": parts, "task_mb": 0}
+    elif curate.task_mb is None:
+        prefix = f"{loaded.experiment.name}-{loaded.size}"
+        changed = {"task_mb": measured_task_mb(run.root.parent, prefix)}
+    curate = curate.model_copy(update=changed)
+    return replace(loaded, experiment=loaded.experiment.model_copy(update={"curate": curate}))
+
+
+def recorded_parts(run: RunDir) -> int | None:
+    """Return how many tasks clean for a run's corpus, by their specs; None without any."""
     written = specs.read_task(run, "curate", 0)
     if written is None or not isinstance(written.spec, CurateSpec):
-        return loaded
-    if not all(run.done("curate", index).exists() for index in range(written.spec.parts)):
-        return loaded
+        return None
     found = None if written.spec.whole else specs.read_task(run, "deduplicate", 0)
-    parts = found.spec.parts if found and isinstance(found.spec, DeduplicateSpec) else 1
-    curate = loaded.experiment.curate.model_copy(update={"tasks": parts, "task_mb": 0})
-    return replace(loaded, experiment=loaded.experiment.model_copy(update={"curate": curate}))
+    return found.spec.parts if found and isinstance(found.spec, DeduplicateSpec) else 1
+
+
+def is_made(run: RunDir) -> bool:
+    """Return whether a run's corpus is complete."""
+    written = specs.read_task(run, "curate", 0)
+    parts = written.spec.parts if written and isinstance(written.spec, CurateSpec) else 0
+    return parts > 0 and all(run.done("curate", index).exists() for index in range(parts))
+
+
+def was_planned_with(curate: Curate, run: RunDir) -> bool:
+    """Return whether the tasks of a run's corpus were planned with the same settings."""
+    try:
+        before = request.request_of_other(run)["experiment"].get("curate", {})
+    except ConfigError:
+        return False
+    return all(before.get(name) == getattr(curate, name) for name in ("tasks", "task_mb"))
+
+
+def measured_task_mb(root: Path, prefix: str) -> int | None:
+    """Return the MB of sources that a task cleans in a minute, by the median of the tasks of the
+    newest run that has finished some; None without any.
+
+    Args:
+        root: folder of runs.
+        prefix: of their names.
+    """
+    for run in store.runs_of(root, prefix)[:COMPARED_RUNS]:
+        paths = (
+            path for stage in READING_SOURCES for path in run.done_folder(stage).glob("*.json")
+        )
+        markers = filter(None, map(done_markers.read, sorted(paths)))
+        rates = [cleaned_bytes(marker) / marker.seconds for marker in markers if is_long(marker)]
+        if rates:
+            return max(1, round(60 * statistics.median(rates) / 10**6))
+    return None
+
+
+def is_long(marker: DoneMarker) -> bool:
+    """Return whether a task took long enough that its start is no large part of it."""
+    return marker.seconds >= MEASURED_SECONDS and cleaned_bytes(marker) > 0
+
+
+def cleaned_bytes(marker: DoneMarker) -> int:
+    """Return the bytes of sources that a task has cleaned; 0 for one that cleaned none."""
+    if marker.stage == "curate":  # alone; of several, none has inputs
+        return sum(int(item["bytes"]) for item in marker.inputs)
+    return int(marker.summary.get("bytes", 0))
 
 
 def on_this_machine(cluster: Cluster) -> Cluster:
@@ -474,7 +543,7 @@ def planned(reader: RecordReader) -> Plan:
     measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
-    loaded = with_made_corpus(loaded, run)
+    loaded = with_corpus_tasks(loaded, run)
     return plan_of(loaded, stages, measured, digest, recorded_folder(run))
 
 

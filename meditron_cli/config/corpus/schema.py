@@ -202,9 +202,10 @@ class Curate(Section):
     tasks: Annotated[PositiveInt, OPERATIONAL, Field(le=10000)] = 1
     """Tasks that read and clean; the corpus is the same with any number. One task makes the whole
     corpus; several are an array of the stage ``clean``, before ``deduplicate`` and ``curate``."""
-    task_mb: Annotated[NonNegativeInt, OPERATIONAL] = 200
+    task_mb: Annotated[NonNegativeInt | None, OPERATIONAL] = None
     """MB of files per task at least: fewer ``tasks`` are planned for small sources, since a task of
-    less than a minute costs more than it saves; 0 plans all of them."""
+    less than a minute costs more than it saves; 0 plans all of them. Default: what a task cleans in
+    a minute, as measured in earlier runs of the experiment, else 200."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64
     """Tasks that run at once."""
     cpus: Annotated[PositiveInt, OPERATIONAL] = 2

@@ -9,6 +9,7 @@ import pytest
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json, write_json
 from jobs.contract.rundir import RunDir
+from meditron_cli.runs import prepare
 
 from ...conftest import Bench
 
@@ -129,3 +130,43 @@ def test_a_moved_source_with_settings_continues_the_run(
     assert result.exit_code == 0, result.stderr
     assert len(list(meditron.runs.glob("trial-*"))) == runs
     assert result.stdout.count("finished already") == (3 if runs == 1 else 0)
+
+
+def write_marker(run: RunDir, index: int, megabytes: float, seconds: float) -> None:
+    """Let a task that cleans have cleaned so much in that time."""
+    marker = read_json(run.done("clean", index))
+    summary = {**marker["summary"], "bytes": int(megabytes * 1e6)}
+    write_json(run.done("clean", index), {**marker, "summary": summary, "seconds": seconds})
+
+
+def test_the_mb_of_a_task_are_what_earlier_runs_cleaned_in_a_minute(
+    meditron: Bench, finish: Finish
+) -> None:
+    submit(meditron, tasks=3)
+    run = end(meditron, finish, clean=3)
+    prefix = run.name.rsplit("-", 1)[0]
+    assert prepare.measured_task_mb(run.root.parent, prefix) is None  # of no time
+
+    for index, seconds in enumerate((20, 10, 9)):
+        write_marker(run, index, megabytes=100, seconds=seconds)
+
+    assert prepare.measured_task_mb(run.root.parent, prefix) == 450  # 300 and 600; 9 s are too few
+    assert prepare.measured_task_mb(run.root.parent, "other") is None
+
+
+def test_a_new_measurement_does_not_change_the_tasks_of_a_run(
+    meditron: Bench, finish: Finish
+) -> None:
+    (meditron.folder / "docs.jsonl").write_bytes(b'{"text": "%s"}\n' % (b"word " * 500_000))
+    words = ("--set", "curate.tasks=2", "--set", "curate.task_mb=1")
+    assert meditron.submit(*words, stage="curate").exit_code == 0
+    run = end(meditron, finish, clean=1)
+    write_marker(run, 0, megabytes=10, seconds=600)  # a MB a minute
+    words = ("--set", "curate.tasks=2")
+
+    assert meditron.submit(*words, stage="curate").exit_code == 0
+    assert specs.indices(run, "clean") == [0, 1]
+    write_marker(run, 0, megabytes=10_000, seconds=60)
+    assert meditron.submit(*words, stage="curate").exit_code == 0
+
+    assert specs.indices(run, "clean") == [0, 1]
