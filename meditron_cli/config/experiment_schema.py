@@ -48,7 +48,7 @@ class Tokenize(Section):
     """
     shard_tokens: PositiveInt = 1_000_000_000
     """Most tokens of an indexed dataset: a larger shard becomes several."""
-    tasks: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    tasks: Annotated[Annotated[int, Field(gt=0, le=100_000)] | None, OPERATIONAL] = None
     """Tasks of the stage; the default is one per shard. They decide no byte: of more tasks than
     shards, several share a shard that becomes several datasets.
     """

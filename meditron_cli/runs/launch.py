@@ -445,7 +445,7 @@ def prepare(
 
 def forget_parts(run: RunDir, stage: StagePlan, decision: StageDecision) -> None:
     """Remove what another number of tasks of the same corpus has left: its shards are others'."""
-    if stage.stage in CORPUS_STAGES:
+    if stage.stage in (*CORPUS_STAGES, "tokenize"):
         known = {*decision.others, *(task.index for task in stage.tasks)}
         for index in set(specs.indices(run, stage.stage)) - known:
             done_markers.forget_done(run, stage.stage, index)

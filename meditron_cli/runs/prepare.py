@@ -148,12 +148,12 @@ def raise_error(error: OSError) -> NoReturn:
 
 
 def with_corpus_tasks(loaded: Loaded, run: RunDir) -> Loaded:
-    """Return a configuration with the number of tasks that have made a run's corpus, where it is
-    complete: another number would make the same corpus again. So it is while the settings are
-    those that the tasks were planned with, and the MB of a task follow from measured times: a new
-    measurement must not change the tasks of a run.
+    """Return a configuration with the number of tasks that have made a run's corpus, and with that
+    of its tokens, where they are complete: another number would make the same files again. So it is
+    with a corpus while the settings are those that its tasks were planned with, and the MB of a
+    task follow from measured times: a new measurement must not change the tasks of a run.
     """
-    curate = loaded.experiment.curate
+    curate, tokenize = loaded.experiment.curate, loaded.experiment.tokenize
     changed: dict[str, Any] = {}
     parts = recorded_parts(run)
     if parts and (is_made(run) or (curate.task_mb is None and was_planned_with(curate, run))):
@@ -161,8 +161,11 @@ def with_corpus_tasks(loaded: Loaded, run: RunDir) -> Loaded:
     elif curate.task_mb is None:
         prefix = f"{loaded.experiment.name}-{loaded.size}"
         changed = {"task_mb": measured_task_mb(run.root.parent, prefix)}
-    curate = curate.model_copy(update=changed)
-    return replace(loaded, experiment=loaded.experiment.model_copy(update={"curate": curate}))
+    made = specs.indices(run, "tokenize")
+    if made and all(run.done("tokenize", index).exists() for index in made):
+        tokenize = tokenize.model_copy(update={"tasks": len(made)})
+    sections = {"curate": curate.model_copy(update=changed), "tokenize": tokenize}
+    return replace(loaded, experiment=loaded.experiment.model_copy(update=sections))
 
 
 def recorded_parts(run: RunDir) -> int | None:

@@ -170,3 +170,27 @@ def test_a_new_measurement_does_not_change_the_tasks_of_a_run(
     assert meditron.submit(*words, stage="curate").exit_code == 0
 
     assert specs.indices(run, "clean") == [0, 1]
+
+
+def test_tokens_stay_what_they_are_with_another_number_of_tasks(
+    meditron: Bench, finish: Finish
+) -> None:
+    submit(meditron, tasks=1)
+    run = end(meditron, finish, curate=1)
+
+    def tokenize(tasks: int) -> list[int]:
+        result = meditron.submit("--set", f"tokenize.tasks={tasks}", stage="tokenize")
+        assert result.exit_code == 0, result.stderr
+        assert meditron.run().name == run.name
+        return specs.indices(run, "tokenize")
+
+    assert tokenize(3) == [0, 1, 2]
+    end(meditron, finish, tokenize=3)
+    assert tokenize(1) == [0, 1, 2]
+    run.done("tokenize", 1).unlink()
+    assert tokenize(2) == [0, 1]
+    end(meditron, finish, tokenize=2)
+    submitted = len(meditron.events("submit"))
+
+    assert tokenize(3) == [0, 1]
+    assert len(meditron.events("submit")) == submitted
