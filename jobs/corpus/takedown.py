@@ -21,6 +21,7 @@ from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FormatError, parse_json, read_json, write_json
 from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
+from jobs.corpus.document import IDENTIFIERS, identifiers
 
 INTENT = f"{CORPUS}/takedown.json"
 FACTS = ("id", "source", "work_id", "title")
@@ -40,6 +41,12 @@ class Match:
     """Its copies in the shard."""
     bytes: int
     """Of all of them."""
+    names: tuple[str, ...] = ()
+    """Of its work, such as ``pmid:123``."""
+
+    def is_called(self, name: str) -> bool:
+        """Return whether a name is its id, or one of its work."""
+        return name == self.id or work_name(name) in self.names
 
     @property
     def split(self) -> str:
@@ -67,16 +74,25 @@ def read_manifest(run: RunDir) -> dict[str, Any]:
         ) from error
 
 
-def find(run: RunDir, ids: Collection[str]) -> list[Match]:
-    """Return the documents with these ids, in the order of the shards.
+def work_name(name: str) -> str:
+    """Return a name of a work, such as ``pmcid:PMC12`` or ``doi:10.1/X``, as documents have it;
+    empty for another name.
+    """
+    kind, _, rest = name.partition(":")
+    known = identifiers([(kind, rest)]) if kind in IDENTIFIERS else {}
+    return f"{kind}:{known[kind]}" if known else ""
+
+
+def find(run: RunDir, names: Collection[str]) -> list[Match]:
+    """Return the documents with these ids, or of works with these names, in the order of the
+    shards.
 
     Raises:
         TaskError: the run has no finished corpus.
         OSError: a shard cannot be read.
     """
-    starts = starts_of(ids)
     shards = [shard["path"] for shard in read_manifest(run)["shards"]]
-    return [match for shard in shards for match in in_shard(run, shard, starts)]
+    return [match for shard in shards for match in in_shard(run, shard, names)]
 
 
 def starts_of(ids: Collection[str]) -> tuple[bytes, ...]:
@@ -84,16 +100,23 @@ def starts_of(ids: Collection[str]) -> tuple[bytes, ...]:
     return tuple(f'{{"id":{json.dumps(name, ensure_ascii=False)},'.encode() for name in ids)
 
 
-def in_shard(run: RunDir, shard: str, starts: tuple[bytes, ...]) -> list[Match]:
-    """Return the documents of a shard whose lines begin so; copies are one document."""
+def in_shard(run: RunDir, shard: str, names: Collection[str]) -> list[Match]:
+    """Return the documents of a shard that are called so; copies are one document."""
+    starts, works = starts_of(names), [name for name in map(work_name, names) if name]
+    quoted = [json.dumps(name.partition(":")[2], ensure_ascii=False).encode() for name in works]
     found: dict[bytes, Match] = {}
     with run.path(shard).open("rb") as lines:
         for line in lines:
-            if not line.startswith(starts):
+            if not line.startswith(starts) and not any(name in line for name in quoted):
                 continue
             value = parse_json(line)
             facts = {name: str(value.get(name, "")) for name in FACTS}
-            known = found.get(line, Match(**facts, shard=shard, documents=0, bytes=0))
+            meta = value.get("meta", {})
+            own = tuple(f"{kind}:{meta[kind]}" for kind in IDENTIFIERS if kind in meta)
+            new = Match(**facts, shard=shard, documents=0, bytes=0, names=own)
+            if not any(map(new.is_called, names)):
+                continue
+            known = found.get(line, new)
             documents, size = known.documents + 1, known.bytes + len(line)
             found[line] = replace(known, documents=documents, bytes=size)
     return list(found.values())
@@ -102,7 +125,8 @@ def in_shard(run: RunDir, shard: str, starts: tuple[bytes, ...]) -> list[Match]:
 def unfinished(run: RunDir) -> list[Match]:
     """Return the documents of a takedown that was killed; none without one."""
     try:
-        return [Match(**item) for item in read_json(run.path(INTENT))["documents"]]
+        items = read_json(run.path(INTENT))["documents"]
+        return [Match(**{**item, "names": tuple(item["names"])}) for item in items]
     except FileNotFoundError:
         return []
 

@@ -148,6 +148,8 @@ def remove(
 ) -> None:
     """Remove the documents with these IDs from RUN's corpus, after asking: for takedown requests.
 
+    An ID is that of a document, or a name of its work such as pmid:123, pmcid:PMC12 or doi:10.1/x.
+
     Lists the runs whose training used them, and the steps. The shards are written again without
     them, and the manifest names them as removed. Tokens and checkpoints that were made of them
     stay as they are, and so do the sources.
@@ -201,7 +203,7 @@ def found(run: RunDir, ids: Sequence[str]) -> list[Match]:
 
     begun = takedown.unfinished(run)
     documents = [*begun, *(match for match in takedown.find(run, ids) if match not in begun)]
-    if absent := [name for name in ids if name not in {match.id for match in documents}]:
+    if absent := [name for name in ids if not any(match.is_called(name) for match in documents)]:
         raise ConfigError(
             f"the corpus of run {run.name} has no document {', '.join(map(repr, absent))}",
             hint=f"`{store.command(run, 'corpus', 'sample', '--kept')}` prints ids",
