@@ -280,7 +280,7 @@ def test_the_wheel_holds_every_data_file_and_no_test(wheel: Path) -> None:
         (("meditron", "clusters"), "generic-h100"),
         (("meditron", "plan", "pretrain", "--cluster", "rcp", "--size", "70b"), "128 ranks"),
         (("meditron", "init", "starter"), ""),
-        (("python", "-m", "jobs", "--help"), "{curate,"),
+        (("python", "-m", "jobs", "--help"), "{clean,"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

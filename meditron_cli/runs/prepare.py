@@ -195,17 +195,18 @@ def was_planned_with(curate: Curate, run: RunDir) -> bool:
 
 def measured_task_mb(root: Path, prefix: str) -> int | None:
     """Return the MB of sources that a task cleans in a minute, by the median of the tasks of the
-    newest run that has finished some; None without any.
+    newest readable run that has finished some; None without any.
 
     Args:
         root: folder of runs.
         prefix: of their names.
     """
     for run in store.runs_of(root, prefix)[:COMPARED_RUNS]:
-        paths = (
-            path for stage in READING_SOURCES for path in run.done_folder(stage).glob("*.json")
-        )
-        markers = filter(None, map(done_markers.read, sorted(paths)))
+        paths: list[Path] = []
+        with suppress(OSError):  # another one's run, or storage that does not respond
+            for stage in READING_SOURCES:
+                paths += sorted(run.done_folder(stage).glob("*.json"))
+        markers = filter(None, map(done_markers.read, paths))
         rates = [cleaned_bytes(marker) / marker.seconds for marker in markers if is_long(marker)]
         if rates:
             return max(1, round(60 * statistics.median(rates) / 10**6))
