@@ -128,6 +128,8 @@ def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     urgent = laboratory.slurm.submit("true", "--partition=high", *take)
     laboratory.slurm.wait_job(urgent, "COMPLETED")
     preempted = watched.wait_exit(second)
+    # The exit is recorded before the next job: until then there is none to wait for.
+    watched.wait_for(lambda: len(watched.events("submit")) == 3, "the job by recover")
     watched.hold()
     check_reached(watched, truth)
     laboratory.record("no sbatch on nodes and no requeue, preempted", preempted, since)
