@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from meditron_cli.runs.record import RecordReader
 
 PIPELINE = "pipeline"
+"""The word for all stages with work, in order."""
 
 COMPARED_RUNS = 20
 """Newest runs of an experiment in which the time of a task that cleans is looked for."""
@@ -64,7 +65,6 @@ MAKING_TOKENS = (CleanSpec, DeduplicateSpec, CurateSpec, TokenizeSpec)
 HINT_CORRECT = (
     "correct the settings or files that are named, then repeat the command; nothing was submitted"
 )
-"""The word for all stages with work, in order."""
 
 
 def plan_of(

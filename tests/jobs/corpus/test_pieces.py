@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract.corpus.rules import CorpusRules, SourceSpec
+from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.errors import TaskError
 from jobs.corpus import pieces
 from jobs.corpus.formats import read
 from jobs.corpus.pieces import MIN_PIECE_BYTES, Part
 
-
-def source(path: Path, **changes: Any) -> SourceSpec:
-    values: dict[str, Any] = {
-        "path": str(path),
-        "name": path.stem,
-        "format": "auto",
-        "text_key": "text",
-        "id_key": "id",
-        "licence": "",
-        "languages": (),
-        "quality": "none",
-        "min_chars": 1,
-        "sample": 1.0,
-        "validation_fraction": 0.0,
-    }
-    return SourceSpec(**{**values, **changes})
+from ...corpus_specs import corpus_rules, source_spec
 
 
 def rules(*paths: Path) -> CorpusRules:
-    return CorpusRules(tuple(map(source, paths)), "fail", 2, 1)
+    return corpus_rules(*paths, shards=2)
 
 
 @given(size=st.integers(0, 10_000), limit=st.integers(1, 3_000))
@@ -75,7 +59,7 @@ def test_a_large_file_is_cut_and_small_ones_are_put_together(tmp_path: Path) -> 
         record.item.text  # type: ignore[union-attr]
         for piece in found.pieces[:-1]
         for part in piece.parts
-        for record in read.read(Path(part.path), source(large), part.begin, part.end)
+        for record in read.read(Path(part.path), source_spec(large), part.begin, part.end)
     ]
     assert texts == [document["text"] for document in documents]
 
