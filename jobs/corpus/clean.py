@@ -128,8 +128,10 @@ class Cleaner:
         elif isinstance(item, Document):
             kept = self.writer.number
             self._take_document(part, record, item)
-            if item.is_versioned and self.writer.number == kept:
-                self._remove_earlier(item.id)
+            if self.writer.number == kept:
+                self.writer.link(names_of(item))
+                if item.is_versioned:
+                    self._remove_earlier(item.id)
         elif item.problem:
             self._reject(part, record, item)
         else:

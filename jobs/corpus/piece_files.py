@@ -34,7 +34,7 @@ from jobs.contract.files import (
     write_bytes,
     write_json,
 )
-from jobs.corpus.duplicates.keys import KEY, NAME, NO_DOCUMENT, PieceKeys
+from jobs.corpus.duplicates.keys import KEY, LINK, NAME, NO_DOCUMENT, PieceKeys
 from jobs.corpus.pieces import Piece
 from jobs.data.json_stream import zstd
 
@@ -141,6 +141,7 @@ class PieceWriter:
         self._order: list[numpy.ndarray] = []
         self._keys = Rows(KEY)
         self._names = Rows(NAME)
+        self._links = Rows(LINK)
         self._bands: list[numpy.ndarray] = []
         self._ids = bytearray()
         self._aside = AsideFiles({kind: self._path(kind) for kind in ASIDE})
@@ -190,6 +191,11 @@ class PieceWriter:
         for name in names:
             self._names.add((NO_DOCUMENT, name))
 
+    def link(self, names: Sequence[int]) -> None:
+        """Note that a dropped record has these names, so that they are of one work."""
+        for name in names[1:]:
+            self._links.add((names[0], name))
+
     def _add_key(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
         self._keys.add((*key, self.number))
 
@@ -230,6 +236,7 @@ class PieceWriter:
         arrays: dict[str, Any] = {
             "keys": self._keys.take(),
             "names": self._names.take(),
+            "links": self._links.take(),
             "frames": numpy.array(self._frames, dtype=FRAME),
             "ids": numpy.frombuffer(self._ids, dtype="u1"),
             "numbers": numpy.concatenate([*self._order, numpy.array([], dtype="u4")]),
@@ -305,7 +312,7 @@ class FinishedPiece:
 
     def keys(self) -> PieceKeys:
         """Return what duplicates are found by."""
-        return PieceKeys(self.number, *self.arrays("keys", "names", "bands"))
+        return PieceKeys(self.number, *self.arrays("keys", "names", "links", "bands"))
 
     def ids(self) -> list[str]:
         """Return the id of each document."""

@@ -276,7 +276,7 @@ def key_rows(keys: list[tuple[int, tuple[int, int]]]) -> Any:
 
 def find(folder: Path) -> None:
     from jobs.corpus.duplicates.find import find as find_duplicates
-    from jobs.corpus.duplicates.keys import NAME, PieceKeys
+    from jobs.corpus.duplicates.keys import LINK, NAME, PieceKeys
 
     out = folder / "ours"
     pieces = (
@@ -284,6 +284,7 @@ def find(folder: Path) -> None:
             number,
             np.load(out / f"{number}.keys.npy", mmap_mode="r"),
             np.empty(0, NAME),
+            np.empty(0, LINK),
             np.load(out / f"{number}.bands.npy", mmap_mode="r"),
         )
         for number in range(FILES)

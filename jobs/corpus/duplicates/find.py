@@ -8,8 +8,8 @@ A near duplicate is dropped only for a smaller document that is kept, shares a b
 like it by their sketches too. Documents made from one template are alike in chains whose ends have
 little in common, and so many that a shared band alone is often chance.
 
-Memory holds some 14 bytes per document and one bucket: rows go to files in ``scratch`` by the high
-bits of their hash, and the files are merged one by one.
+Memory holds some 14 bytes per document, 4 per link, and one bucket: rows go to files in ``scratch``
+by the high bits of their hash, and the files are merged one by one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from jobs.corpus.duplicates.groups import chunks, group_starts, repeated, roots_
 from jobs.corpus.duplicates.keys import (
     ABSTRACT,
     DROPPED,
+    LINK,
     NO_DOCUMENT,
     REMOVAL,
     VERSIONED,
@@ -64,7 +65,7 @@ BUCKETS = 64
 SIGNED = 1 << 16
 """Documents of a piece whose bands are put into buckets at a time."""
 SHARED = 32
-"""A name that more documents have is not that of a work, as the DOI of a journal."""
+"""A name that more documents and links have is not that of a work, as the DOI of a journal."""
 FIRST = 32
 """Each document is compared with so many smaller ones of a band; more share one by a phrase."""
 COMPARED = 1 << 15
@@ -92,8 +93,8 @@ def find(
         pieces: in ascending order; a removal or a later version concerns documents of its source
             in the pieces before it.
         rules: ``near_duplicates`` decides whether bands are read.
-        scratch: folder for about 60 bytes per document and 12 per band; it is emptied first and
-            removed at the end.
+        scratch: folder for about 60 bytes per document, 40 per link and 12 per band; it is emptied
+            first and removed at the end.
         buckets: more of them take less memory each, and more files.
         report: called before each piece and each bucket, so that a caller can stop the search.
 
@@ -133,6 +134,9 @@ class _Search:
         self.ids = Buckets(scratch, "id", BY_ID, buckets, report)
         self.digests = Buckets(scratch, "digest", BY_DIGEST, buckets, report)
         self.names = Buckets(scratch, "name", BY_HASH, buckets, report)
+        self.links = Buckets(scratch, "link", LINK, buckets, report)
+        self.linked = 0
+        """Links of all pieces, at most."""
         self.bands = Buckets(scratch, "band", BY_HASH, buckets, report)
         self.pairs = Buckets(scratch, "pair", PAIR, buckets, report)
         self.sketches = scratch / "sketches"
@@ -146,8 +150,9 @@ class _Search:
         keys = np.asarray(piece.keys)
         begin = self.begins[piece.piece] = self.total
         self.total += int(keys["number"].max()) + 1 if len(keys) else 0
-        if self.total >= NO_DOCUMENT:
-            raise ValueError(f"more than {NO_DOCUMENT} documents")
+        self.linked += len(piece.links)
+        if self.total + self.linked >= NO_DOCUMENT:
+            raise ValueError(f"more than {NO_DOCUMENT} documents and links")
         rows = np.empty(len(keys), BY_ID)
         for name in ("id", "digest", "rank", "flags"):
             rows[name] = keys[name]
@@ -161,6 +166,7 @@ class _Search:
         owners = np.where(numbers == NO_DOCUMENT, numbers, numbers + np.uint32(begin))
         names = by_hash(piece.names["name"], owners)
         self.names.add(names, names["hash"])
+        self.links.add(piece.links, piece.links["left"])
         if self.near:
             self._add_bands(piece, begin, documents["index"])
 
@@ -188,8 +194,10 @@ class _Search:
         """Search step by step, and return what is dropped per piece."""
         self.positions = np.full(self.total, NO_DOCUMENT, np.uint32)
         """Per index; NO_DOCUMENT where no document has the number."""
-        self.kept = np.arange(self.total, dtype=np.uint32)
-        """Per position: the position of what is kept for it, perhaps over several steps."""
+        self.kept = np.arange(self.total + self._number_links(), dtype=np.uint32)
+        """Per position: the position of what is kept for it, perhaps over several steps. Links are
+        behind all documents, so that they are kept for none.
+        """
         self.reasons = np.full(self.total, KEPT, np.uint8)
         self.abstracts = np.zeros(self.total, np.bool_)
         self._order_by_id()
@@ -264,24 +272,43 @@ class _Search:
             self.abstracts[first[self.abstracts[positions]]] = True
             self._drop(positions[other], first[other], DUPLICATE)
 
+    def _number_links(self) -> int:
+        """Put the two names of each link into their buckets, with an index behind those of the
+        documents; return the number of links.
+        """
+        count = 0
+        for rows in self.links.take():
+            _, places = np.unique(mix(rows["left"]) ^ rows["right"], return_index=True)
+            begin = self.total + count
+            count += len(places)
+            indexes = np.arange(begin, self.total + count, dtype=np.uint32)
+            for name in ("left", "right"):
+                names = by_hash(rows[name][places], indexes)
+                self.names.add(names, names["hash"])
+        return count
+
     def _unite_works(self) -> None:
-        """Join the living documents that share a name into sets, as ``kept`` points. The names of a
-        copy are those of the document that is kept for it. Note the documents of unwanted works.
+        """Join the living documents and the links that share a name into sets, as ``kept`` points.
+        The names of a copy are those of the document that is kept for it. Note the documents of
+        unwanted works.
         """
         for rows in self.names.take():
             is_owned = rows["index"] != NO_DOCUMENT
             rows, unwanted = rows[is_owned], rows["hash"][~is_owned]
-            positions = self.positions[rows["index"]]
-            named = np.isin(self.reasons[positions], (KEPT, DUPLICATE))
-            named &= repeated(rows["hash"]) | np.isin(rows["hash"], unwanted)
-            positions, hashes = positions[named], rows["hash"][named]
-            order = np.argsort(hashes)
-            positions, hashes = positions[order], hashes[order]
+            rows = rows[repeated(rows["hash"]) | np.isin(rows["hash"], unwanted)]
+            rows = rows[np.argsort(rows["hash"])]
+            positions, hashes = rows["index"].copy(), rows["hash"]
+            reasons = np.full(len(rows), KEPT, np.uint8)
+            is_document = positions < self.total
+            positions[is_document] = self.positions[positions[is_document]]
+            reasons[is_document] = self.reasons[positions[is_document]]
+            named = np.isin(reasons, (KEPT, DUPLICATE))
+            positions, hashes, reasons = positions[named], hashes[named], reasons[named]
             begins = group_starts(hashes)
             counts = sizes(begins, len(hashes))
             if len(begins):
                 first = np.repeat(np.minimum.reduceat(positions, begins), counts)
-                living = np.add.reduceat(self.reasons[positions] == KEPT, begins, dtype=np.intp)
+                living = np.add.reduceat(reasons == KEPT, begins, dtype=np.intp)
                 is_work = np.repeat(living <= SHARED, counts)
                 unite(self.kept, positions[is_work], first[is_work])
                 self.unwanted.append(positions[is_work & np.isin(hashes, unwanted)])
@@ -289,6 +316,7 @@ class _Search:
     def _drop_unwanted(self) -> None:
         """Drop every document of a work whose citation is of a kind that is dropped."""
         unwanted = np.unique(roots_of(self.kept, np.concatenate(self.unwanted)))
+        unwanted = unwanted[unwanted < self.total]
         if unwanted.size:
             positions, roots = self._members()
             positions = np.concatenate([unwanted, positions[np.isin(roots, unwanted)]])

@@ -25,6 +25,8 @@ NAME = np.dtype([("number", "u4"), ("name", "u8")])
 """A name of the work, hashed with its kind, such as ``pmid:123``; several per document. With the
 number NO_DOCUMENT it names a work of which a record was dropped for the kind of the work.
 """
+LINK = np.dtype([("left", "u8"), ("right", "u8")])
+"""Two names of a record that was dropped: it still shows that they are of one work."""
 DROPPED = np.dtype(
     [("number", "u4"), ("reason", "u1"), ("kept_piece", "u4"), ("kept_number", "u4")]
 )
@@ -41,5 +43,7 @@ class PieceKeys(NamedTuple):
     """KEY rows in the order of reading."""
     names: np.ndarray[Any, np.dtype[np.void]]
     """NAME rows."""
+    links: np.ndarray[Any, np.dtype[np.void]]
+    """LINK rows."""
     bands: np.ndarray[Any, np.dtype[np.uint64]] | None
     """A row of ``signatures`` per document, in the order of ``keys``; removals have none."""

@@ -107,7 +107,9 @@ class Article:
         self.named = {found.get("id", ""): found for found in root.iter() if _is_named(found)}
 
     def document(self) -> Document | Rejected:
-        """Return the whole article; one without a body is no full text."""
+        """Return the whole article; one without a body is no full text, and has an empty one: its
+        names show what is of one work.
+        """
         names = identifiers(
             (kind, one_line("".join(found.itertext())))
             for found in self.meta
@@ -119,16 +121,18 @@ class Article:
             identity = f"PMC{names['pmcid']}"  # the number alone may be the PMID of a citation
         if not identity:
             return Rejected("", "an article without PMC id, PMID and DOI")
-        body = self.root.find("{*}body")
-        if body is None:
-            return Rejected(identity)
         title = self._title()
+        body = self.root.find("{*}body")
+        text = "" if body is None else self._text(title, body)
+        return Document(identity, title, text, names, self._facts())
+
+    def _text(self, title: str, body: etree._Element) -> str:
         parts = [f"{title}\n", *self._abstracts(), self.blocks(body, 0)]
         back = self.root.find("{*}back")
         if back is not None:
             parts += [self.blocks(part, 0) for part in back if local_name(part) == "app-group"]
             parts += [self.section(part, 1) for part in back if local_name(part) in ("ack", "sec")]
-        return Document(identity, title, "\n".join(parts), names, self._facts())
+        return "\n".join(parts)
 
     def _title(self) -> str:
         found = self.meta.find("{*}title-group/{*}article-title")

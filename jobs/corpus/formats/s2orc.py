@@ -117,19 +117,16 @@ def item_of(value: Mapping[str, Any], source: SourceSpec) -> Document | Rejected
     abstract = next((value[key] for key in ("abstract", "text") if value.get(key)), "")
     if not isinstance(abstract, str):
         return Rejected(identity, "neither 'content' nor 'body' is an object, nor 'abstract' text")
-    if not abstract.strip():
-        return Rejected(identity)
-    title = _title(value)
-    text = f"{title}\n{plain(abstract)}" if title else plain(abstract)
+    title, text = _title(value), plain(abstract)
+    if title and text.strip():
+        text = f"{title}\n{text}"
     return Document(identity, title, text, _names(value), _meta(value), is_abstract=True)
 
 
-def _full_text(
-    identity: str, value: Mapping[str, Any], body: Mapping[str, Any]
-) -> Document | Rejected:
+def _full_text(identity: str, value: Mapping[str, Any], body: Mapping[str, Any]) -> Document:
     text = body.get("text")
     if not isinstance(text, str) or not text.strip():
-        return Rejected(identity)
+        return Document(identity, _title(value), "", _names(value), _meta(value))
     article = Article(text, body.get("annotations"))
     listed = value.get("bibliography")
     if isinstance(listed, dict) and isinstance(listed.get("text"), str):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract.corpus.rules import CorpusRules
+from jobs.contract.corpus.rules import CorpusRules, DecontaminationSpec
 from jobs.contract.errors import TaskError
 from jobs.corpus import clean, pieces
+from jobs.corpus.decontamination import Index
 from jobs.corpus.document import Document, Record
 from jobs.corpus.duplicates.find import REASONS, find
 from jobs.corpus.piece_files import FinishedPiece
@@ -67,6 +69,51 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
         ("b", "removed"),
         ("c", "replaced"),
     ]
+
+
+MANY = "Give five to ten milligrams of it to every adult with a fever, then wait for two hours."
+QUESTION = ("benchmark", "1", MANY)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "reason"),
+    [
+        (MANY, {"min_chars": 200}, "length"),
+        (MANY, {"languages": ("fr",)}, "language"),
+        ("One two.", {"quality": "abstracts"}, "abstracts: words"),
+        (MANY, {"sample": 1e-9}, "not_sampled"),
+        (MANY, {}, "contaminated"),
+        ("", {}, "empty"),
+    ],
+)
+def test_a_record_that_is_dropped_joins_the_abstract_and_the_full_text(
+    text: str, fields: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    sources = (source_spec("citations", **fields), source_spec("texts"))
+    rules = CorpusRules(sources, "fail", 1, 0)
+    index = Index([QUESTION], DecontaminationSpec((), 8, 0.8))
+    citation = Document(
+        "c", "", text, {"pmid": "1", "doi": "10.1/x", "pmcid": "2"}, is_marked=False
+    )
+    items = [
+        [citation],
+        [
+            Document("a", "", "The abstract.", {"pmid": "1"}, is_abstract=True),
+            Document("b", "", "The full text.", {"pmcid": "2"}),
+        ],
+    ]
+
+    found = []
+    for number, documents in enumerate(items):
+        cleaner = clean.Cleaner(tmp_path, Piece(number, number, ()), rules, index)
+        for document in documents:
+            cleaner.take(Part("file", 1, 0, 0, 1), Record(document, 1, 0))
+        cleaner.writer.publish("key")
+        found.append(FinishedPiece(tmp_path, number))
+
+    assert found[0].record["counts"] == {"in": 1, reason: 1}
+    dropped = find([piece.keys() for piece in found], rules, tmp_path / "scratch")
+    assert [REASONS[row["reason"]] for row in dropped[1]] == ["abstract_of_full_text"]
 
 
 class Silent(Progress):

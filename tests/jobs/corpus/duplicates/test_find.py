@@ -18,6 +18,7 @@ from jobs.corpus.duplicates.find import REASONS, find
 from jobs.corpus.duplicates.keys import (
     ABSTRACT,
     KEY,
+    LINK,
     NAME,
     NO_DOCUMENT,
     REMOVAL,
@@ -50,6 +51,12 @@ class Doc:
     is_removal: bool = field(default=False, compare=False)
     is_unwanted: bool = field(default=False, compare=False)
     """Only its names are known: its work is of a kind that is dropped."""
+    is_filtered: bool = field(default=False, compare=False)
+    """Only its names are known: a filter has dropped it."""
+
+    @property
+    def is_document(self) -> bool:
+        return not (self.is_removal or self.is_unwanted or self.is_filtered)
 
     @property
     def flags(self) -> int:
@@ -58,17 +65,23 @@ class Doc:
         )
 
 
+def hashed_names(record: Doc) -> list[int]:
+    return [hashed(name) for name in record.names]
+
+
 def piece_keys(number: int, records: list[Doc]) -> PieceKeys:
     """Return the keys of a piece; a removal has the number of the next document."""
     keys, names, bands = [], [], []
+    links = [pair for one in records if one.is_filtered for pair in pairwise(hashed_names(one))]
     document = 0
     for record in records:
         if record.is_unwanted:
-            names += [(NO_DOCUMENT, hashed(name)) for name in record.names]
+            names += [(NO_DOCUMENT, name) for name in hashed_names(record)]
+        if not record.is_document and not record.is_removal:
             continue
         keys.append((record.rank, record.flags, record.id, record.digest, document))
         if not record.is_removal:
-            names += [(document, hashed(name)) for name in record.names]
+            names += [(document, name) for name in hashed_names(record)]
             # different bands never have the same value
             values = [band and hashed(band) + at for at, band in enumerate(record.bands)]
             sketch = np.repeat(np.array(record.sketch, "u1"), (38, 37, 37)).view("<u8")
@@ -78,6 +91,7 @@ def piece_keys(number: int, records: list[Doc]) -> PieceKeys:
         number,
         np.array(keys, KEY),
         np.array(names, NAME),
+        np.array(links, LINK),
         np.array(bands, np.uint64).reshape(len(bands), 2 + SKETCH_WORDS),
     )
 
@@ -111,11 +125,15 @@ class PlainSearch:
         """Documents, and None for removals, of each rank and id in order."""
         self.dropped: Found = {}
         self.unwanted: set[int] = set()
+        self.links: list[frozenset[int]] = []
         for piece, records in enumerate(pieces):
             number = 0
             for record in records:
                 if record.is_unwanted:
                     self.unwanted |= record.names
+                    continue
+                if record.is_filtered:
+                    self.links.append(record.names)
                     continue
                 place = None if record.is_removal else (piece, number)
                 self.events.setdefault((record.rank, record.id), []).append(place)
@@ -157,11 +175,13 @@ class PlainSearch:
                 names[kept] |= self.documents[place].names
                 if place in abstracts:
                     abstracts.add(kept)
-        for group in groups(names):
-            if any(names[place] & self.unwanted for place in group):
+        linked = {(-1, at): link for at, link in enumerate(self.links)}
+        for nodes in groups(names | linked):
+            group = [place for place in nodes if place not in linked]
+            if any((names | linked)[at] & self.unwanted for at in nodes):
                 self.dropped |= dict.fromkeys(group, ("dropped_work", None))
                 continue
-            best = next((at for at in group if at not in abstracts), group[0])
+            best = next((at for at in group if at not in abstracts), group[0] if group else None)
             for place in group:
                 weaker = place in abstracts and best not in abstracts
                 if place != best:
@@ -239,8 +259,12 @@ unwanted = st.builds(
     lambda names: Doc(0, 0, names=names, is_unwanted=True),
     names=st.frozensets(st.integers(1, 7), max_size=2),
 )
+filtered = st.builds(
+    lambda names: Doc(0, 0, names=names, is_filtered=True),
+    names=st.frozensets(st.integers(1, 7), max_size=3),
+)
 corpora = st.lists(
-    st.lists(st.one_of(documents, documents, removals, unwanted), max_size=6), max_size=5
+    st.lists(st.one_of(documents, documents, removals, unwanted, filtered), max_size=6), max_size=5
 )
 
 
@@ -272,10 +296,7 @@ def test_the_order_of_reading_decides_between_equal_keys_alone(records, random) 
 
 def in_order(pieces: list[list[Doc]], found: Found) -> list:
     """Return what was found by the numbers of documents in the whole corpus."""
-    counts = [
-        sum(not (record.is_removal or record.is_unwanted) for record in records)
-        for records in pieces
-    ]
+    counts = [sum(record.is_document for record in records) for records in pieces]
     begins = np.cumsum([0, *counts])
 
     def place(piece: int, number: int) -> int:
@@ -349,6 +370,27 @@ def test_all_of_a_work_goes_whose_citation_is_of_a_kind_that_is_dropped() -> Non
         (0, 1): ("dropped_work", None),
         (1, 0): ("duplicate", None),
     }
+
+
+def test_a_record_that_a_filter_dropped_still_joins_its_work() -> None:
+    """Otherwise the abstract stays beside its full text, and may be in the other split."""
+    abstract = Doc(0, 1, (1, 0), True, frozenset({1}))
+    full = Doc(1, 2, (2, 0), False, frozenset({2}))
+    citation = Doc(0, 0, names=frozenset({1, 2}), is_filtered=True)
+
+    assert searched([[abstract, full]]) == {}
+    assert searched([[citation, abstract], [full], [citation]]) == {
+        (0, 0): ("abstract_of_full_text", (1, 0))
+    }
+
+
+def test_a_journal_of_dropped_records_does_not_join_their_works() -> None:
+    full = [Doc(1, at, (at, at), names=frozenset({at})) for at in range(1, 40)]
+    citations = [Doc(0, 0, names=frozenset({at, 99}), is_filtered=True) for at in range(1, 40)]
+
+    assert searched([full, citations]) == {}
+    assert len(searched([full, citations[:10]])) == 9
+    assert len(searched([full[:1], [Doc(1, 50, names=frozenset({99}))], citations[:1] * 40])) == 1
 
 
 def test_a_journal_does_not_go_with_one_of_its_works() -> None:

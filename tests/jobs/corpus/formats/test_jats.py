@@ -215,18 +215,19 @@ def escaped(value: str) -> str:
     return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "problem"),
-    [
-        ("<body>{body}</body>", "", ""),
-        ("article-id", "other-id", "an article without PMC id, PMID and DOI"),
-    ],
-)
-def test_what_is_no_full_text_is_counted(old: str, new: str, problem: str) -> None:
-    [found] = jats.read(ARTICLE.replace(old, new).replace("{body}", "<p>x</p>").encode())
+def test_an_article_without_a_body_has_its_names_alone() -> None:
+    [found] = jats.read(ARTICLE.replace("<body>{body}</body>", "").encode())
+
+    assert isinstance(found, Document)
+    assert (found.id, found.text) == ("PMC22", "")
+    assert found.names == {"pmid": "11", "pmcid": "22", "doi": "10.1/x"}
+
+
+def test_an_article_without_any_name_is_rejected() -> None:
+    [found] = jats.read(article("<p>x</p>").replace(b"article-id", b"other-id"))
 
     assert isinstance(found, Rejected)
-    assert found.problem == problem
+    assert found.problem == "an article without PMC id, PMID and DOI"
 
 
 def test_elements_inside_each_other_too_deeply_are_refused() -> None:
