@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,8 +36,13 @@ class Document:
     @property
     def work_id(self) -> str:
         """Return the name of the work, with its kind; the document's own id without any."""
-        known = next((name for name in IDENTIFIERS if name in self.names), None)
-        return f"{known}:{self.names[known]}" if known else f"id:{self.id}"
+        return work_id(self.names) or f"id:{self.id}"
+
+
+def work_id(names: Mapping[str, str]) -> str:
+    """Return the name of a work with its kind, such as ``pmid:12``; empty without names."""
+    known = next((kind for kind in IDENTIFIERS if kind in names), None)
+    return f"{known}:{names[known]}" if known else ""
 
 
 def identifiers(found: Iterable[tuple[str, str]]) -> dict[str, str]:

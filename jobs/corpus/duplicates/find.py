@@ -226,8 +226,7 @@ class _Search:
             position += len(documents)
             self.positions[documents["index"]] = positions
             self.abstracts[positions] = documents["flags"] & ABSTRACT != 0
-            events = np.isin(rows["id"], rows["id"][rows["flags"] & (VERSIONED | REMOVAL) != 0])
-            self._drop_old_versions(rows[events])
+            self._drop_old_versions(rows[rows["flags"] & (VERSIONED | REMOVAL) != 0])
             self._drop_equal_ids(documents, positions)
 
     def _drop_old_versions(self, rows: Rows) -> None:

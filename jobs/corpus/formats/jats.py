@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
-from jobs.corpus.document import Document, Rejected, identifiers
+from jobs.corpus.document import Document, Rejected, identifiers, work_id
 from jobs.corpus.formats import mathml
 from jobs.corpus.formats.references import first_clause, tidy, work
 from jobs.corpus.formats.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
@@ -116,11 +116,10 @@ class Article:
             if local_name(found) == "article-id"
             and (kind := ARTICLE_IDS.get(found.get("pub-id-type", "")))
         )
-        identity = names.get("pmid") or names.get("doi", "")
-        if "pmcid" in names:
-            identity = f"PMC{names['pmcid']}"  # the number alone may be the PMID of a citation
-        if not identity:
+        if not names:
             return Rejected("", "an article without PMC id, PMID and DOI")
+        # A number alone may be the PMID of a citation, which PubMed's updates replace and delete.
+        identity = f"PMC{names['pmcid']}" if "pmcid" in names else work_id(names)
         title = self._title()
         body = self.root.find("{*}body")
         text = "" if body is None else self._text(title, body)

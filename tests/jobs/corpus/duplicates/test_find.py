@@ -136,7 +136,8 @@ class PlainSearch:
                     self.links.append(record.names)
                     continue
                 place = None if record.is_removal else (piece, number)
-                self.events.setdefault((record.rank, record.id), []).append(place)
+                if record.is_versioned:
+                    self.events.setdefault((record.rank, record.id), []).append(place)
                 if place:
                     self.documents[place] = record
                     number += 1
@@ -146,8 +147,8 @@ class PlainSearch:
         yield from ((at, self.documents[at]) for at in self.order if at not in self.dropped)
 
     def drop_versions(self) -> None:
-        for (rank, _), events in self.events.items():
-            for place in events[:-1] if rank == VERSIONED_RANK else ():
+        for events in self.events.values():
+            for place in events[:-1]:
                 if place is not None:
                     self.dropped[place] = ("replaced" if events[-1] else "removed", events[-1])
 
@@ -242,8 +243,11 @@ def groups(hashes: Mapping[Place, Collection[object]]) -> list[list[Place]]:
 VERSIONED_RANK = 2
 hashes = st.integers(1, 5).map(hashed)
 documents = st.builds(
-    lambda rank, **other: Doc(rank, is_versioned=rank == VERSIONED_RANK, **other),
+    lambda rank, is_update, **other: Doc(
+        rank, is_versioned=rank == VERSIONED_RANK and is_update, **other
+    ),
     rank=st.integers(0, 2),
+    is_update=st.booleans(),
     id=hashes,
     digest=st.tuples(hashes, st.integers(1, 2)),
     is_abstract=st.booleans(),
@@ -408,6 +412,14 @@ def test_a_source_may_bring_a_removed_document_back() -> None:
         (0, 0): ("removed", None),
         (0, 1): ("removed", None),
     }
+
+
+def test_updates_concern_no_other_records_of_their_source() -> None:
+    """A folder may hold files of PubMed beside others, whose numbers are no PMIDs."""
+    other = Doc(2, 1, (1, 0))
+    removal = Doc(2, 1, is_versioned=True, is_removal=True)
+
+    assert searched([[other], [removal]]) == {}
 
 
 def test_a_chain_of_works_that_share_names_is_one_work() -> None:

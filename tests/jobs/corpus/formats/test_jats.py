@@ -223,6 +223,15 @@ def test_an_article_without_a_body_has_its_names_alone() -> None:
     assert found.names == {"pmid": "11", "pmcid": "22", "doi": "10.1/x"}
 
 
+def test_an_article_without_a_pmc_id_is_not_called_as_a_citation() -> None:
+    """PubMed's updates delete and replace by PMID alone, also in a source with both."""
+    without = re.sub(r"<article-id[^>]*pmc.*?</article-id>", "", ARTICLE).format(body="<p>x</p>")
+    nameless = re.sub(r"<article-id[^>]*pmid.*?</article-id>", "", without)
+
+    assert [document.id for document in jats.read(without.encode())] == ["pmid:11"]
+    assert [document.id for document in jats.read(nameless.encode())] == ["doi:10.1/x"]
+
+
 def test_an_article_without_any_name_is_rejected() -> None:
     [found] = jats.read(article("<p>x</p>").replace(b"article-id", b"other-id"))
 
