@@ -15,7 +15,15 @@ from lxml import etree
 from jobs.corpus.document import Document, Rejected, identifiers, work_id
 from jobs.corpus.formats import mathml
 from jobs.corpus.formats.references import first_clause, tidy, work
-from jobs.corpus.formats.xml_text import BadXml, entity, inline_text, local_name, one_line, parse
+from jobs.corpus.formats.xml_text import (
+    BadXml,
+    date,
+    entity,
+    inline_text,
+    local_name,
+    one_line,
+    parse,
+)
 from jobs.corpus.marked_text import block, inline, plain
 
 DROPPED = frozenset(
@@ -149,7 +157,7 @@ class Article:
     def _facts(self) -> dict[str, object]:
         """Return what is known of the work beside its names."""
         journal = self.root.find(".//{*}journal-title")
-        dates = (_date(found) for found in self.meta.iterfind("{*}pub-date"))
+        dates = (date(found) for found in self.meta.iterfind("{*}pub-date"))
         related = self.meta.iterfind("{*}related-article")
         languages = (value for key, value in self.root.attrib.items() if str(key).endswith("}lang"))
         facts: dict[str, object] = {
@@ -329,14 +337,3 @@ def _is_citation(element: etree._Element) -> bool:
 
 def _known(values: Iterable[str]) -> list[str]:
     return [value for value in values if value]
-
-
-def _date(element: etree._Element) -> str:
-    parts = [element.find(f"{{*}}{name}") for name in ("year", "month", "day")]
-    texts = ["" if part is None else (part.text or "").strip() for part in parts]
-    known = []
-    for text, width in zip(texts, (4, 2, 2), strict=True):
-        if not text.isdigit():
-            break
-        known.append(text.zfill(width))
-    return "-".join(known)

@@ -13,7 +13,7 @@ from typing import IO
 from lxml import etree
 
 from jobs.corpus.document import Document, Rejected, Removal, identifiers
-from jobs.corpus.formats.xml_text import inline_text, one_line, records
+from jobs.corpus.formats.xml_text import date, inline_text, one_line, records
 from jobs.corpus.marked_text import plain
 
 BOOK = "PubmedBookArticle"
@@ -63,7 +63,7 @@ def citation(element: etree._Element) -> Document | Rejected:
         ]
     )
     meta = {
-        "date": date(article),
+        "date": published(article),
         "types": [_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")],
         "languages": [_text(language) for language in article.iterfind("Language")],
         "journal": _text(article.find("Journal/Title")),
@@ -80,30 +80,14 @@ def paragraph(element: etree._Element) -> str:
     return f"{label}: {text}" if text and label and label != "UNLABELLED" else text
 
 
-def date(article: etree._Element) -> str:
-    """Return the day of publication, in the precision that is known, as ``2018-05-17``; empty
-    where none is known.
-    """
-    for place, path in ((article, "ArticleDate"), (article, "Journal/JournalIssue/PubDate")):
-        found = place.find(path)
-        year = _text(found.find("Year")) if found is not None else ""
-        if found is not None and year:
-            parts = [_text(found.find(name)) for name in ("Month", "Day")]
-            numbers = [_month(parts[0]), parts[1].zfill(2) if parts[1].isdigit() else ""]
-            return "-".join(
-                [year, *(numbers if all(numbers) else numbers[:1] if numbers[0] else [])]
-            )
+def published(article: etree._Element) -> str:
+    """Return the day of publication, as ``date`` does."""
+    for path in ("ArticleDate", "Journal/JournalIssue/PubDate"):
+        found = article.find(path)
+        if found is not None and (known := date(found)):
+            return known
     season = _text(article.find("Journal/JournalIssue/PubDate/MedlineDate"))
     return season[:4] if season[:4].isdigit() else ""
-
-
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def _month(text: str) -> str:
-    if text.isdigit():
-        return text.zfill(2)
-    return f"{MONTHS.index(text[:3]) + 1:02}" if text[:3] in MONTHS else ""
 
 
 def _text(element: etree._Element | None) -> str:

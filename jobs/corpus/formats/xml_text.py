@@ -27,6 +27,8 @@ HEAD_BYTES = 1 << 10
 INDENT = re.compile("[ \t]*\n\\s*$")
 """Of a pretty-printed file; in front of an index it is none of the text."""
 
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
 
 class BadXml(ValueError):
     """XML that cannot be read, or whose text would be incomplete."""
@@ -177,6 +179,22 @@ def entity(node: Any) -> str:
             return html5[name]
         raise BadXml(f"the entity &{name} is not one of HTML 5, and none is expanded")
     return ""
+
+
+def date(element: etree._Element) -> str:
+    """Return the day in an element with year, month (a number or a name) and day, in the precision
+    that is known, as ``2018-05-17``; empty where none is known.
+    """
+    texts = {local_name(part).lower(): (part.text or "").strip() for part in element}
+    month = texts.get("month", "")[:3].capitalize()
+    texts["month"] = str(MONTHS.index(month) + 1) if month in MONTHS else texts.get("month", "")
+    known = []
+    for name, width in (("year", 4), ("month", 2), ("day", 2)):
+        text = texts.get(name, "")
+        if not text.isdecimal():
+            break
+        known.append(text.zfill(width))
+    return "-".join(known)
 
 
 def local_name(node: Any) -> str:

@@ -121,3 +121,18 @@ def test_formulas_keep_every_value(inside: str, text: str) -> None:
     math = f'<math xmlns="http://www.w3.org/1998/Math/MathML">{inside}</math>'
 
     assert xml_text.one_line(mathml.text_of(parse(math.encode()))).strip() == text
+
+
+@pytest.mark.parametrize(
+    ("parts", "known"),
+    [
+        ("<year>2013</year><month>2</month><day>4</day>", "2013-02-04"),
+        ("<Year>2013</Year><Month>September</Month>", "2013-09"),
+        ("<month>5</month>", ""),
+        ("<year>n.d.</year><month>5</month>", ""),
+    ],
+)
+def test_a_date_is_read_alike_in_every_layout(parts: str, known: str) -> None:
+    element = parse(f'<pub-date xmlns="https://jats.example">{parts}</pub-date>'.encode())
+
+    assert xml_text.date(element) == known
