@@ -48,7 +48,7 @@ def run(context: Context) -> None:
     recorded = {item["path"]: item for item in tokenized.curated(context.run)}
     inputs = [require_input(context.run, name, recorded.get(name)) for name in spec.inputs]
     inputs.append(tokenizer_file.require_unchanged(context.run, spec.tokenizer))
-    tools = Tools.load(spec, context.task.cpus_per_rank)
+    tools = Tools.load(spec)
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     made = tokenize_or_again(context, tools)
@@ -114,7 +114,7 @@ class Tools:
     """Digest of the registry."""
 
     @classmethod
-    def load(cls, spec: TokenizeSpec, threads: int) -> Tools:
+    def load(cls, spec: TokenizeSpec) -> Tools:
         """Load the tokenizer and check that it fits the model.
 
         Raises:
@@ -133,7 +133,7 @@ class Tools:
         data = EngineData.of(content, registry, in_text)
         names = [name for name in engines.reserved(content, registry) if name in table.ids]
         try:
-            choice = engines.choose(spec.engine, data, names, threads)
+            choice = engines.choose(spec.engine, data, names)
         except TaskError as error:
             message = f"{spec.tokenizer.path}: {error.message}"
             raise TaskError(message, error.hint, error.code) from error

@@ -4,8 +4,8 @@ as fast. Whether it does is compared before and while it encodes.
 
 from __future__ import annotations
 
-import itertools
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +126,12 @@ class TokenizersEngine:
         import numpy
 
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        lengths = numpy.fromiter(map(len, ids), dtype="i8", count=len(ids))
-        require_all(self.name, len(ids), texts)
-        total = int(lengths.sum())
-        flat = numpy.fromiter(itertools.chain.from_iterable(ids), dtype="u4", count=total)
-        return Encoded(flat, lengths)
+        require_all(self.name, len(encodings), texts)
+        ids, lengths = array("I"), array("q")
+        for encoding in encodings:  # fromlist is four times as fast as numpy.array
+            ids.fromlist(found := encoding.ids)
+            lengths.append(len(found))
+        return Encoded(numpy.asarray(ids), numpy.asarray(lengths))
 
 
 def resident() -> int:
@@ -145,10 +145,11 @@ def resident() -> int:
 
 @dataclass
 class GigatokenEngine:
-    """The library gigatoken. It is made anew before its cache exceeds a limit."""
+    """The library gigatoken, in one thread: a second one makes it 1.1 times as fast, where a second
+    task makes the stage twice as fast. It is made anew before its cache exceeds a limit.
+    """
 
     data: EngineData
-    threads: int
     cache_bytes: int = CACHE_BYTES
     memory: Callable[[], int] = resident
     name: str = GIGATOKEN
@@ -164,7 +165,7 @@ class GigatokenEngine:
 
         self._tokenizer: Any = None  # free the old cache first
         self._tokenizer = gigatoken.Tokenizer.from_json(self.data.gigatoken)
-        self._tokenizer.encode_batch(["warm up"], parallel=self.threads > 1)
+        self._tokenizer.encode("warm up")
         self._before = self.memory()
         self.made += 1
 
@@ -173,11 +174,10 @@ class GigatokenEngine:
 
         if self.memory() - self._before > self.cache_bytes:
             self._make()
-        rows = self._tokenizer.encode_batch(texts, parallel=self.threads > 1).layout
-        require_all(self.name, len(rows), texts)
-        ends = numpy.asarray(rows.offsets.data)
-        ids = numpy.asarray(rows.content.data)[ends[0] : ends[-1]]
-        return Encoded(ids, numpy.diff(ends).astype("i8"))
+        # encode_batch imports awkward, which takes as long as all other imports together.
+        found = [self._tokenizer.encode(text) for text in texts]
+        lengths = numpy.fromiter(map(len, found), "i8", len(found))
+        return Encoded(numpy.concatenate(found or [numpy.empty(0, "u4")]), lengths)
 
 
 def require_all(name: str, found: int, texts: Sequence[str]) -> None:
@@ -277,14 +277,13 @@ class Choice(NamedTuple):
     """Empty where nothing was given up."""
 
 
-def choose(wanted: str, data: EngineData, names: Sequence[str], threads: int) -> Choice:
+def choose(wanted: str, data: EngineData, names: Sequence[str]) -> Choice:
     """Return the engine for a ``tokenizer.json``.
 
     Args:
         wanted: ``tokenize.engine``.
         data: its file.
         names: of tokens, to be compared in texts.
-        threads: to encode with.
 
     Raises:
         TaskError: the file is no tokenizer; gigatoken is wanted and cannot be used.
@@ -297,7 +296,7 @@ def choose(wanted: str, data: EngineData, names: Sequence[str], threads: int) ->
     if wanted == TOKENIZERS:
         return Choice(reference, "")
     try:
-        engine = CheckedEngine(GigatokenEngine(data, threads), reference)
+        engine = CheckedEngine(GigatokenEngine(data), reference)
         texts = difficult_texts(tuple(names))
         engine.compare(texts, [engine.fast.encode([text]).ids for text in texts])
     except BaseException as error:  # a panic of the library is no Exception

@@ -267,7 +267,7 @@ def test_a_difference_on_the_way_starts_the_shard_again(
     texts = [*TEXTS * 9, "the last"]
     task = bench.tokenize(shard(*texts), tokenizer_file)
     context = context_from(bench.run.root, "tokenize", 0, {})
-    tools = Tools.load(task.spec, 1)
+    tools = Tools.load(task.spec)
     differs = replace(tools, engine=FailsLater(tools.engine))
 
     made = tokenize_or_again(context, differs)
@@ -299,7 +299,7 @@ def test_an_engine_that_loses_a_text_ends_the_task(
 ) -> None:
     task = bench.tokenize(shard(*TEXTS), tokenizer_file)
     context = context_from(bench.run.root, "tokenize", 0, {})
-    tools = Tools.load(task.spec, 1)
+    tools = Tools.load(task.spec)
 
     with pytest.raises(TaskError, match=r"gigatoken encoded 4 of 5 texts"):
         tokenize_or_again(context, replace(tools, engine=Loses(tools.engine)))
@@ -513,7 +513,7 @@ def test_the_map_names_the_line_and_the_id_of_each_document(bench: Any, tmp_path
     assert document_map.read(bench.run.path("tokens/train/00000"), len(kept) + 1) is None
 
 
-def test_the_result_does_not_depend_on_batches_and_threads(
+def test_the_result_does_not_depend_on_batches(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
     many = [f"{number} {TEXTS[number % 5]}" for number in range(3000)]

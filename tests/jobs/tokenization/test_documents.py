@@ -122,7 +122,7 @@ def spm() -> bytes:
     return model.getvalue()
 
 
-@pytest.mark.parametrize("make", [TokenizersEngine, lambda data: GigatokenEngine(data, 1)])
+@pytest.mark.parametrize("make", [TokenizersEngine, GigatokenEngine])
 def test_text_between_markup_is_encoded_as_sentencepiece_does(
     make: Any, spm: bytes, tmp_path: Path
 ) -> None:

@@ -72,8 +72,7 @@ def rows(encoded: Encoded) -> list[list[int]]:
 
 ENGINES: dict[str, Callable[[EngineData], Any]] = {
     "tokenizers": TokenizersEngine,
-    "gigatoken": lambda data: GigatokenEngine(data, 1),
-    "gigatoken with threads": lambda data: GigatokenEngine(data, 2),
+    "gigatoken": GigatokenEngine,
 }
 
 
@@ -111,23 +110,23 @@ def test_plain_tokens_of_the_base_that_the_registry_does_not_name_stay(make: Any
 def test_auto_is_gigatoken_where_the_ids_are_the_same(made: dict[str, Any]) -> None:
     data = EngineData.of(made, registry(made), False)
 
-    choice = choose("auto", data, (MARKUP,), 1)
+    choice = choose("auto", data, (MARKUP,))
 
     assert (choice.engine.name, choice.reason) == ("gigatoken", "")
     assert rows(choice.engine.encode(TEXTS)) == rows(TokenizersEngine(data).encode(TEXTS))
-    assert choose("tokenizers", data, (MARKUP,), 1).engine.name == "tokenizers"
+    assert choose("tokenizers", data, (MARKUP,)).engine.name == "tokenizers"
 
 
 def test_a_tokenizer_that_gigatoken_cannot_use_is_left_to_tokenizers(tmp_path: Path) -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     data = EngineData.of(json.loads(words.to_str()), vocabulary_spec(2), False)
 
-    choice = choose("auto", data, (), 1)
+    choice = choose("auto", data, ())
 
     assert choice.engine.name == "tokenizers"
     assert choice.reason.startswith("gigatoken cannot use this tokenizer (")
     with pytest.raises(TaskError, match="gigatoken cannot use this tokenizer") as refused:
-        choose("gigatoken", data, (), 1)
+        choose("gigatoken", data, ())
     assert refused.value.hint == "set tokenize.engine to auto, which takes tokenizers then"
 
 
@@ -136,7 +135,7 @@ import json, sys
 from jobs.tokenization.engine import EngineData, choose
 from tests.model_specs import vocabulary_spec
 data = EngineData.of(json.loads(sys.stdin.read()), vocabulary_spec(300), False)
-choice = choose("auto", data, (), 1)
+choice = choose("auto", data, ())
 print(choice.engine.name, choice.reason, choice.engine.encode(["a text"]).ids.tolist())
 """
 
@@ -226,7 +225,7 @@ def test_a_failure_of_the_library_is_a_difference(right: TokenizersEngine) -> No
 def test_gigatoken_is_made_anew_before_its_cache_exceeds_the_limit(made: dict[str, Any]) -> None:
     memory = iter([0, 50, 101, 20, 120, 120])
     data = EngineData.of(made, registry(made), False)
-    engine = GigatokenEngine(data, 1, cache_bytes=100, memory=lambda: next(memory))
+    engine = GigatokenEngine(data, cache_bytes=100, memory=lambda: next(memory))
 
     found = [rows(engine.encode(TEXTS)) for _ in range(4)]
 

@@ -53,7 +53,7 @@ def test_ids_are_those_of_tiktoken(ranks: dict[bytes, int]) -> None:
 
     data = EngineData.of(content, vocabulary_spec(len(ranks) + 256), False)
 
-    for engine in (TokenizersEngine(data), GigatokenEngine(data, 1)):
+    for engine in (TokenizersEngine(data), GigatokenEngine(data)):
         assert engine.encode(texts).ids.tolist() == expected
     whole = Tokenizer.from_str(json.dumps(content))
     assert whole.token_to_id("<|begin_of_text|>") == len(ranks)
