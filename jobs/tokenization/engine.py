@@ -31,7 +31,7 @@ COMPARED_EVERY = 1000
 COMPARED_CHARACTERS = 1 << 14
 """Longer texts are compared up to here: ``tokenizers`` takes 150 bytes of memory per character."""
 
-CACHE_BYTES = 96 << 20
+CACHE_BYTES = 160 << 20
 """Growth of the process after which gigatoken is made anew: it keeps every word that it has met."""
 
 

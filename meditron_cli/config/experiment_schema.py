@@ -52,8 +52,8 @@ class Tokenize(Section):
     """Tasks of the stage; the default is one per shard. They decide no byte: of more tasks than
     shards, several share a shard that becomes several datasets.
     """
-    cpus: Annotated[PositiveInt, OPERATIONAL] = 4
-    """Cores of one task."""
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 1
+    """Cores of one task. More tasks are quicker than more cores: gigatoken encodes in one."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64
     """Tasks that run at once."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240

@@ -2,7 +2,8 @@
 turns over the same documents with the same tokenizer; every output is compared with ours.
 
 Nothing of others is part of the project. These variables name what there is, and a side without
-its variable is left out with a line:
+its variable is left out with a line. A worker of ours is a task with one core, as in an array; the
+threads of the bare engines and the workers of Megatron-LM's script are as many:
 
 - ``BENCH_TOKENIZER``: a tokenizer.model, such as tokenizer.model.v1 of mistral-common, or a
   tokenizer.json; without it, the sample's;
@@ -29,10 +30,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import write_json
 from jobs.data import sentencepiece_model
+from jobs.data.indexed_dataset import IndexedWriter, index_dtype, read_index, stored
 from jobs.data.tokenizer_file import read_tokens
+from jobs.tokenization.stretches import BYTES_PER_TOKEN
 from meditron_cli.config.load import load
 from meditron_cli.runs.prepare import plan_of
 from meditron_cli.sample import generate
@@ -143,7 +148,7 @@ class Measurement:
         self.corpus.write_bytes(kept * times)
 
     def run_of(self, corpus: Path, engine: str, workers: int) -> rundir.RunDir:
-        """Return a new run with the task's spec and its shard."""
+        """Return a new run with its shard and the specs of tasks, each of which takes a part."""
         run = rundir.RunDir(self.folder / f"run-{engine}-{workers}")
         shutil.rmtree(run.root, ignore_errors=True)
         run.root.mkdir()
@@ -152,7 +157,9 @@ class Measurement:
             "curate.shards": 1,
             "tokenize.tokenizer": self.tokenizer,
             "tokenize.engine": engine,
-            "tokenize.cpus": workers,
+            "tokenize.cpus": 1,
+            "tokenize.tasks": 2 * workers,  # every second one is for the validation documents
+            "tokenize.shard_tokens": self.size // (workers * BYTES_PER_TOKEN) + 1,
             "model.vocab_size": tokens,
             "vocabulary.added_tokens": "[]",
             "vocabulary.control_tokens": "[]",
@@ -160,8 +167,9 @@ class Measurement:
             "vocabulary.eos_token": self.end,
         }
         overrides = [f"{key}={value}" for key, value in settings.items()]
-        task = plan_of(load("local", "tiny", None, overrides), ("tokenize",)).stages[0].tasks[0]
-        write_json(run.spec("tokenize", 0), specs.to_json(task))
+        tasks = plan_of(load("local", "tiny", None, overrides), ("tokenize",)).stages[0].tasks
+        for number, task in enumerate(tasks):
+            write_json(run.spec("tokenize", number), specs.to_json(task))
         shard = run.path("corpus/train/00000.jsonl")
         shard.parent.mkdir(parents=True)
         os.link(corpus, shard)
@@ -171,29 +179,41 @@ class Measurement:
         """Return the seconds of a task whose shard is empty."""
         empty = self.folder / "empty.jsonl"
         empty.touch()
-        seconds = [self.task(self.run_of(empty, "auto", 1), "start") for _ in range(5)]
+        seconds = [self.tasks(self.run_of(empty, "auto", 1), "start", 1) for _ in range(5)]
         value = statistics.median(seconds)
         return [Figure("tokenize_start_seconds", value, "< 1", "a task with an empty shard")]
 
-    def task(self, run: rundir.RunDir, side: str) -> float:
-        """Run the task as Slurm would; return its seconds."""
-        words = [sys.executable, "-m", "jobs", "tokenize", str(run.root), "0"]
-        return self.process(side, words, environment())[0]
+    def tasks(self, run: rundir.RunDir, side: str, workers: int) -> float:
+        """Run the tasks at once, as Slurm would; return their seconds."""
+        words = [sys.executable, "-m", "jobs", "tokenize", str(run.root)]
+        numbers = range(0, 2 * workers, 2)
+        return self.processes(side, [[*words, str(n)] for n in numbers], environment())[0]
 
     def process(self, side: str, words: Sequence[str], env: dict[str, str]) -> tuple[float, str]:
         """Return the seconds and the output of a process; keep the peak of its largest one."""
-        started = time.perf_counter()
+        return self.processes(side, [words], env)
+
+    def processes(
+        self, side: str, commands: Sequence[Sequence[str]], env: dict[str, str]
+    ) -> tuple[float, str]:
+        """Return the seconds and the output of processes that run at once, as ``process``."""
+        started, output = time.perf_counter(), ""
+        self.processor[side] = 0.0
         with (self.folder / f"{side}.log").open("w+") as log:
-            child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
-            assert child.stdout is not None
-            output = child.stdout.read()
-            _, status, used = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
-            if child.returncode:
-                log.seek(0)
-                raise RuntimeError(f"{side}: {log.read()[-2000:]}")
-        self.peaks[side] = max(self.peaks.get(side, 0), used.ru_maxrss)
-        self.processor[side] = used.ru_utime + used.ru_stime
+            children = [
+                subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+                for words in commands
+            ]
+            for child in children:
+                assert child.stdout is not None
+                output += child.stdout.read()
+                _, status, used = os.wait4(child.pid, 0)
+                child.returncode = os.waitstatus_to_exitcode(status)
+                if child.returncode:
+                    log.seek(0)
+                    raise RuntimeError(f"{side}: {log.read()[-2000:]}")
+                self.peaks[side] = max(self.peaks.get(side, 0), used.ru_maxrss)
+                self.processor[side] += used.ru_utime + used.ru_stime
         return time.perf_counter() - started, output
 
     def figures(self, workers: int) -> list[Figure]:
@@ -238,7 +258,9 @@ class Measurement:
         return found
 
     def same(self, workers: int) -> Figure:
-        """Return how many of the sides wrote the .bin and .idx that our task wrote."""
+        """Return how many of the sides wrote the .bin and .idx that our tasks wrote; those of
+        several tasks are merged.
+        """
         ours = self.digests["tokenizers"]
         equal = [side for side, digests in self.digests.items() if digests == ours]
         odd = sorted({*self.digests} - {*equal})
@@ -248,13 +270,24 @@ class Measurement:
     def ours(self, engine: str, workers: int) -> float:
         """Tokenize with one of the engines; return the seconds."""
         run = self.run_of(self.corpus, engine.replace("gigatoken", "auto"), workers)
-        seconds = self.task(run, engine)
-        self.digest(engine, run.path("tokens/train/00000"))
-        marker = done_markers.load(run.done("tokenize", 0))
-        if marker.summary["engine"] != engine:
-            raise RuntimeError(f"not {engine}: {marker.summary['engine_reason']}")
-        self.work.setdefault(engine, []).append(marker.summary["seconds"])
+        seconds = self.tasks(run, engine, workers)
+        markers = [done_markers.load(run.done("tokenize", 2 * n)) for n in range(workers)]
+        for marker in markers:
+            if marker.summary["engine"] != engine:
+                raise RuntimeError(f"not {engine}: {marker.summary['engine_reason']}")
+        self.digest(engine, self.merged(run))
+        self.work.setdefault(engine, []).append(max(item.summary["seconds"] for item in markers))
         return seconds
+
+    def merged(self, run: rundir.RunDir) -> Path:
+        """Write the datasets of the tasks into one; return its prefix."""
+        prefix, dtype = self.folder / "merged", index_dtype(read_tokens(self.tokenizer).size)
+        writer = IndexedWriter(prefix, dtype)
+        for path in sorted(run.path("tokens/train").glob("*.idx")):
+            ids = numpy.fromfile(path.with_suffix(".bin"), stored(dtype))
+            writer.add(ids, read_index(path).lengths)
+        writer.publish()
+        return prefix
 
     def bare(self, engine: str, workers: int) -> float:
         """Encode with the library alone; return the seconds, without reading and loading."""

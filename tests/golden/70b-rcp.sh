@@ -63,10 +63,10 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/at
 #SBATCH --array=0-8%9
 #SBATCH --chdir=/runs/70b-rcp/code
 #SBATCH --comment=run=70b-rcp,attempt=1
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterok:<curate>'
 #SBATCH --job-name=70b-rcp.tokenize
-#SBATCH --mem=16G
+#SBATCH --mem=4G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append

@@ -77,11 +77,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --array=0-100%64
 #SBATCH --chdir=/runs/7b-site-pyxis/code
 #SBATCH --comment=run=7b-site-pyxis,attempt=1
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterok:<curate>'
 #SBATCH --exclusive=user
 #SBATCH --job-name=7b-site-pyxis.tokenize
-#SBATCH --mem=16G
+#SBATCH --mem=4G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -114,11 +114,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --array=0-2%3
 #SBATCH --chdir=/runs/7b-site-pyxis/code
 #SBATCH --comment=run=7b-site-pyxis,attempt=1
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterok:<curate>'
 #SBATCH --exclusive=user
 #SBATCH --job-name=7b-site-pyxis.tokenize
-#SBATCH --mem=16G
+#SBATCH --mem=4G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append

@@ -58,7 +58,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --array=0-8%9
 #SBATCH --chdir=/runs/tiny-site-apptainer/code
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterok:<curate>'
 #SBATCH --job-name=tiny-site-apptainer.tokenize
 #SBATCH --nodes=1

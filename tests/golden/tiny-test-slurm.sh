@@ -64,7 +64,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/c
 #SBATCH --array=0-8%9
 #SBATCH --chdir=/runs/tiny-test-slurm/code
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
-#SBATCH --cpus-per-task=2
+#SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterok:<curate>'
 #SBATCH --job-name=tiny-test-slurm.tokenize
 #SBATCH --mem=3G
