@@ -55,7 +55,7 @@ def command(
     the end.
     """
     from meditron_cli.drill.procedure import Drill
-    from meditron_cli.plan import stages
+    from meditron_cli.plan import spec_parts
     from meditron_cli.rehearsal import base_model, tokens
     from meditron_cli.rehearsal.procedure import Rehearsal
     from meditron_cli.runs import prepare
@@ -77,7 +77,9 @@ def command(
     try:
         write_inputs(root, real.experiment)
         small = load(first, 0).experiment
-        built = base_model.write(root, stages.model_spec(small), stages.vocabulary_spec(small))
+        built = base_model.write(
+            root, spec_parts.model_spec(small), spec_parts.vocabulary_spec(small)
+        )
         tokens.write(root, miniature.corpora(real.experiment))
         console.note(f"base model and tokenizer written: {built}")
     except OSError as error:

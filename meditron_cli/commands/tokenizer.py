@@ -67,7 +67,7 @@ def build(
     from jobs.tokenization import tokenizer_build
     from meditron_cli import console
     from meditron_cli.config.load import load_experiment
-    from meditron_cli.plan.stages import vocabulary_spec
+    from meditron_cli.plan.spec_parts import vocabulary_spec
 
     experiment, profile = load_experiment(cluster, size, config, overrides)
     vocabulary = vocabulary_spec(experiment)

@@ -9,21 +9,18 @@ from dataclasses import replace
 from jobs.contract.stage_specs import SELFTEST, STAGE_KINDS, STAGES, training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import corpus, fit, layout, memory
+from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
-from meditron_cli.plan.stages import (
+from meditron_cli.plan.spec_parts import batch_of, model_spec, models_of, parallel_spec
+from meditron_cli.plan.stage_plan import (
     SHORT_LEAD,
-    Inputs,
-    batch_of,
-    model_spec,
-    models_of,
     named_paths,
-    parallel_spec,
-    pretrain_spec,
     section_name,
     section_of,
     signal_lead,
     site_names,
 )
+from meditron_cli.plan.stages import stage_of
 
 RECOVERY_JOB_MINUTES = 10
 """For one recovery pass, and for waiting until Slurm responds."""
@@ -47,7 +44,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         name=inputs.experiment.name,
         size=inputs.size,
         stages=tuple(
-            with_planned(inputs.stage(stage), stages) for stage in STAGES if stage in stages
+            with_planned(stage_of(inputs, stage), stages) for stage in STAGES if stage in stages
         ),
         site=site_settings(inputs),
         warnings=result.warnings,
@@ -133,7 +130,7 @@ def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     paths = [
         path
         for stage in stages
-        for task in inputs.stage(stage).tasks
+        for task in stage_of(inputs, stage).tasks
         for path in named_paths(task.spec)
     ]
     return fit.error_findings(

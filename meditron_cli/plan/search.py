@@ -12,7 +12,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, memory
 from meditron_cli.plan.hardware import machine_of, missing_figures
 from meditron_cli.plan.layout import BatchLayout
-from meditron_cli.plan.stages import batch_of, model_spec, models_of, parallel_spec
+from meditron_cli.plan.spec_parts import batch_of, model_spec, models_of, parallel_spec
 from meditron_cli.plan.step_model import StepTime, Work, step_time
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from jobs.slurm import transaction
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan import early
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.plan.stages import named_paths
+from meditron_cli.plan.stage_plan import named_paths
 from meditron_cli.runs import code_snapshot, launch_plan, moved, open_jobs, release, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,

@@ -88,7 +88,7 @@ def plan_of(
     """
     from meditron_cli.config import weights
     from meditron_cli.plan.build import build
-    from meditron_cli.plan.stages import Inputs
+    from meditron_cli.plan.inputs import Inputs
 
     experiment, cluster, cores = loaded.experiment, loaded.cluster, 0
     found = weights.find(experiment.model.weights, cluster.models_dir).folder
@@ -258,7 +258,7 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
         ConfigError: the only stage has no work.
     """
     from meditron_cli.config import weights
-    from meditron_cli.plan.stages import idle_stages
+    from meditron_cli.plan.stage_plan import idle_stages
 
     if stage != PIPELINE:
         if stage == "evaluate" and not experiment.evaluate.benchmarks:
@@ -447,15 +447,15 @@ def weights_problems(loaded: Loaded) -> Iterator[str]:
     """
     from jobs.conversion import base_model
     from meditron_cli.config import weights
-    from meditron_cli.plan import stages
+    from meditron_cli.plan import spec_parts
 
     experiment = loaded.experiment
     folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
     if folder is None:
         return
-    vocabulary = stages.vocabulary_spec(experiment)
+    vocabulary = spec_parts.vocabulary_spec(experiment)
     try:
-        base_model.require_importable(folder, stages.models_of(experiment)[-1], vocabulary)
+        base_model.require_importable(folder, spec_parts.models_of(experiment)[-1], vocabulary)
     except TaskError as error:
         yield f"model.weights: {error.message}; {error.hint}"
 
@@ -478,7 +478,7 @@ def tokenizer_problems(loaded: Loaded, path: Path) -> Iterator[str]:
     """Yield a sentence for a tokenizer that is not a tokenizer.json, too large for the model, or
     not that of the vocabulary registry or of the base model.
     """
-    from meditron_cli.plan.stages import vocabulary_spec
+    from meditron_cli.plan.spec_parts import vocabulary_spec
 
     experiment = loaded.experiment
     unreadable = list(path_problems("tokenize.tokenizer", path))
@@ -509,7 +509,7 @@ def base_problems(loaded: Loaded, path: Path, table: tokenizer_file.TokenTable) 
     """
     from jobs.data import base_tokenizer
     from meditron_cli.config import weights
-    from meditron_cli.plan.stages import vocabulary_spec
+    from meditron_cli.plan.spec_parts import vocabulary_spec
 
     folder = weights.find(loaded.experiment.model.weights, loaded.cluster.models_dir).folder
     if folder is None:

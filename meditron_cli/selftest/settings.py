@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jobs.contract.stage_specs import SELFTEST
 from jobs.contract.units import plural
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import memory, stages, step_times
+from meditron_cli.plan import memory, spec_parts, step_times
 from meditron_cli.plan.hardware import machine_of, missing_figures
 from meditron_cli.selftest.judges import Planned
 
@@ -109,8 +109,8 @@ def planned(loaded: Loaded) -> Planned:
     alone and not from those of an earlier selftest.
     """
     experiment, cluster = loaded.experiment, loaded.cluster
-    model, parallel = stages.model_spec(experiment), stages.parallel_spec(experiment)
-    batch, precision = stages.batch_of(experiment), experiment.pretrain.precision
+    model, parallel = spec_parts.model_spec(experiment), spec_parts.parallel_spec(experiment)
+    batch, precision = spec_parts.batch_of(experiment), experiment.pretrain.precision
     node = cluster.gpu_partition.node
     node = node.model_copy(update={"reached": type(node.reached)()})
     machine = machine_of(node, parallel.world_size)

@@ -11,8 +11,9 @@ from jobs.contract.stage_specs import RopeScaling
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build
+from meditron_cli.plan.inputs import Inputs
 from meditron_cli.plan.memory import stage_parameters
-from meditron_cli.plan.stages import Inputs, model_spec, parallel_spec, vocabulary_spec
+from meditron_cli.plan.spec_parts import model_spec, parallel_spec, vocabulary_spec
 
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 8192}
 

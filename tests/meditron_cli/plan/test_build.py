@@ -16,7 +16,8 @@ from jobs.contract.stage_specs import (
 from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.build import build
-from meditron_cli.plan.stages import Inputs, shares_of_shards
+from meditron_cli.plan.inputs import Inputs
+from meditron_cli.plan.stages import shares_of_shards
 from meditron_cli.runs.launch_plan import result_of
 from meditron_cli.scheduler.slurm import SlurmScheduler
 

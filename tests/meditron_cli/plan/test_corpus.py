@@ -12,7 +12,8 @@ from jobs.contract.stage_specs import CleanSpec, CurateSpec, DeduplicateSpec
 from meditron_cli.config.load import load
 from meditron_cli.plan import corpus
 from meditron_cli.plan.build import build
-from meditron_cli.plan.stages import Inputs, idle_stages, named_paths
+from meditron_cli.plan.inputs import Inputs
+from meditron_cli.plan.stage_plan import idle_stages, named_paths
 from meditron_cli.runs.prepare import source_bytes
 
 from ...conftest import Bench

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.config.load import load
-from meditron_cli.plan import layout, stages
+from meditron_cli.plan import layout, spec_parts
 
 from ...model_specs import model_spec
 
@@ -115,7 +115,7 @@ def test_added_tokens_take_unused_rows_of_the_base_model_first(
          "vocabulary.eod_token=</s>"],
     ).experiment  # fmt: skip
 
-    vocabulary = stages.vocabulary_spec(experiment)
+    vocabulary = spec_parts.vocabulary_spec(experiment)
 
     assert (vocabulary.base_size, vocabulary.base_rows) == (first, base_rows)
     assert vocabulary.size == first + added

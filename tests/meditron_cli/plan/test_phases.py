@@ -12,9 +12,9 @@ from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import build, summary
+from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.model import Lead
-from meditron_cli.plan.stages import Inputs, pretrain_spec
 from meditron_cli.plan.step_times import step_seconds
 
 from ...metric_lines import save, step

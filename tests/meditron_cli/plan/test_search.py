@@ -9,7 +9,7 @@ import pytest
 from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout, memory, search
-from meditron_cli.plan.stages import model_spec
+from meditron_cli.plan.spec_parts import model_spec
 
 from ...plans import GOLDEN, plan_of, profile_of
 

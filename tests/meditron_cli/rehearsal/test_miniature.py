@@ -12,7 +12,7 @@ from safetensors.torch import load as safetensors_load
 from jobs.contract.stage_specs import PIPELINE_STAGES, TailSpec
 from meditron_cli.config.experiment_schema import Experiment, Parallel
 from meditron_cli.config.load import load, size_names
-from meditron_cli.plan import stages
+from meditron_cli.plan import spec_parts
 from meditron_cli.rehearsal import base_model, miniature
 from meditron_cli.runs import prepare
 
@@ -147,8 +147,8 @@ def test_a_miniature_keeps_the_unused_rows_of_a_base_model(unused: int, folder: 
     sets = miniature.settings(real, first)
 
     small = load("local", "7b", folder / "experiment.yaml", sets).experiment
-    vocabulary = stages.vocabulary_spec(small)
-    files = base_model.random_weights(stages.model_spec(small), vocabulary.base_rows)
+    vocabulary = spec_parts.vocabulary_spec(small)
+    files = base_model.random_weights(spec_parts.model_spec(small), vocabulary.base_rows)
 
     assert vocabulary.base_size == miniature.BASE_VOCABULARY
     assert vocabulary.base_rows == miniature.BASE_VOCABULARY + unused

@@ -12,7 +12,7 @@ from jobs.contract.files import read_json
 from jobs.contract.stage_specs import ConvertSpec, IndexSpec, ModelSpec, PretrainSpec
 from jobs.conversion import weight_map
 from meditron_cli.config.load import load
-from meditron_cli.plan import stages
+from meditron_cli.plan import spec_parts
 
 from ...conftest import Bench
 from ...hf_folders import write_tensors
@@ -78,7 +78,7 @@ def rows_of(plan: str) -> dict[str, list[str]]:
 
 
 def test_the_first_command_of_the_manual_is_planned_and_submitted(site: Bench) -> None:
-    spec = stages.model_spec(load("rcp", "70b", None, []).experiment)
+    spec = spec_parts.model_spec(load("rcp", "70b", None, []).experiment)
     folder = site.folder / "models/meta-llama/Llama-2-70b-hf"
     assert write_llama(folder, spec) == BYTES
 
@@ -114,7 +114,7 @@ def test_the_first_command_of_the_manual_is_planned_and_submitted(site: Bench) -
 def test_the_status_names_the_weights_of_a_conversion_and_of_a_training(site: Bench) -> None:
     write_llama(
         site.folder / "models/Llama-2-70b-hf",
-        stages.model_spec(load("rcp", "70b", None, []).experiment),
+        spec_parts.model_spec(load("rcp", "70b", None, []).experiment),
     )
     for stage in ("convert", "pipeline"):
         assert site("submit", stage, *TARGET).exit_code == 0
@@ -127,7 +127,7 @@ def test_the_status_names_the_weights_of_a_conversion_and_of_a_training(site: Be
 
 def test_a_folder_by_its_path_is_the_base_model(site: Bench) -> None:
     folder = site.folder / "Llama-2-70b-hf"
-    write_llama(folder, stages.model_spec(load("rcp", "70b", None, []).experiment))
+    write_llama(folder, spec_parts.model_spec(load("rcp", "70b", None, []).experiment))
     given = ("--set", f"model.weights={folder}")
 
     plan = site("plan", "pretrain", *TARGET, *given)

@@ -17,7 +17,7 @@ from jobs.data.mixture import CorpusSize
 from jobs.selftest import inputs
 from meditron_cli.commands.selftest import load_selftest
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan.stages import parallel_spec
+from meditron_cli.plan.spec_parts import parallel_spec
 from meditron_cli.runs import prepare
 from meditron_cli.selftest import claims, judges, settings
 
