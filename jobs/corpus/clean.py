@@ -1,7 +1,7 @@
 """Read and clean the pieces of a corpus: repair, filter, and note what finds duplicates.
 
-Memory holds one document, a batch of texts for their signatures, frames of about 32 MB, and the
-keys of the piece's documents.
+Memory holds a batch of documents, which are looked up in benchmarks and signed at once, frames of
+about 32 MB, and the keys of the piece's documents.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.contract.errors import TaskError
@@ -29,7 +29,7 @@ from jobs.data.cleaning import SPANS_KEY, document_id, length_problem, normalise
 from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
-    from jobs.corpus.decontamination import Index
+    from jobs.corpus.decontamination import Index, Match
 
 REJECTED_BYTES = 10_000
 """Bytes of a bad record that ``rejected.jsonl`` holds."""
@@ -38,7 +38,10 @@ SHOWN_CHARACTERS = 2_000
 """Of a dropped document, in ``dropped.jsonl``."""
 
 BATCH_CHARACTERS = 1 << 22
-"""Texts whose signatures are computed at once."""
+"""Texts that are looked up in benchmarks and signed at once."""
+
+HELD_CHARACTERS = 1 << 10
+"""What a document takes in a batch beside its text."""
 
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
 
@@ -84,6 +87,17 @@ def documents_of(folder: Path, piece: Piece) -> int:
     return int(piece_files.FinishedPiece(folder, piece.number).record["documents"])
 
 
+class Cleaned(NamedTuple):
+    """A document that no filter dropped, before it is looked up in benchmarks."""
+
+    document: Document
+    identity: str
+    title: str
+    text: str
+    spans: Sequence[tuple[int, int]]
+    digest: bytes
+
+
 class Cleaner:
     """The cleaning of one piece."""
 
@@ -99,7 +113,8 @@ class Cleaner:
                 "checked": dict(index.checked),
                 "too_short": dict(index.too_short),
             }
-        self._texts: list[str] = []
+        self._batch: list[Cleaned | str] = []
+        """Documents, and the ids whose earlier versions are dropped, in the order of reading."""
         self._characters = 0
 
     def clean(self, progress: Progress) -> None:
@@ -112,10 +127,10 @@ class Cleaner:
                 progress.at(before + max(position, 0), self.writer.number)
             require_unchanged(part)
             before += part.end - part.begin
-        self._sign()
+        self.settle()
 
     def take(self, part: Part, record: Record) -> None:
-        """Add a record's document unless it has to be dropped.
+        """Take a record's document unless it has to be dropped; the next batch adds it.
 
         Raises:
             TaskError: the record is bad and ``on_bad_record`` is ``fail``.
@@ -124,14 +139,14 @@ class Cleaner:
         self.writer.counts["in"] += 1
         if isinstance(item, Removal):
             self.writer.counts["deletion"] += 1
-            self._remove_earlier(item.id)
+            self._queue(item.id)
         elif isinstance(item, Document):
-            kept = self.writer.number
-            self._take_document(part, record, item)
-            if self.writer.number == kept:
+            if cleaned := self._cleaned(part, record, item):
+                self._queue(cleaned, len(cleaned.text))
+            else:
                 self.writer.link(names_of(item))
                 if item.is_versioned:
-                    self._remove_earlier(item.id)
+                    self._queue(item.id)
         elif item.problem:
             self._reject(part, record, item)
         else:
@@ -143,13 +158,39 @@ class Cleaner:
         """
         self.writer.remove(self._key(identity, bytes(16), keys.REMOVAL))
 
-    def _take_document(self, part: Part, record: Record, document: Document) -> None:
+    def _queue(self, item: Cleaned | str, characters: int = 0) -> None:
+        self._batch.append(item)
+        self._characters += characters + HELD_CHARACTERS
+        if self._characters >= BATCH_CHARACTERS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add the documents of the batch, but for those that contain questions of benchmarks."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        texts = [item.text for item in batch if not isinstance(item, str)]
+        found = iter(self._index.matches_in(texts) if self._index else [[]] * len(texts))
+        kept = []
+        for item in batch:
+            if isinstance(item, str):
+                self._remove_earlier(item)
+            elif matches := next(found):
+                self._drop_contaminated(item, matches)
+            else:
+                self._keep(item)
+                kept.append(item.text)
+        if self.rules.near_duplicates and kept:
+            from jobs.corpus.duplicates.minhash import signatures
+
+            self.writer.add_bands(signatures(kept, self.rules.near_duplicates))
+
+    def _cleaned(self, part: Part, record: Record, document: Document) -> Cleaned | None:
+        """Return a document as it is to be added; None for one that is dropped."""
         rules, source = self.rules, self.source
         name = document.id or text_digest(document.text).hex()
         self.writer.characters += len(document.text)
         if source.sample < 1 and not is_sampled(name, source.sample, rules.seed):
             self.writer.counts["not_sampled"] += 1
-            return
+            return None
         text, spans, repairs = self._repaired(document)
         self.writer.repairs.update({"documents": any(repairs.values()), **repairs})
         title = normalise(self._masked(document.title))[0] if document.title else ""
@@ -167,10 +208,9 @@ class Cleaner:
             self._reject(part, record._replace(raw=raw), Rejected("", problem))
         elif drop:
             self._drop(drop.reason, drop.matched, identity, title, text)
-        elif matched := self._matched(identity, text):
-            self._drop("contaminated", matched, identity, title, text)
         else:
-            self._keep(document, identity, title, text, spans, digest)
+            return Cleaned(document, identity, title, text, spans, digest)
+        return None
 
     def _repaired(
         self, document: Document
@@ -190,27 +230,22 @@ class Cleaner:
         self.writer.repairs.update(masked)
         return text
 
-    def _matched(self, identity: str, text: str) -> str:
-        """Return the questions of benchmarks that a text contains, for people; empty for none."""
-        if self._index is None:
-            return ""
-        matches = self._index.matches(text)
+    def _drop_contaminated(self, cleaned: Cleaned, matches: Sequence[Match]) -> None:
+        """Drop a document that contains questions of benchmarks."""
+        document, identity, title, text, *_ = cleaned
         for match in matches:
             found = {"id": identity, "source": self.source.name, **match._asdict()}
             self.writer.match(found)
-        return "; ".join(f"{match.benchmark} {match.item}: {match.share:.0%}" for match in matches)
+        shown = (f"{match.benchmark} {match.item}: {match.share:.0%}" for match in matches)
+        self._drop("contaminated", "; ".join(shown), identity, title, text)
+        self.writer.link(names_of(document))
+        if document.is_versioned:
+            self._remove_earlier(document.id)
 
-    def _keep(
-        self,
-        document: Document,
-        identity: str,
-        title: str,
-        text: str,
-        spans: Sequence[tuple[int, int]],
-        digest: bytes,
-    ) -> None:
+    def _keep(self, cleaned: Cleaned) -> None:
         """Add a document to its shard."""
         rules, source = self.rules, self.source
+        document, identity, title, text, spans, digest = cleaned
         value: dict[str, Any] = {"id": identity, "source": source.name}
         work = document.work_id if document.names else ""
         if work:
@@ -234,20 +269,6 @@ class Cleaner:
             identity,
         )
         self.writer.counts["cleaned"] += 1
-        if rules.near_duplicates:
-            self._texts.append(text)
-            self._characters += len(text)
-            if self._characters >= BATCH_CHARACTERS:
-                self._sign()
-
-    def _sign(self) -> None:
-        """Compute the signatures of the texts since the last ones."""
-        if self.rules.near_duplicates is None or not self._texts:
-            return
-        from jobs.corpus.duplicates.minhash import signatures
-
-        self.writer.add_bands(signatures(self._texts, self.rules.near_duplicates))
-        self._texts, self._characters = [], 0
 
     def _key(
         self, identity: str, digest: bytes, flags: int

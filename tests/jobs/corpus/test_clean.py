@@ -20,6 +20,9 @@ from jobs.corpus.pieces import Part, Piece
 from jobs.corpus.progress import Progress
 from tests.corpus_specs import source_spec
 
+MANY = "Give five to ten milligrams of it to every adult with a fever, then wait for two hours."
+INDEX = Index([("benchmark", "1", MANY)], DecontaminationSpec((), 8, 0.8))
+
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
 def test_a_document_held_out_stays_held_out_when_the_fraction_grows(
@@ -48,17 +51,19 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
     """A citation whose update has the retraction would otherwise stay as it was before."""
     source = source_spec(tmp_path / "pubmed", min_chars=5)
     rules = CorpusRules((source,), "fail", 1, 0, drop=("retracted",))
-    cleaner = clean.Cleaner(tmp_path, Piece(0, 0, ()), rules, None)
+    cleaner = clean.Cleaner(tmp_path, Piece(0, 0, ()), rules, INDEX)
     retracted = {"types": ["Retracted Publication"]}
     records = [
-        *(Document(name, "", f"text {name}", is_versioned=True) for name in "abcd"),
+        *(Document(name, "", f"text {name}", is_versioned=True) for name in "abcde"),
         Document("a", "", "text a", meta=retracted, is_versioned=True),
         Document("b", "no abstract", "", is_versioned=True),
         Document("c", "", "text c, again", is_versioned=True),
+        Document("d", "", MANY, is_versioned=True),
     ]
 
     for number, item in enumerate(records, 1):
         cleaner.take(Part("file", 1, 0, 0, 1), Record(item, number, 0, b""))
+    cleaner.settle()
     cleaner.writer.publish("key")
 
     piece = FinishedPiece(tmp_path, 0)
@@ -68,11 +73,8 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
         ("a", "removed"),
         ("b", "removed"),
         ("c", "replaced"),
+        ("d", "removed"),
     ]
-
-
-MANY = "Give five to ten milligrams of it to every adult with a fever, then wait for two hours."
-QUESTION = ("benchmark", "1", MANY)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,6 @@ def test_a_record_that_is_dropped_joins_the_abstract_and_the_full_text(
 ) -> None:
     sources = (source_spec("citations", **fields), source_spec("texts"))
     rules = CorpusRules(sources, "fail", 1, 0)
-    index = Index([QUESTION], DecontaminationSpec((), 8, 0.8))
     citation = Document(
         "c", "", text, {"pmid": "1", "doi": "10.1/x", "pmcid": "2"}, is_marked=False
     )
@@ -105,9 +106,10 @@ def test_a_record_that_is_dropped_joins_the_abstract_and_the_full_text(
 
     found = []
     for number, documents in enumerate(items):
-        cleaner = clean.Cleaner(tmp_path, Piece(number, number, ()), rules, index)
+        cleaner = clean.Cleaner(tmp_path, Piece(number, number, ()), rules, INDEX)
         for document in documents:
             cleaner.take(Part("file", 1, 0, 0, 1), Record(document, 1, 0))
+        cleaner.settle()
         cleaner.writer.publish("key")
         found.append(FinishedPiece(tmp_path, number))
 

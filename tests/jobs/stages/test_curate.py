@@ -168,14 +168,18 @@ def test_articles_and_citations_become_documents_with_their_markup(
     result = bench.start("curate")
 
     assert (result.returncode, result.stderr) == (0, "")
-    article, citation = by_id(bench.documents())
+    citation, article = by_id(bench.documents())
     assert article["text"] == (
         "A trial\n\nGive 5-10 mg, as in [fig_ref] Figure 1: Doses. [/fig_ref] and the literal "
         "[fig].\n\n[fig] Figure 1: Doses. [/fig]"
     )
     tokens = [article["text"][begin:end] for begin, end in article["spans"]]
     assert tokens == ["[fig_ref]", "[/fig_ref]", "[fig]", "[/fig]"]
-    assert (article["id"], article["work_id"], article["title"]) == ("11", "pmid:11", "A trial")
+    assert (article["id"], article["work_id"], article["title"]) == (
+        "pmid:11",
+        "pmid:11",
+        "A trial",
+    )
     assert citation["text"] == "Another trial.\nIt failed."
     assert (citation["spans"], citation["meta"]["pmid"]) == ([], "12")
     manifest = read_json(bench.run.path("corpus/manifest.json"))
