@@ -649,7 +649,7 @@ class StageKind:
     after_if_planned: tuple[str, ...] = ()
     """Stages whose results it reads too, where the same plan makes them."""
     trains: bool = False
-    """Has steps and checkpoints; tasks of other stages start from scratch in each attempt."""
+    """Has steps and checkpoints."""
     reads_tokenizer: bool = False
     polls_stop: bool = False
     """Its ranks poll the file STOP."""

@@ -22,6 +22,7 @@ from jobs.contract.files import FormatError, parse_json, read_json, write_json
 from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
 from jobs.corpus.document import IDENTIFIERS, identifiers
+from jobs.data import tokenized
 
 INTENT = f"{CORPUS}/takedown.json"
 FACTS = ("id", "source", "work_id", "title")
@@ -140,6 +141,7 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     """
     manifest = read_manifest(run)
     write_json(run.path(INTENT), {"documents": [asdict(match) for match in matches]})
+    run.path(tokenized.MANIFEST_PATH).unlink(missing_ok=True)  # they are not the corpus's any more
     ids = {match.id for match in matches}
     starts, kept_for = starts_of(ids), {f"{match.id} of {match.source}" for match in matches}
     for path in (run.path(f"{CORPUS}/{name}") for name in ASIDE):

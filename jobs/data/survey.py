@@ -441,6 +441,12 @@ class _Surveyor:
         """
         made, again = self.written.get(prefix), f"{RESUME} makes it again"
         if made is None:
+            maker = tokenized.owner(Path(prefix)) if Path(prefix).is_absolute() else None
+            if maker is not None and maker.path("tokens") in binary.parents:
+                raise TaskError(
+                    f"{binary} has no done marker of tokenize",
+                    f"name the run, {maker.root}: it knows its datasets",
+                )
             return
         if Path(prefix).is_absolute():
             again = "name datasets that were made with it, or curate and tokenize in this run"

@@ -1,4 +1,8 @@
-"""The indexed datasets that tokenize has written, by the done markers of a run."""
+"""The indexed datasets that tokenize has written, by the done markers of a run.
+
+Training reads the done markers, which also know when each file was written. The manifest of the
+tokens shows the same of finished ones to people and other programs; nothing reads it here.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ R = TypeVar("R")
 
 TRAIN, VALIDATION = "train", "validation"
 """The splits of a corpus, as its folders are named."""
+
+MANIFEST_PATH = "tokens/manifest.json"
 
 THREADS = 16
 """Files read side by side: a network file system takes about a millisecond per request."""

@@ -2,17 +2,17 @@
 to the lines of the shard. What is in a dataset, the shard alone decides, not the tasks.
 
 An end-of-document token follows each document; a BOS token stands before it where the vocabulary
-registry names one. No torch or megatron.core is imported, so that a task starts at once. Memory
-holds two batches of documents and four bytes per document.
+registry names one. Each stretch of a shard is published and recorded when it is whole, and stays
+when the task is stopped or killed. No torch or megatron.core is imported, so that a task starts at
+once. Memory holds two batches of documents and four bytes per document.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.errors import FAILED, RESUME, Stopped, TaskError
 from jobs.contract.files import sha256
-from jobs.contract.stage_specs import TokenizeSpec, numbered
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import document_map, tokenized, tokenizer_file
 from jobs.data.indexed_dataset import index_dtype, stored
 from jobs.runtime.context import Context
-from jobs.tokenization import assemble
+from jobs.tokenization import assemble, manifest, stretch_records
 from jobs.tokenization import engine as engines
 from jobs.tokenization.counts import Counts, merged, tokens_of_sources, words_and_bytes
 from jobs.tokenization.datasets import StretchWriter
 from jobs.tokenization.documents import Batch, Names, Reader
 from jobs.tokenization.engine import Encoded, Engine, EngineData
-from jobs.tokenization.stretches import Stretch, stretches
+from jobs.tokenization.stretch_records import PlannedStretch, StretchRecord
+from jobs.tokenization.stretches import Stretch
 
 if TYPE_CHECKING:
     import numpy
@@ -41,29 +42,37 @@ def run(context: Context) -> None:
 
     Raises:
         TaskError: the tokenizer or a shard cannot be used as specified.
-        Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
+        Stopped: a stop was requested; the next attempt continues behind the finished stretches.
     """
-    spec = cast(TokenizeSpec, context.task.spec)
+    spec, run = cast(TokenizeSpec, context.task.spec), context.run
     set_threads(context.task.cpus_per_rank)
-    recorded = {item["path"]: item for item in tokenized.curated(context.run)}
-    inputs = [require_input(context.run, name, recorded.get(name)) for name in spec.inputs]
-    inputs.append(tokenizer_file.require_unchanged(context.run, spec.tokenizer))
+    recorded = {item["path"]: item for item in tokenized.curated(run)}
+    shards = {name: require_input(run, name, recorded.get(name)) for name in spec.inputs}
+    tokenizer = tokenizer_file.require_unchanged(run, spec.tokenizer)
     tools = Tools.load(spec)
     # The outputs change from here on: an earlier marker must not be taken for theirs.
-    done_markers.forget_done(context.run, context.task.stage, context.task.index)
-    made = tokenize_or_again(context, tools)
-    context.finish(inputs, made.outputs, made.summary)
+    done_markers.forget_done(run, context.task.stage, context.task.index)
+    made = tokenize_or_again(context, tools, shards)
+    manifest.finish(run, spec, {**recorded, **shards}, tools.dtype)
+    context.finish([*shards.values(), tokenizer], made.outputs, made.summary)
 
 
-def tokenize_or_again(context: Context, tools: Tools) -> Made:
+def tokenize_or_again(
+    context: Context, tools: Tools, shards: Mapping[str, Mapping[str, Any]]
+) -> Made:
     """Tokenize with the chosen engine; where gigatoken gives other ids than ``tokenizers`` on the
-    way, start again with the latter. Raises as ``tokenize``.
+    way, or gave them in an earlier attempt, with the latter. Raises as ``tokenize``.
     """
-    spec = cast(TokenizeSpec, context.task.spec)
+    spec, run = cast(TokenizeSpec, context.task.spec), context.run
+    outputs = zip(spec.inputs, spec.output_prefixes, strict=True)
+    planned = list(stretch_records.plan(run, spec, outputs, shards, spec.part, spec.parts))
     try:
-        return tokenize(context, spec, tools)
+        if tools.engine.name == engines.GIGATOKEN:
+            stretch_records.require_trust(run, spec)
+        return tokenize(context, planned, tools)
     except engines.EngineDiffers as error:
-        return tokenize(context, spec, tools.without_gigatoken(spec, error))
+        stretch_records.distrust(run, spec, error)
+        return tokenize(context, planned, tools.without_gigatoken(spec, error))
 
 
 def set_threads(count: int) -> None:
@@ -151,6 +160,11 @@ class Tools:
             specs.digest(registry),
         )
 
+    @property
+    def compared(self) -> int:
+        """Return the number of texts whose ids were compared with those of another engine."""
+        return getattr(self.engine, "compared", 0)
+
     def without_gigatoken(self, spec: TokenizeSpec, error: engines.EngineDiffers) -> Tools:
         """Return the tools with which a task starts again after gigatoken gave other ids.
 
@@ -164,16 +178,6 @@ class Tools:
         reader = replace(self.reader, characters=slow.characters)
         return replace(self, engine=slow, reason=reason, reader=reader)
 
-    def summary(self) -> dict[str, Any]:
-        """Return what a task records of its engine and its vocabulary."""
-        return {
-            "dtype": self.dtype,
-            "vocabulary": self.vocabulary,
-            "engine": self.engine.name,
-            "engine_reason": self.reason,
-            "compared": getattr(self.engine, "compared", 0),
-        }
-
 
 class Made(NamedTuple):
     """The files and the counts of a task."""
@@ -182,51 +186,71 @@ class Made(NamedTuple):
     summary: dict[str, Any]
 
 
-def tokenize(context: Context, spec: TokenizeSpec, tools: Tools) -> Made:
-    """Write the datasets of the task and publish them when all are whole; return their files as the
-    done marker records them, and the task's counts.
+def tokenize(context: Context, planned: Sequence[PlannedStretch], tools: Tools) -> Made:
+    """Make the stretches of the task that are not finished; return the files of all as the done
+    marker records them, and the task's counts.
 
     Raises:
         TaskError: a record has no text, or a text that is too long.
         Stopped: a stop was requested.
         EngineDiffers: gigatoken gave other ids than ``tokenizers``.
     """
-    started = time.monotonic()
+    spec = cast(TokenizeSpec, context.task.spec)
+    progress = Progress(context, sum(item.bytes for item in planned))
+    records: list[StretchRecord] = []
     counts = {name: Counts() for name in spec.inputs}
-    written: list[tuple[str, StretchWriter]] = []
-    planned = list(stretches_of(context, spec))
-    progress = Progress(context, sum(stretch.end - stretch.begin for _, _, stretch in planned))
-    with ExitStack() as stack:
-        for name, prefix, stretch in planned:
-            writer = StretchWriter(
-                context.path(numbered(prefix, stretch.number)),
-                tools.dtype,
-                stretch.begin,
-                spec.shard_tokens,
-            )
-            stack.callback(writer.discard)
-            counts[name].add(encode_shard(tools, stretch, writer, progress))
-            written.append((name, writer))
-        datasets = [(name, dataset) for name, writer in written for dataset in writer]
-        for _, dataset in datasets:
-            dataset.publish()
+    for item in planned:
+        record = stretch_records.read(context.run, item)
+        if record is None or record.engine not in (tools.engine.name, engines.TOKENIZERS):
+            record = make(context, item, tools, progress)
+        records.append(record)
+        counts[item.shard].add(found := merged([record.counts]))
+        progress.finish(item.bytes, found.documents)
     summary = {
         **merged(map(Counts.to_json, counts.values())).to_json(),
         "shards": {name: found.to_json() for name, found in counts.items()},
         "bytes": progress.total,
-        **tools.summary(),
-        "seconds": time.monotonic() - started,
+        "dtype": tools.dtype,
+        "vocabulary": tools.vocabulary,
+        "engine": joined([record.engine for record in records] or [tools.engine.name]),
+        "engine_reason": joined([record.engine_reason for record in records] or [tools.reason]),
+        "compared": sum(record.compared for record in records),
+        "seconds": sum(record.seconds for record in records),
     }
-    outputs = [item for name, dataset in datasets for item in dataset.describe(context.run, name)]
-    return Made(outputs, summary)
+    return Made([item for record in records for item in record.files], summary)
 
 
-def stretches_of(context: Context, spec: TokenizeSpec) -> Iterator[tuple[str, str, Stretch]]:
-    """Yield the task's stretches, each with its shard and the prefix of that one's datasets."""
-    for name, prefix in zip(spec.inputs, spec.output_prefixes, strict=True):
-        path = context.path(name)
-        for stretch in stretches(path, spec.shard_tokens, spec.part, spec.parts):
-            yield name, prefix, stretch
+def joined(texts: Iterable[str]) -> str:
+    """Return the different ones of some texts."""
+    return "; ".join(sorted({*texts} - {""}))
+
+
+def make(
+    context: Context, planned: PlannedStretch, tools: Tools, progress: Progress
+) -> StretchRecord:
+    """Make, publish and record a stretch. Raises as ``tokenize``."""
+    started, compared = time.monotonic(), tools.compared
+    spec = cast(TokenizeSpec, context.task.spec)
+    manifest.forget(context.run)
+    lines, path = planned.lines, context.path(planned.prefix)
+    writer = StretchWriter(path, tools.dtype, lines.begin, spec.shard_tokens)
+    try:
+        counts = encode_stretch(tools, lines, writer, progress)
+        stretch_records.forget(context.run, planned)
+        writer.publish()
+    finally:
+        writer.discard()
+    record = StretchRecord(
+        made_of=planned.made_of,
+        engine=tools.engine.name,
+        engine_reason=tools.reason,
+        compared=tools.compared - compared,
+        counts=counts.to_json(),
+        files=tuple(writer.describe(context.run, planned.shard)),
+        seconds=time.monotonic() - started,
+    )
+    stretch_records.write(context.run, planned, record)
+    return record
 
 
 @dataclass
@@ -236,31 +260,37 @@ class Progress:
     context: Context
     total: int
     """Bytes to read."""
-    before: int = 0
-    """Bytes of the stretches that are done."""
+    bytes: int = 0
+    """Of the stretches that are finished."""
     documents: int = 0
+    """Of the stretches that are finished."""
     due: float = 0.0
 
     def report(self, done: int, documents: int) -> None:
-        """Report bytes of the current stretch, about once a second; obey a request to stop.
+        """Report what of the current stretch is done, about once a second; obey a request to stop.
 
         Raises:
             Stopped: a stop was requested.
         """
-        self.documents += documents
         if (now := time.monotonic()) >= self.due:
-            self.context.progress(self.before + done, self.total, "bytes", documents=self.documents)
+            self._write(self.bytes + done, self.documents + documents)
             self.due = now + 1.0
         if self.context.stop:
-            raise Stopped("stop requested; this shard starts from scratch in the next attempt")
+            raise Stopped(
+                "stop requested; the next attempt continues behind the finished stretches"
+            )
 
-    def finish(self, size: int) -> None:
-        """Report the end of a stretch of some bytes."""
-        self.before += size
-        self.context.progress(self.before, self.total, "bytes", documents=self.documents)
+    def finish(self, size: int, documents: int) -> None:
+        """Report a finished stretch, of this attempt or an earlier one."""
+        self.bytes += size
+        self.documents += documents
+        self._write(self.bytes, self.documents)
+
+    def _write(self, done: int, documents: int) -> None:
+        self.context.progress(done, self.total, "bytes", documents=documents)
 
 
-def encode_shard(
+def encode_stretch(
     tools: Tools, stretch: Stretch, writer: StretchWriter, progress: Progress
 ) -> Counts:
     """Encode every document of a stretch, with an entry each in the document map; return what was
@@ -268,8 +298,8 @@ def encode_shard(
     """
     counts = Counts()
     for batch, encoded in encoded_batches(tools, stretch):
-        counts.add(found := write(tools, batch, encoded, writer))
-        progress.report(batch.position - stretch.begin, found.documents)
+        counts.add(write(tools, batch, encoded, writer))
+        progress.report(batch.position - stretch.begin, counts.documents)
     written = sum(dataset.tokens.documents for dataset in writer)
     if counts.read != written + counts.skipped:
         raise TaskError(
@@ -279,7 +309,6 @@ def encode_shard(
             FAILED,
         )
     writer.seal(stretch.end)
-    progress.finish(stretch.end - stretch.begin)
     return counts
 
 

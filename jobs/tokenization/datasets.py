@@ -101,6 +101,15 @@ class StretchWriter:
         """End the last dataset where the stretch ends."""
         self.datasets[-1].seal(end)
 
+    def publish(self) -> None:
+        """Rename the files of all datasets."""
+        for dataset in self.datasets:
+            dataset.publish()
+
+    def describe(self, run: RunDir, shard: str) -> list[dict[str, Any]]:
+        """Return the published files as the done marker records them."""
+        return [item for dataset in self.datasets for item in dataset.describe(run, shard)]
+
     def discard(self) -> None:
         """Remove the files that were not published."""
         for dataset in self.datasets:

@@ -199,6 +199,22 @@ def test_a_dataset_of_the_run_without_a_done_marker_is_refused(
         survey_of()
 
 
+def test_a_dataset_that_another_run_has_not_finished_is_refused(
+    survey_of: Survey, tmp_path: Path
+) -> None:
+    other = RunDir(tmp_path / "other")
+    tokenize(other, OWN, LARGE)
+    left = other.path(f"{OWN}-0001")
+    write_dataset(left, LARGE)
+    assert survey_of(str(other.path(OWN)))
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of(str(left))
+
+    assert refusal.value.message == f"{left}.bin has no done marker of tokenize"
+    assert refusal.value.hint == f"name the run, {other.root}: it knows its datasets"
+
+
 def test_tokens_of_another_tokenizer_are_refused_of_this_run_and_another(
     run: RunDir, survey_of: Survey, tmp_path: Path
 ) -> None:

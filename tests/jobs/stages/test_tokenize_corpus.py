@@ -30,6 +30,7 @@ from tokenizers import (
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import document_map, tokenized
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES, text_digest
 from jobs.data.survey import survey
@@ -247,6 +248,12 @@ def test_literal_special_tokens_become_those_tokens_only_where_configured(
     assert bench.done("tokenize")["summary"]["eod_in_text"] == 1
 
 
+def described(bench: Any, task: specs.TaskSpec) -> dict[str, dict[str, Any]]:
+    """Return the shards of a task as it describes them."""
+    assert isinstance(task.spec, TokenizeSpec)
+    return {name: done_markers.describe_file(bench.run, name) for name in task.spec.inputs}
+
+
 class FailsLater:
     """Gigatoken, until a text that it encodes otherwise than ``tokenizers``."""
 
@@ -270,7 +277,7 @@ def test_a_difference_on_the_way_starts_the_shard_again(
     tools = Tools.load(task.spec)
     differs = replace(tools, engine=FailsLater(tools.engine))
 
-    made = tokenize_or_again(context, differs)
+    made = tokenize_or_again(context, differs, described(bench, task))
 
     assert read_ids(bench) == expected_ids(tokenizer_file, texts)
     assert (made.summary["engine"], made.summary["documents"]) == ("tokenizers", len(texts))
@@ -300,9 +307,10 @@ def test_an_engine_that_loses_a_text_ends_the_task(
     task = bench.tokenize(shard(*TEXTS), tokenizer_file)
     context = context_from(bench.run.root, "tokenize", 0, {})
     tools = Tools.load(task.spec)
+    loses = replace(tools, engine=Loses(tools.engine))
 
     with pytest.raises(TaskError, match=r"gigatoken encoded 4 of 5 texts"):
-        tokenize_or_again(context, replace(tools, engine=Loses(tools.engine)))
+        tokenize_or_again(context, loses, described(bench, task))
 
     assert bench.files("tokens") == {}
 
@@ -314,7 +322,7 @@ def test_both_engines_write_the_same_bytes(bench: Any, shard: Any, tokenizer_fil
         assert not written or bench.is_done(task)  # the engine decides no byte
         assert bench.start("tokenize").returncode == 0
         assert bench.done("tokenize")["summary"]["engine"] == engine
-        written[engine] = bench.files("tokens")
+        written[engine] = bench.files("tokens/train")
 
     assert written["gigatoken"] == written["tokenizers"]
 
@@ -356,7 +364,7 @@ def test_any_number_of_tasks_writes_the_same_datasets_of_a_corpus(
         for index in range(1, tasks):
             run_task(bench, index)
         prefixes = tokenized.prefixes(bench.run, ["."], "train")
-        written[tasks] = prefixes, bench.files("tokens/train")
+        written[tasks] = prefixes, bench.files("tokens")
 
     assert written == dict.fromkeys(written, written[1])
     prefixes = written[1][0]
@@ -684,19 +692,23 @@ def test_killed_before_any_rename_nothing_false_stands_and_a_rerun_ends_it(
     task = bench.tokenize(shard(*TEXTS), tokenizer_file)
     assert bench.start("tokenize").returncode == 0
     undisturbed = bench.files("tokens")
+    record = bench.run.path("stages/tokenize/stretches/train/00000.json")
     moments = 0
 
-    while (
-        result := bench.start_and_signal("tokenize", "os.rename", moments + 1, signal.SIGKILL)
-    ).returncode:
+    while True:
+        record.unlink(missing_ok=True)  # or nothing would be made
+        result = bench.start_and_signal("tokenize", "os.rename", moments + 1, signal.SIGKILL)
+        if not result.returncode:
+            break
         moments += 1
         assert result.returncode == -signal.SIGKILL
         assert not bench.is_done(task)
         named = [name for name in bench.files("tokens/train") if not name.startswith(".")]
         whole = ["00000.bin", "00000.docs", "00000.idx"]
         assert named in (whole, whole[:2])
+        assert not record.exists() or named == whole
 
-    assert moments == 6  # two of the progress, .docs, .bin, .idx, the marker
+    assert moments == 8  # progress; .docs, .bin, .idx, record; progress, manifest, marker
     assert bench.is_done(task)
     assert bench.files("tokens") == undisturbed
 
@@ -706,7 +718,7 @@ def test_killed_on_a_fresh_run_no_file_stands_under_its_name(
 ) -> None:
     bench.tokenize(shard(*TEXTS), tokenizer_file)
 
-    assert bench.start_and_signal("tokenize", "os.rename", 3, signal.SIGKILL).returncode
+    assert bench.start_and_signal("tokenize", "os.rename", 2, signal.SIGKILL).returncode
 
     assert [name for name in bench.files("tokens/train") if not name.startswith(".")] == []
     assert len(bench.files("tokens/train")) == 3
@@ -723,7 +735,7 @@ def test_a_stop_request_ends_it_without_outputs(
     result = bench.start_and_signal("tokenize", "os.rename", 1, signal.SIGTERM)
 
     assert result.returncode == 130
-    message = "tokenize: stop requested; this shard starts from scratch in the next attempt\n"
+    message = "tokenize: stop requested; the next attempt continues behind the finished stretches\n"
     assert result.stderr == message
     assert bench.files("tokens") == {}
 

@@ -13,6 +13,7 @@ import pytest
 from jobs.contract import done_markers, specs
 from jobs.contract.files import FORMAT, read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
+from jobs.data.tokenized import MANIFEST_PATH
 
 from ...conftest import Bench
 from .test_samples import REPOSITORY
@@ -258,7 +259,9 @@ def test_after_a_removal_the_next_step_is_named(meditron: Bench, curated: RunDir
         last = done.stderr.splitlines()[-1]
         again = f"`meditron submit tokenize --run {curated.name}` makes the tokens without them"
         assert (last == again) == curated.path("tokens").exists()
+        assert not curated.path(MANIFEST_PATH).exists()
         curated.path("tokens").mkdir(exist_ok=True)
+        curated.path(MANIFEST_PATH).write_text("of the tokens with the document")
 
 
 def test_a_removal_that_was_killed_is_completed_by_the_next(
