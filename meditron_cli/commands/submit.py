@@ -248,7 +248,8 @@ def refuse(submission: SubmitTarget) -> None:
     try:
         launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {}, {})
     except launch_plan.MissingInputs as error:
-        hint = f"`{options.submit_command(prepare.PIPELINE)}` runs all stages in order"
+        one, pipeline = map(options.submit_command, (error.needed, prepare.PIPELINE))
+        hint = f"`{one}` makes it, `{pipeline}` runs all stages in order"
         raise ConfigError(error.message, hint=hint) from error
 
 

@@ -40,6 +40,12 @@ RecordedSpecs = Mapping[str, Mapping[int, TaskSpec | None]]
 class MissingInputs(ConfigError):
     """A stage whose inputs are neither there nor being made; the hint is for an existing run."""
 
+    def __init__(self, stage: str, needed: str, hint: str) -> None:
+        """Name the stage, and the one that makes its inputs."""
+        message = f"{stage} needs the result of {needed}, which this run does not have"
+        super().__init__(message, hint=hint)
+        self.needed = needed
+
 
 class WaitingStages(ConfigError):
     """Queued stages outside of the plan that would wait for a replaced job without end; the hint is
@@ -428,11 +434,12 @@ def require_inputs(
         before = record.stages.get(name)
         if name in decisions or (before is not None and will_be_complete(before, infos)):
             continue
-        pipeline = store.command(RunDir(record.path), "submit", "pipeline", "--run")
-        raise MissingInputs(
-            f"{stage.stage} needs the result of {name}, which this run does not have",
-            hint=f"`{pipeline}` runs all stages in order",
+        one, pipeline = (
+            store.command(RunDir(record.path), "submit", which, "--run")
+            for which in (name, "pipeline")
         )
+        hint = f"`{one}` makes it, `{pipeline}` runs all stages in order"
+        raise MissingInputs(stage.stage, name, hint=hint)
 
 
 def will_be_complete(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:

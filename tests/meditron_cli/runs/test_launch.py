@@ -226,13 +226,15 @@ def test_of_two_first_submits_at_once_the_later_one_succeeds(
 def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
     meditron: Bench, stage: str, first: str, needed: str
 ) -> None:
+    options = f"--cluster local --size tiny --config {meditron.folder / 'experiment.yaml'}"
+
     result = meditron.submit(stage=stage)
 
     assert result.exit_code == 2
     assert result.stderr == (
         f"error: {first} needs the result of {needed}, which this run does not have\n"
-        "hint: `meditron submit pipeline --cluster local --size tiny "
-        f"--config {meditron.folder / 'experiment.yaml'}` runs all stages in order\n"
+        f"hint: `meditron submit {needed} {options}` makes it, "
+        f"`meditron submit pipeline {options}` runs all stages in order\n"
     )
     assert not meditron.runs.exists()
 
