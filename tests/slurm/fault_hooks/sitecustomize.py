@@ -22,7 +22,7 @@ from pathlib import Path
 
 WRAPPED = {
     "pretrain": ("jobs.engine.trainer", "Trainer"),
-    "tokenize": ("jobs.stages.tokenize_corpus", "encode_shard"),
+    "tokenize": ("jobs.stages.tokenize_corpus", "encode_stretch"),
     "evaluate": ("jobs.stages.evaluate", "score"),
 }
 """By stage, a module and the name in it that is wrapped once it is loaded."""
