@@ -110,17 +110,19 @@ def refuse_equal_ids(
     """Refuse two different documents of one id.
 
     Raises:
-        TaskError: naming the id and the source.
+        TaskError: naming the first id and its source.
     """
     reason = find.REASONS.index(DUPLICATE_ID)
+    same = {number: rows[rows["reason"] == reason] for number, rows in found.items()}
+    total = sum(map(len, same.values()))
     for piece in finished:
-        rows = found.get(piece.number)
-        if rows is None or not (same := rows[rows["reason"] == reason]).size:
+        if piece.number not in same or not same[piece.number].size:
             continue
-        identity = piece.ids()[int(same[0]["number"])]
+        identity = piece.ids()[int(same[piece.number][0]["number"])]
         source = rules.sources[piece.source]
+        more = f", {plural(total - 1, 'other document')} likewise" if total > 1 else ""
         raise TaskError(
-            f"{source.path}: two documents with different texts have the id {identity!r}",
+            f"{source.path}: two documents with different texts have the id {identity!r}{more}",
             "correct the ids; or --set curate.id_key=none makes digests of the texts the ids; or "
             "--set curate.on_bad_record=skip keeps one of the two and sets the others aside",
         )

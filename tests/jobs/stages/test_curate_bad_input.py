@@ -104,6 +104,24 @@ def test_a_bad_line_stops_the_task_with_file_and_line(
     check(bench, source, f"{source}:4: {problem}", CORRECT)
 
 
+@pytest.mark.parametrize(
+    ("ids", "more"), [("aab", ""), ("aabaccb", ", 3 other documents likewise")]
+)
+def test_ids_of_several_texts_are_refused_with_their_number(
+    ids: str, more: str, bench: Any, write_jsonl: Any
+) -> None:
+    records = [{"id": name, "text": f"The text number {at}."} for at, name in enumerate(ids)]
+    source = write_jsonl("in/docs.jsonl", *records)
+
+    check(
+        bench,
+        source,
+        f"{source}: two documents with different texts have the id 'a'{more}",
+        "correct the ids; or --set curate.id_key=none makes digests of the texts the ids; or "
+        "--set curate.on_bad_record=skip keeps one of the two and sets the others aside",
+    )
+
+
 LONG = "heart " * (MAX_DOCUMENT_BYTES // 6 + 1)
 TOO_LONG = "the text has {} bytes, a document may have 16,777,216; split it into shorter documents"
 
