@@ -65,7 +65,8 @@ BUCKETS = 64
 SIGNED = 1 << 16
 """Documents of a piece whose bands are put into buckets at a time."""
 SHARED = 32
-"""A name that more documents and links have is not that of a work, as the DOI of a journal."""
+"""A name that more documents and links have is not that of a work, as the DOI of a journal; and a
+text that more documents have is not that of one work, as ``No abstract available``."""
 FIRST = 32
 """Each document is compared with so many smaller ones of a band; more share one by a phrase."""
 COMPARED = 1 << 15
@@ -200,6 +201,8 @@ class _Search:
         """
         self.reasons = np.full(self.total, KEPT, np.uint8)
         self.abstracts = np.zeros(self.total, np.bool_)
+        self.stock = [np.empty(0, np.uint32)]
+        """Copies of texts that many documents have."""
         self._order_by_id()
         self._drop_equal_texts()
         self.unwanted = [np.empty(0, np.uint32)]
@@ -266,8 +269,10 @@ class _Search:
             changes = (digests[1:] != digests[:-1]).any(axis=1)
             group = np.concatenate([np.zeros(min(len(order), 1), np.intp), np.cumsum(changes)])
             begins = group_starts(group)
-            first = positions[np.repeat(begins, sizes(begins, len(group)))]
+            counts = sizes(begins, len(group))
+            first = positions[np.repeat(begins, counts)]
             other = first != positions
+            self.stock.append(positions[other & np.repeat(counts > SHARED, counts)])
             self.abstracts[first[self.abstracts[positions]]] = True
             self._drop(positions[other], first[other], DUPLICATE)
 
@@ -288,9 +293,10 @@ class _Search:
 
     def _unite_works(self) -> None:
         """Join the living documents and the links that share a name into sets, as ``kept`` points.
-        The names of a copy are those of the document that is kept for it. Note the documents of
-        unwanted works.
+        The names of a copy are those of the document that is kept for it, unless very many have its
+        text. Note the documents of unwanted works.
         """
+        stock = np.concatenate(self.stock)
         for rows in self.names.take():
             is_owned = rows["index"] != NO_DOCUMENT
             rows, unwanted = rows[is_owned], rows["hash"][~is_owned]
@@ -301,7 +307,7 @@ class _Search:
             is_document = positions < self.total
             positions[is_document] = self.positions[positions[is_document]]
             reasons[is_document] = self.reasons[positions[is_document]]
-            named = np.isin(reasons, (KEPT, DUPLICATE))
+            named = np.isin(reasons, (KEPT, DUPLICATE)) & ~np.isin(positions, stock)
             positions, hashes, reasons = positions[named], hashes[named], reasons[named]
             begins = group_starts(hashes)
             counts = sizes(begins, len(hashes))

@@ -362,6 +362,18 @@ def test_copies_of_one_text_do_not_make_a_name_that_of_many_works() -> None:
     assert searched([[*copies, other]])[0, 40] == ("same_work", (0, 0))
 
 
+def test_a_text_of_very_many_works_joins_none_of_them() -> None:
+    """As a placeholder, of which each record has a full text of its own."""
+    stock = [Doc(0, at, (1, 0), True, frozenset({at})) for at in range(1, 34)]
+    full = [Doc(1, at, (at, at), False, frozenset({at})) for at in range(1, 34)]
+
+    found = searched([stock, full])
+
+    assert [reason for reason, _ in found.values()].count("duplicate") == 32
+    assert not any(piece for piece, _ in found)
+    assert len([piece for piece, _ in searched([stock[1:], full]) if piece]) == 31
+
+
 def test_all_of_a_work_goes_whose_citation_is_of_a_kind_that_is_dropped() -> None:
     citation = Doc(0, 0, names=frozenset({1, 2}), is_unwanted=True)
     full = Doc(1, 2, (2, 0), False, frozenset({2, 3}))
