@@ -1,7 +1,7 @@
 """Read and clean the pieces of a corpus: repair, filter, and note what finds duplicates.
 
-Memory holds a batch of documents, which are looked up in benchmarks and signed at once, frames of
-about 32 MB, and the keys of the piece's documents.
+Memory holds a batch of documents, which are looked up in benchmarks and signed at once, lines of
+about 32 MB, and the keys of some thousand documents, whatever the size of a piece.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class Cleaner:
             self._reject(part, record, item)
         else:
             self._drop("empty", "", item.id, "", "")
+        if self._characters >= BATCH_CHARACTERS or self.writer.is_full:
+            self.settle()
 
     def _remove_earlier(self, identity: str) -> None:
         """Drop the versions of a document before a later one that is not kept, as of a work that
@@ -161,8 +163,6 @@ class Cleaner:
     def _queue(self, item: Cleaned | str, characters: int = 0) -> None:
         self._batch.append(item)
         self._characters += characters + HELD_CHARACTERS
-        if self._characters >= BATCH_CHARACTERS:
-            self.settle()
 
     def settle(self) -> None:
         """Add the documents of the batch, but for those that contain questions of benchmarks."""
@@ -182,6 +182,8 @@ class Cleaner:
             from jobs.corpus.duplicates.minhash import signatures
 
             self.writer.add_bands(signatures(kept, self.rules.near_duplicates))
+        if self.writer.is_full:
+            self.writer.end_block()
 
     def _cleaned(self, part: Part, record: Record, document: Document) -> Cleaned | None:
         """Return a document as it is to be added; None for one that is dropped."""
@@ -260,6 +262,7 @@ class Cleaner:
         held_out = is_validation(work or identity, source.validation_fraction)
         shard = rules.shards if held_out else shard_of(digest, rules.shards)
         flags = keys.ABSTRACT * document.is_abstract | keys.VERSIONED * document.is_versioned
+        flags |= keys.HELD_OUT * held_out
         self.writer.add(
             piece_files.line(value),
             shard,

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.contract.units import plural
 from jobs.corpus.duplicates import find
-from jobs.corpus.duplicates.keys import DROPPED
+from jobs.corpus.duplicates.keys import DROPPED, HELD_OUT, REMOVAL
 from jobs.corpus.piece_files import FinishedPiece, path_of
 from jobs.corpus.pieces import Piece, require_same
 from jobs.runtime.context import Context
@@ -70,7 +71,8 @@ def deduplicate(
     for left in folder.glob("scratch.*"):
         shutil.rmtree(left, ignore_errors=True)
     scratch = folder / f"scratch.{uuid4().hex}"  # not that of a lost task that still runs
-    found = find.find((piece.keys() for piece in finished), rules, scratch, report=report)
+    parts = chain.from_iterable(piece.keys() for piece in finished)
+    found = find.find(parts, rules, scratch, report=report)
     if rules.on_bad_record == "fail":
         refuse_equal_ids(rules, finished, found)
     nothing = numpy.array([], dtype=DROPPED)
@@ -118,7 +120,7 @@ def refuse_equal_ids(
     for piece in finished:
         if piece.number not in same or not same[piece.number].size:
             continue
-        identity = piece.ids()[int(same[piece.number][0]["number"])]
+        identity = piece.id_of(int(same[piece.number][0]["number"]))
         source = rules.sources[piece.source]
         more = f", {plural(total - 1, 'other document')} likewise" if total > 1 else ""
         raise TaskError(
@@ -136,12 +138,8 @@ def require_documents(
     Raises:
         TaskError: no document is kept, or all of them are in the validation split.
     """
-    kept = train = 0
-    for piece in finished:
-        lines = piece.lines()
-        is_kept = ~numpy.isin(lines.numbers, found[piece.number]["number"])
-        kept += numpy.unique(lines.numbers[is_kept]).size
-        train += int((lines.shards[is_kept] < rules.shards).sum())
+    dropped = sum(len(found[piece.number]) for piece in finished)
+    kept = sum(int(piece.record["documents"]) for piece in finished) - dropped
     if not kept:
         counts = Counter({"in": 0, **dict.fromkeys(ALWAYS, 0)})
         for piece in finished:
@@ -153,10 +151,19 @@ def require_documents(
             f"no document left (files: {files}, records: {records}, {detail})",
             "see curate.sources, curate.text_key and curate.min_chars",
         )
-    if not train:
+    if not any(is_trained_on(piece, found[piece.number]) for piece in finished):
         documents = plural(kept, "document")
         message = f"no document is in the training split, {documents} in the validation split"
         raise TaskError(message, "lower curate.validation_fraction or add documents")
+
+
+def is_trained_on(piece: FinishedPiece, dropped: numpy.ndarray) -> bool:
+    """Return whether a document of a piece is kept for training."""
+    for rows in piece.key_blocks():
+        trained = rows["number"][rows["flags"] & (REMOVAL | HELD_OUT) == 0]
+        if not numpy.isin(trained, dropped["number"]).all():
+            return True
+    return False
 
 
 def summary(finished: Sequence[FinishedPiece]) -> dict[str, int]:

@@ -1,18 +1,20 @@
 """The files of a cleaned piece: its documents grouped by shard, their keys, and what was dropped.
 
 A piece is finished once its record ``00012.json`` exists, which is written last. Documents are
-lines of the shards, in frames of zstd; a frame holds the lines of one shard. Stages import it
-inside ``run``: it needs numpy.
+lines of the shards, in frames of zstd; a frame holds lines of one shard, behind the numbers of
+their documents. What duplicates are found by is in a second file of frames, each of some thousand
+documents; the last of them is the index of both files, and the record has its place. So memory
+does not grow with the documents of a piece. Stages import it inside ``run``: it needs numpy.
 """
 
 from __future__ import annotations
 
-import io
 import shlex
-import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,25 @@ from jobs.contract.files import (
     fsync_folder,
     read_json,
     sha256,
-    write_bytes,
     write_json,
 )
-from jobs.corpus.duplicates.keys import KEY, LINK, NAME, NO_DOCUMENT, PieceKeys
+from jobs.corpus.duplicates.keys import KEY, LINK, NAME, NO_DOCUMENT, REMOVAL, PieceKeys
 from jobs.corpus.pieces import Piece
 from jobs.data.json_stream import zstd
 
-FRAME = [("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("documents", "u4")]
-"""One frame: the lines of a shard, and where they lie in the file of documents."""
+LINES, KEYS, NAMES, LINKS, BANDS, IDS = range(6)
+"""What a frame holds: lines in the file of documents, the others in that of arrays."""
+
+INDEX = numpy.dtype(
+    [("kind", "u1"), ("shard", "u4"), ("begin", "u8"), ("bytes", "u8"), ("rows", "u4")]
+)
+"""A frame: what it holds, of which shard, and where it lies in its file."""
+
+NUMBER = "I"
+"""Four bytes, as of all numbers of documents."""
+
+BLOCK = 1 << 14
+"""Keys of documents held until they are written as frames."""
 
 BUFFERED_BYTES = 1 << 25
 """Lines held until they are written as frames."""
@@ -48,12 +60,12 @@ PACKING: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
 }
-"""Documents take about 40 % of their bytes, and are read once."""
+"""Documents take about 40 % of their bytes, keys all of them; both are read once."""
 
 SAMPLED = 20
 """Dropped documents that a piece keeps per reason."""
 
-DOCUMENTS, ARRAYS = "documents", "arrays.npz"
+DOCUMENTS, ARRAYS = "documents", "arrays"
 
 
 def path_of(folder: Path, number: int, kind: str) -> Path:
@@ -71,18 +83,20 @@ class Rows:
 
     def __init__(self, dtype: numpy.dtype[Any]) -> None:
         self._dtype = dtype
+        self.total = 0
         self._blocks: list[numpy.ndarray] = []
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
+        self.total += 1
         if len(self._rows) >= 1 << 16:
             self._pack()
 
     def take(self) -> numpy.ndarray:
         """Return the array of all rows, and forget them."""
         self._pack()
-        blocks, self._blocks = self._blocks, []
+        blocks, self._blocks, self.total = self._blocks, [], 0
         return numpy.concatenate(blocks)
 
     def _pack(self) -> None:
@@ -133,12 +147,14 @@ class PieceWriter:
     """Of the documents' texts, before any of them was dropped."""
 
     def __post_init__(self) -> None:
-        self._file = AtomicFile(self._path(DOCUMENTS))
-        self._lines: dict[int, list[bytes]] = {}
-        self._numbers: dict[int, list[int]] = {}
+        self._documents = AtomicFile(self._path(DOCUMENTS))
+        self._arrays = AtomicFile(self._path(ARRAYS))
+        self._index = Rows(INDEX)
+        self._lines: dict[int, bytearray] = {}
+        """Of each shard; lines of their own would take their memory several times over."""
+        self._numbers: dict[int, array[int]] = {}
+        """Of the document that each line is."""
         self._buffered = 0
-        self._frames: list[tuple[int, int, int, int]] = []
-        self._order: list[numpy.ndarray] = []
         self._keys = Rows(KEY)
         self._names = Rows(NAME)
         self._links = Rows(LINK)
@@ -169,12 +185,9 @@ class PieceWriter:
             names: hashes of the names of its work.
         """
         self._ids += identity.replace("\n", " ").encode() + b"\n"
-        lines = self._lines.setdefault(shard, [])
-        numbers = self._numbers.setdefault(shard, [])
-        for _ in range(copies):
-            lines.append(document)
-            numbers.append(self.number)
-            self._buffered += len(document)
+        self._lines.setdefault(shard, bytearray()).extend(document * copies)
+        self._numbers.setdefault(shard, array(NUMBER)).extend([self.number] * copies)
+        self._buffered += len(document) * copies
         self._add_key(key)
         for name in names:
             self._names.add((self.number, name))
@@ -199,9 +212,35 @@ class PieceWriter:
     def _add_key(self, key: tuple[int, int, int, tuple[int, int]]) -> None:
         self._keys.add((*key, self.number))
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether so many keys are held that they are to be written."""
+        return self._keys.total + self._names.total + self._links.total >= BLOCK
+
     def add_bands(self, bands: numpy.ndarray) -> None:
         """Add the bands of the next documents, uint64 ``[documents, bands]``."""
         self._bands.append(bands)
+
+    def end_block(self) -> None:
+        """Write the keys that are held, all of them with their bands."""
+        ids, self._ids = self._ids, bytearray()
+        self._frame(self._arrays, IDS, ids, ids.count(b"\n"))
+        bands, self._bands = self._bands, []
+        held = (
+            (KEYS, self._keys.take()),
+            (NAMES, self._names.take()),
+            (LINKS, self._links.take()),
+            (BANDS, numpy.concatenate(bands) if bands else numpy.array([])),
+        )
+        for kind, rows in held:
+            self._frame(self._arrays, kind, rows.tobytes(), len(rows))
+
+    def _frame(
+        self, file: AtomicFile, kind: int, content: bytes | bytearray, rows: int, shard: int = 0
+    ) -> None:
+        frame = zstd.compress(content, options=PACKING)
+        self._index.add((kind, shard, file.bytes, len(frame), rows))
+        file.write(frame)
 
     def drop(self, reason: str, matched: str, described: dict[str, Any]) -> None:
         """Count a dropped document, and keep it aside where few were dropped for the reason."""
@@ -220,11 +259,10 @@ class PieceWriter:
 
     def _flush(self) -> None:
         for shard in sorted(self._lines):
-            frame = zstd.compress(b"".join(self._lines[shard]), options=PACKING)
-            self._frames.append((shard, self._file.bytes, len(frame), len(self._lines[shard])))
-            self._order.append(numpy.array(self._numbers[shard], dtype="u4"))
-            self._file.write(frame)
-        self._lines, self._numbers, self._buffered = {}, {}, 0
+            numbers = self._numbers.pop(shard)
+            content = numbers.tobytes() + self._lines.pop(shard)
+            self._frame(self._documents, LINES, content, len(numbers), shard)
+        self._buffered = 0
 
     def publish(self, key: str) -> None:
         """Write everything, the record last.
@@ -233,24 +271,13 @@ class PieceWriter:
             key: of the settings that the piece was made with.
         """
         self._flush()
-        arrays: dict[str, Any] = {
-            "keys": self._keys.take(),
-            "names": self._names.take(),
-            "links": self._links.take(),
-            "frames": numpy.array(self._frames, dtype=FRAME),
-            "ids": numpy.frombuffer(self._ids, dtype="u1"),
-            "numbers": numpy.concatenate([*self._order, numpy.array([], dtype="u4")]),
-        }
-        if self._bands:
-            arrays["bands"] = numpy.concatenate(self._bands)
-            self._bands = []
-        content = io.BytesIO()
-        numpy.savez(content, **arrays)
-        arrays.clear()
-        write_bytes(self._path(ARRAYS), content.getvalue())
+        self.end_block()
+        begin = self._arrays.bytes
+        self._arrays.write(zstd.compress(self._index.take().tobytes(), options=PACKING))
         self._aside.publish()
-        self._file.seal()
-        self._file.publish()
+        for file in (self._arrays, self._documents):
+            file.seal()
+            file.publish()
         fsync_folder(self.folder)
         record = {
             "key": key,
@@ -259,14 +286,15 @@ class PieceWriter:
             "repairs": dict(self.repairs),
             "characters": self.characters,
             "documents": self.number,
+            "index": [begin, self._arrays.bytes - begin],
             "questions": self.questions,
         }
         write_json(self._path("json"), record)
 
     def discard(self) -> None:
         """Remove what was not published."""
-        self._file.discard()
-        self._aside.discard()
+        for file in (self._arrays, self._documents, self._aside):
+            file.discard()
 
 
 class FinishedPiece:
@@ -298,50 +326,68 @@ class FinishedPiece:
         """Return the rank of its source."""
         return int(self.record["piece"]["source"])
 
-    def arrays(self, *names: str) -> list[Any]:
-        """Return arrays of the piece; None for one that it does not have.
+    @cached_property
+    def _index(self) -> numpy.ndarray:
+        begin, size = self.record["index"]
+        place = numpy.array([(0, 0, begin, size, 0)], dtype=INDEX)
+        (content,) = self._contents(ARRAYS, place)
+        index = numpy.frombuffer(content, dtype=INDEX)
+        if index["rows"][index["kind"] == IDS].sum() != self.record["documents"]:
+            raise self.lost()
+        return index
+
+    def _contents(self, kind: str, frames: numpy.ndarray) -> Iterator[bytes]:
+        """Yield what some frames of one of the files hold.
 
         Raises:
             TaskError: the file is missing or damaged.
         """
         try:
-            with numpy.load(path_of(self.folder, self.number, ARRAYS)) as found:
-                return [found.get(name) for name in names]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            with path_of(self.folder, self.number, kind).open("rb") as file:
+                for frame in frames:
+                    file.seek(int(frame["begin"]))
+                    yield zstd.decompress(file.read(int(frame["bytes"])))
+        except (OSError, zstd.ZstdError) as error:
             raise self.lost() from error
 
-    def keys(self) -> PieceKeys:
-        """Return what duplicates are found by."""
-        return PieceKeys(self.number, *self.arrays("keys", "names", "links", "bands"))
+    def _frames(self, kind: int, shard: int = 0) -> numpy.ndarray:
+        index = self._index
+        frames: numpy.ndarray = index[(index["kind"] == kind) & (index["shard"] == shard)]
+        return frames
 
-    def ids(self) -> list[str]:
-        """Return the id of each document."""
-        (ids,) = self.arrays("ids")
-        return bytes(ids).decode().split("\n")[:-1]
+    def _arrays(self, kind: int) -> Iterator[bytes]:
+        return self._contents(ARRAYS, self._frames(kind))
 
-    def lines(self) -> PieceLines:
-        """Return where the lines of each shard lie."""
-        return PieceLines(self, *self.arrays("frames", "numbers"))
+    def key_blocks(self) -> Iterator[numpy.ndarray]:
+        """Yield the KEY rows of some thousand documents at a time."""
+        return (numpy.frombuffer(content, dtype=KEY) for content in self._arrays(KEYS))
 
+    def keys(self) -> Iterator[PieceKeys]:
+        """Yield what duplicates are found by, of some thousand documents at a time."""
+        others = zip(*(self._arrays(kind) for kind in (NAMES, LINKS, BANDS)), strict=True)
+        for keys, (names, links, packed) in zip(self.key_blocks(), others, strict=True):
+            documents = int((keys["flags"] & REMOVAL == 0).sum())
+            bands = numpy.frombuffer(packed, dtype="u8").reshape(documents, -1) if packed else None
+            yield PieceKeys(
+                self.number,
+                keys,
+                numpy.frombuffer(names, dtype=NAME),
+                numpy.frombuffer(links, dtype=LINK),
+                bands,
+            )
 
-class PieceLines:
-    """The lines of a piece, which are documents and their copies: 4 bytes of memory each."""
-
-    def __init__(self, piece: FinishedPiece, frames: numpy.ndarray, numbers: numpy.ndarray) -> None:
-        self.piece = piece
-        self.numbers = numbers
-        """Of the document that each line is."""
-        self._frames = frames
-        self._ends = numpy.cumsum(frames["documents"], dtype="u8")
-
-    @property
-    def shards(self) -> numpy.ndarray:
-        """Return the shard of each line."""
-        return numpy.repeat(self._frames["shard"], self._frames["documents"])
+    def id_of(self, number: int) -> str:
+        """Return the id of a document."""
+        frames = self._frames(IDS)
+        ends = numpy.cumsum(frames["rows"], dtype="u8")
+        place = int(numpy.searchsorted(ends, number, side="right"))
+        (content,) = self._contents(ARRAYS, frames[place : place + 1])
+        first = int(ends[place]) - int(frames["rows"][place])
+        return content.split(b"\n")[number - first].decode()
 
     def count(self, shard: int) -> int:
-        """Return the number of lines of a shard."""
-        return int(self._frames["documents"][self._frames["shard"] == shard].sum())
+        """Return the number of lines of a shard, which are documents and their copies."""
+        return int(self._frames(LINES, shard)["rows"].sum())
 
     def of_shard(self, shard: int) -> Iterator[tuple[numpy.ndarray, list[bytes]]]:
         """Yield the lines of a shard in order, some thousand at a time, with the number of the
@@ -350,18 +396,10 @@ class PieceLines:
         Raises:
             TaskError: the file is missing or damaged.
         """
-        path = path_of(self.piece.folder, self.piece.number, DOCUMENTS)
-        try:
-            with path.open("rb") as file:
-                for index in numpy.flatnonzero(self._frames["shard"] == shard):
-                    frame = self._frames[index]
-                    file.seek(int(frame["begin"]))
-                    lines = zstd.decompress(file.read(int(frame["bytes"])))
-                    end = int(self._ends[index])
-                    begin = end - int(frame["documents"])
-                    yield self.numbers[begin:end], lines.splitlines(True)
-        except (OSError, zstd.ZstdError) as error:
-            raise self.piece.lost() from error
+        frames = self._frames(LINES, shard)
+        for frame, content in zip(frames, self._contents(DOCUMENTS, frames), strict=True):
+            numbers = numpy.frombuffer(content, dtype=NUMBER, count=int(frame["rows"]))
+            yield numbers, content[numbers.nbytes :].splitlines(True)
 
 
 def is_finished(folder: Path, piece: Piece, key: str) -> bool:
@@ -371,7 +409,9 @@ def is_finished(folder: Path, piece: Piece, key: str) -> bool:
     except (OSError, FormatError):
         return False
     same = record.get("key") == key and record.get("piece") == piece.described()
-    return same and path_of(folder, piece.number, DOCUMENTS).exists()
+    return same and all(
+        path_of(folder, piece.number, kind).exists() for kind in (DOCUMENTS, ARRAYS)
+    )
 
 
 def settings_key(rules: CorpusRules) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,6 @@ class ShardWriter:
         self._folder = folder
         self._rules = rules
         self._finished = finished
-        self._lines = [piece.lines() for piece in finished]
-        self._dropped = [duplicates_of(piece) for piece in finished]
-        self._ids_of = lru_cache(maxsize=8)(lambda piece: finished[piece].ids())
 
     def write_all(
         self, context: Context, shards: Sequence[int], key: str
@@ -61,7 +57,7 @@ class ShardWriter:
         Raises:
             Stopped: a stop was requested; finished shards stay.
         """
-        total = sum(lines.count(shard) for shard in shards for lines in self._lines)
+        total = sum(piece.count(shard) for shard in shards for piece in self._finished)
         progress = Progress(context, total, "documents")
         return {
             shard: read_record(self._folder, shard, key) or self._write(shard, key, progress)
@@ -77,10 +73,11 @@ class ShardWriter:
         aside = AsideFiles({kind: aside_path(self._folder, shard, kind) for kind in kinds})
         read = 0
         try:
-            for of_piece, dropped in zip(self._lines, self._dropped, strict=True):
-                name = self._rules.sources[of_piece.piece.source].name
+            for piece in self._finished:
+                dropped = duplicates_of(piece)
+                name = self._rules.sources[piece.source].name
                 counts = sources.setdefault(name, Counter())
-                for numbers, lines in of_piece.of_shard(shard):
+                for numbers, lines in piece.of_shard(shard):
                     progress.at(read)
                     for row, document in write_kept(file, counts, dropped, numbers, lines):
                         self._set_aside(aside, counts, row, document, name)
@@ -132,9 +129,9 @@ class ShardWriter:
         """Return the id and the source of the document that is kept for a dropped one."""
         if row["kept_piece"] == NO_DOCUMENT:
             return ""
-        piece = int(row["kept_piece"])
-        source = self._rules.sources[self._finished[piece].source].name
-        return f"{self._ids_of(piece)[int(row['kept_number'])]} of {source}"
+        piece = self._finished[int(row["kept_piece"])]
+        source = self._rules.sources[piece.source].name
+        return f"{piece.id_of(int(row['kept_number']))} of {source}"
 
 
 def write_kept(

@@ -1,7 +1,7 @@
 """Clean stage: read and clean one task's pieces of a corpus.
 
-A killed task keeps the pieces that it has finished. Memory holds a document, a batch of texts,
-32 MB of lines, and the keys of the piece's documents.
+A killed task keeps the pieces that it has finished. Memory holds a document, a batch of texts
+and 32 MB of lines.
 """
 
 from __future__ import annotations

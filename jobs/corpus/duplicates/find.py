@@ -91,13 +91,13 @@ def find(
     """Return the dropped documents of each piece as DROPPED rows, sorted by number.
 
     Args:
-        pieces: in ascending order; a removal or a later version concerns documents of its source
-            in the pieces before it.
+        pieces: in ascending order, each whole or in parts one behind the other; a removal or a
+            later version concerns documents of its source before it.
         rules: ``near_duplicates`` decides whether bands are read.
         scratch: folder for about 60 bytes per document, 40 per link and 12 per band; it is emptied
             first and removed at the end.
         buckets: more of them take less memory each, and more files.
-        report: called before each piece and each bucket, so that a caller can stop the search.
+        report: called before each part and each bucket, so that a caller can stop the search.
 
     Raises:
         OSError: a file in ``scratch`` cannot be written; the error names it.
@@ -145,12 +145,16 @@ class _Search:
         self.near = near
 
     def add(self, piece: PieceKeys) -> None:
-        """Put the keys of a piece into buckets."""
-        if self.begins and piece.piece <= max(self.begins):
-            raise ValueError(f"piece {piece.piece} behind piece {max(self.begins)}")
+        """Put the keys of a piece, or of its next documents, into buckets."""
+        last = next(reversed(self.begins), -1)
+        if piece.piece < last:
+            raise ValueError(f"piece {piece.piece} behind piece {last}")
         keys = np.asarray(piece.keys)
-        begin = self.begins[piece.piece] = self.total
-        self.total += int(keys["number"].max()) + 1 if len(keys) else 0
+        begin = self.begins.setdefault(piece.piece, self.total)
+        known = self.total
+        numbers = keys["number"][keys["flags"] & REMOVAL == 0]
+        if len(numbers):
+            self.total = begin + int(numbers.max()) + 1
         self.linked += len(piece.links)
         if self.total + self.linked >= NO_DOCUMENT:
             raise ValueError(f"more than {NO_DOCUMENT} documents and links")
@@ -169,12 +173,12 @@ class _Search:
         self.names.add(names, names["hash"])
         self.links.add(piece.links, piece.links["left"])
         if self.near:
-            self._add_bands(piece, begin, documents["index"])
+            self._add_bands(piece, known, documents["index"])
 
-    def _add_bands(self, piece: PieceKeys, begin: int, indexes: Rows) -> None:
-        sketches = np.zeros((self.total - begin, SKETCH_WORDS), np.uint64)
+    def _add_bands(self, piece: PieceKeys, known: int, indexes: Rows) -> None:
+        sketches = np.zeros((self.total - known, SKETCH_WORDS), np.uint64)
         if len(indexes):
-            sketches[indexes - np.uint32(begin)] = self._bands_of(piece, indexes)
+            sketches[indexes - np.uint32(known)] = self._bands_of(piece, indexes)
         with naming(self.sketches), self.sketches.open("ab") as file:
             file.write(sketches.tobytes())
 

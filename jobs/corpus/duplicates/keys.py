@@ -14,6 +14,8 @@ version that is not kept; it is no document.
 """
 VERSIONED = 4
 """Flag of a source in which a later document replaces earlier ones of its id."""
+HELD_OUT = 8
+"""Flag of a document of the validation split."""
 
 KEY = np.dtype(
     [("rank", "u2"), ("flags", "u1"), ("id", "u8"), ("digest", "u8", (2,)), ("number", "u4")]
@@ -36,7 +38,7 @@ NO_DOCUMENT = 0xFFFFFFFF
 
 
 class PieceKeys(NamedTuple):
-    """The keys of one piece; arrays may be memory-mapped."""
+    """The keys of one piece, or of its next documents."""
 
     piece: int
     keys: np.ndarray[Any, np.dtype[np.void]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,8 @@ def test_a_later_version_that_is_dropped_takes_the_earlier_one_with_it(tmp_path:
     cleaner.writer.publish("key")
 
     piece = FinishedPiece(tmp_path, 0)
-    dropped = find([piece.keys()], rules, tmp_path / "scratch")[0]
-    ids = piece.ids()
-    assert [(ids[row["number"]], REASONS[row["reason"]]) for row in dropped] == [
+    dropped = find(piece.keys(), rules, tmp_path / "scratch")[0]
+    assert [(piece.id_of(int(row["number"])), REASONS[row["reason"]]) for row in dropped] == [
         ("a", "removed"),
         ("b", "removed"),
         ("c", "replaced"),
@@ -114,7 +114,8 @@ def test_a_record_that_is_dropped_joins_the_abstract_and_the_full_text(
         found.append(FinishedPiece(tmp_path, number))
 
     assert found[0].record["counts"] == {"in": 1, reason: 1}
-    dropped = find([piece.keys() for piece in found], rules, tmp_path / "scratch")
+    parts = chain.from_iterable(piece.keys() for piece in found)
+    dropped = find(parts, rules, tmp_path / "scratch")
     assert [REASONS[row["reason"]] for row in dropped[1]] == ["abstract_of_full_text"]
 
 
