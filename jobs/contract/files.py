@@ -22,6 +22,11 @@ STAGES = "stages"
 """Name of the folder in a run directory that jobs write to."""
 FSYNC_THREADS = 16
 
+SAMPLED_BLOCKS = 64
+SAMPLED_BYTES = 4096
+"""Blocks that are read of a file of any size, and bytes of each. A changed stretch longer than the
+distance of two blocks, a 63rd of the file, is certainly found."""
+
 
 class FormatError(Exception):
     """A file of the run directory has a format this program does not read."""
@@ -279,3 +284,27 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's size and of blocks spread evenly over it, the first and
+    the last included; of all its bytes where it is no larger than the blocks.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        for offset, length in sampled_blocks(size):
+            digest.update(os.pread(handle, length, offset))
+    finally:
+        os.close(handle)
+    return digest.hexdigest()
+
+
+def sampled_blocks(size: int) -> list[tuple[int, int]]:
+    """Return offset and length of the blocks to read of a file of ``size`` bytes."""
+    if size <= SAMPLED_BLOCKS * SAMPLED_BYTES:
+        return [(0, size)]
+    last = size - SAMPLED_BYTES
+    steps = SAMPLED_BLOCKS - 1
+    return [(number * last // steps, SAMPLED_BYTES) for number in range(SAMPLED_BLOCKS)]

@@ -6,8 +6,6 @@ record, so their identity is their size, modification time and sampled blocks. N
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, RESUME, TaskError
-from jobs.contract.files import sha256
+from jobs.contract.files import sampled_sha256, sha256
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import OWN_RUN, PretrainSpec
 from jobs.contract.units import plural
@@ -39,11 +37,6 @@ ENDS = 16
 
 SCANNED_BLOCK = 16 << 20
 """Bytes that a thread holds."""
-
-SAMPLED_BLOCKS = 64
-SAMPLED_BYTES = 4096
-"""Blocks that are read of a file of any size, and bytes of each. A changed stretch longer than the
-distance of two blocks, a 63rd of the file, is certainly found."""
 
 DIGITS = 16
 """Hexadecimal digits of a file's digest in a checkpoint's record, which only names the file that
@@ -492,30 +485,6 @@ def _altered(path: Path) -> TaskError:
         f"{path} is not what tokenize wrote: its content has changed since",
         f"`{remove}`, then {RESUME} makes it again",
     )
-
-
-def sampled_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's size and of blocks spread evenly over it, the first and
-    the last included; of all its bytes where it is no larger than the blocks.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        for offset, length in sampled_blocks(size):
-            digest.update(os.pread(handle, length, offset))
-    finally:
-        os.close(handle)
-    return digest.hexdigest()
-
-
-def sampled_blocks(size: int) -> list[tuple[int, int]]:
-    """Return offset and length of the blocks to read of a file of ``size`` bytes."""
-    if size <= SAMPLED_BLOCKS * SAMPLED_BYTES:
-        return [(0, size)]
-    last = size - SAMPLED_BYTES
-    steps = SAMPLED_BLOCKS - 1
-    return [(number * last // steps, SAMPLED_BYTES) for number in range(SAMPLED_BLOCKS)]
 
 
 def last_places(entries: Index, scanned: int) -> numpy.ndarray:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.contract.files import sampled_sha256
 from jobs.contract.rundir import RunDir
 from jobs.data import document_map
 from jobs.data.indexed_dataset import IndexedWriter
-from jobs.data.survey import sampled_sha256
 
 if TYPE_CHECKING:
     import numpy

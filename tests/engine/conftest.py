@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models
 
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.errors import TaskError
-from jobs.contract.files import read_json, sha256, write_json
+from jobs.contract.files import read_json, sampled_sha256, sha256, write_json
 from jobs.contract.metrics_log import MetricLine, MetricsLog, PeriodLine, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
     OptimizerSpec,
@@ -30,7 +30,6 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data import sample_index
 from jobs.data.sample_trace import Trace
-from jobs.data.survey import sampled_sha256
 from jobs.supervision.ranks.launcher import reserved_port
 
 from ..fork_server import ForkedRank, ForkServer

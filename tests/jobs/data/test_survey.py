@@ -17,6 +17,12 @@ import pytest
 
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
+from jobs.contract.files import (
+    SAMPLED_BLOCKS,
+    SAMPLED_BYTES,
+    sampled_blocks,
+    sampled_sha256,
+)
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
     WHOLE,
@@ -34,15 +40,7 @@ from jobs.data.indexed_dataset import (
     IndexedWriter,
     read_index,
 )
-from jobs.data.survey import (
-    SAMPLED_BLOCKS,
-    SAMPLED_BYTES,
-    DatasetSurvey,
-    last_places,
-    sampled_blocks,
-    sampled_sha256,
-    survey,
-)
+from jobs.data.survey import DatasetSurvey, last_places, survey
 
 from ...model_specs import corpus_spec, vocabulary_spec
 
