@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract.corpus.rules import CorpusRules, SourceSpec
 from jobs.contract.errors import TaskError
+from jobs.contract.files import sampled_sha256
 from jobs.corpus import marked_text, piece_files
 from jobs.corpus.document import Document, Record, Rejected, Removal
 from jobs.corpus.duplicates import keys
@@ -125,6 +126,8 @@ class Cleaner:
                 self.take(part, record)
                 position = min(record.position, part.end) - part.begin
                 progress.at(before + max(position, 0), self.writer.number)
+            if part.begin == 0:
+                self.writer.digests[part.path] = sampled_sha256(Path(part.path))
             require_unchanged(part)
             before += part.end - part.begin
         self.settle()

@@ -15,11 +15,11 @@ from typing import Any
 import orjson
 
 from jobs.contract.atomic_file import write_blocks
-from jobs.contract.corpus.folder import ASIDE, DROPPED, MANIFEST, REJECTED, SHARD_FIELDS
+from jobs.contract.corpus.folder import ASIDE, DROPPED, MANIFEST, REJECTED, SHARD_FIELDS, SOURCES
 from jobs.contract.corpus.rules import CorpusRules
 from jobs.contract.files import FORMAT, FormatError, read_json
 from jobs.contract.locks import locked_within
-from jobs.corpus import shards
+from jobs.corpus import piece_files, shards
 from jobs.corpus.deduplicate import ALWAYS
 from jobs.corpus.formats.files import shown
 from jobs.corpus.piece_files import FinishedPiece, path_of
@@ -101,6 +101,7 @@ def write(corpus: Path, folder: Path, rules: CorpusRules, files: SourceFiles, ke
     finished = [FinishedPiece(folder, piece.number) for piece in files.pieces]
     counted = {name: count_source(rules, name, finished, records) for name in names_of(rules)}
     write_aside(corpus, folder, rules, len(files.pieces))
+    listed = write_blocks(corpus / SOURCES, source_files(rules, finished))
     content = {
         "format": FORMAT,
         "made_of": key,
@@ -109,6 +110,11 @@ def write(corpus: Path, folder: Path, rules: CorpusRules, files: SourceFiles, ke
         "sources": [described(rules, files, name, counted[name]) for name in counted],
         "shards": [{name: record[name] for name in SHARD_FIELDS} for record in records],
         "questions": finished[0].record["questions"] if finished else {},
+        "source_files": {
+            "path": f"{corpus.name}/{SOURCES}",
+            "bytes": listed.bytes,
+            "sha256": listed.sha256,
+        },
         "ignored": list(map(shown, files.ignored[:NAMED_FILES])),
         "ignored_files": len(files.ignored),
         "settings": asdict(rules),
@@ -184,6 +190,17 @@ def described(
     }
 
 
+def source_files(rules: CorpusRules, finished: Iterable[FinishedPiece]) -> Iterator[bytes]:
+    """Yield a line for each source file, in the order in which they are read."""
+    for piece in finished:
+        digests = piece.record["sampled_sha256"]
+        for part in piece.record["piece"]["parts"]:
+            if part["begin"] == 0:
+                described = {"path": shown(part["path"]), "bytes": part["size"]}
+                described["sampled_sha256"] = digests[part["path"]]
+                yield piece_files.line({"source": rules.sources[piece.source].name, **described})
+
+
 def versions() -> dict[str, str]:
     """Return the versions of this program and of the libraries that decide a document's text."""
     return {name: importlib.metadata.version(name) for name in ("meditron", *LIBRARIES)}
@@ -224,7 +241,7 @@ def sampled(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 def written(corpus: Path) -> list[Path]:
     """Return the manifest and those of the files beside it that there are."""
-    return [corpus / name for name in (MANIFEST, *ASIDE) if (corpus / name).exists()]
+    return [corpus / name for name in (MANIFEST, SOURCES, *ASIDE) if (corpus / name).exists()]
 
 
 def summary(corpus: Path, records: Iterable[Mapping[str, Any]], whole: bool) -> dict[str, Any]:

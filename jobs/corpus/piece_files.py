@@ -145,6 +145,8 @@ class PieceWriter:
     """Of benchmarks, by what was done with them."""
     characters: int = 0
     """Of the documents' texts, before any of them was dropped."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """``sampled_sha256`` of each file that begins in the piece, by its path."""
 
     def __post_init__(self) -> None:
         self._documents = AtomicFile(self._path(DOCUMENTS))
@@ -288,6 +290,7 @@ class PieceWriter:
             "documents": self.number,
             "index": [begin, self._arrays.bytes - begin],
             "questions": self.questions,
+            "sampled_sha256": self.digests,
         }
         write_json(self._path("json"), record)
 

@@ -8,6 +8,9 @@ CORPUS = "corpus"
 MANIFEST = "manifest.json"
 MANIFEST_PATH = f"{CORPUS}/{MANIFEST}"
 
+SOURCES = "sources.jsonl"
+"""The list of source files beside the manifest."""
+
 SHARD_FIELDS = ("path", "documents", "bytes", "sha256")
 """What the manifest has of each shard."""
 

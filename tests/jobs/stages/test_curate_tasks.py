@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from jobs.contract.corpus.rules import CorpusRules, NearDuplicatesSpec
 from jobs.contract.errors import CONFIGURATION, TaskError
-from jobs.contract.files import read_json
+from jobs.contract.files import read_json, sampled_sha256
 from jobs.contract.stage_specs import CleanSpec, CurateSpec, DeduplicateSpec
 from jobs.corpus import clean, inputs, pieces
 from jobs.runtime.context import context_from
@@ -96,13 +97,38 @@ def undisturbed(module_forked: Any, rules: CorpusRules) -> dict[str, bytes]:
 
 def test_the_corpus_has_every_kind_of_drop(undisturbed: dict[str, bytes]) -> None:
     assert sorted(undisturbed) == [
-        "dropped.jsonl", "manifest.json", "rejected.jsonl", "train/00000.jsonl",
+        "dropped.jsonl", "manifest.json", "rejected.jsonl", "sources.jsonl", "train/00000.jsonl",
         "train/00001.jsonl", "train/00002.jsonl", "validation/00000.jsonl",
     ]  # fmt: skip
     counts = json.loads(undisturbed["manifest.json"])["counts"]
     dropped = {name: counts[name] for name in ("near_duplicate", "duplicate", "length", "bad")}
     assert all(count > 40 for count in dropped.values()), counts
     assert counts["in"] == counts["kept"] + counts["not_sampled"] + sum(dropped.values())
+
+
+def test_each_source_file_is_listed_once(undisturbed: dict[str, bytes], rules: CorpusRules) -> None:
+    """The first one is read in ranges."""
+    listed = undisturbed["sources.jsonl"]
+    plain, packed, more = (Path(source.path) for source in rules.sources)
+
+    assert [json.loads(line) for line in listed.splitlines()] == [
+        {
+            "source": name,
+            "path": str(path),
+            "bytes": path.stat().st_size,
+            "sampled_sha256": sampled_sha256(path),
+        }
+        for name, path in [
+            ("papers", plain),
+            ("replay", packed),
+            *(("more", path) for path in sorted(more.iterdir())),
+        ]
+    ]
+    assert json.loads(undisturbed["manifest.json"])["source_files"] == {
+        "path": "corpus/sources.jsonl",
+        "bytes": len(listed),
+        "sha256": hashlib.sha256(listed).hexdigest(),
+    }
 
 
 @pytest.mark.parametrize("tasks", [3, 8])

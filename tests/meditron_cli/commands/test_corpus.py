@@ -199,9 +199,11 @@ def lines_of(run: RunDir) -> dict[str, int]:
 def require_consistent(run: RunDir) -> dict[str, Any]:
     """Check the manifest against the shards, and that the result stands; return the manifest."""
     manifest = read_json(run.path("corpus/manifest.json"))
+    for described in (manifest["source_files"], *manifest["shards"]):
+        path = run.path(described["path"])
+        assert (described["bytes"], described["sha256"]) == (path.stat().st_size, sha256(path))
     for shard in manifest["shards"]:
         path = run.path(shard["path"])
-        assert (shard["bytes"], shard["sha256"]) == (path.stat().st_size, sha256(path))
         assert shard["documents"] == len(path.read_text().splitlines())
     documents = sum(shard["documents"] for shard in manifest["shards"])
     for counts in (manifest["counts"], done_markers.load(run.done("curate", 0)).summary):
