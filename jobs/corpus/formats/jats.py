@@ -18,7 +18,7 @@ from jobs.corpus.formats.references import first_clause, tidy, work
 from jobs.corpus.formats.xml_text import (
     BadXml,
     date,
-    entity,
+    inline_run,
     inline_text,
     local_name,
     one_line,
@@ -182,18 +182,24 @@ class Article:
     def blocks(self, element: etree._Element, depth: int) -> str:
         """Return the blocks inside an element, of sections below so many others."""
         parts = []
-        loose: list[str] = [plain(element.text or "")]
+        text, loose = element.text or "", list[etree._Element]()
         for child in element:
             name = local_name(child)
             if name in BLOCKS:
-                parts += [one_line("".join(loose)).strip(), self.block(child, name, depth)]
-                loose = [plain(child.tail or "")]
-            elif name not in DROPPED and name not in ("title", "label", "caption"):
-                loose += [self.inline(child), plain(child.tail or "")]
+                parts += [self.run(text, loose), self.block(child, name, depth)]
+                text, loose = child.tail or "", []
             else:
-                loose.append(plain(child.tail or ""))
-        parts.append(one_line("".join(loose)).strip())
+                loose.append(child)
+        parts.append(self.run(text, loose))
         return "\n".join(filter(None, parts))
+
+    def run(self, text: str, nodes: list[etree._Element]) -> str:
+        """Return the text and the inline elements between two blocks as one line."""
+        return one_line(tidy(one_line(inline_run(text, nodes, self.beside_blocks)))).strip()
+
+    def beside_blocks(self, element: etree._Element) -> str | None:
+        """Return what ``special`` does; the heading of a block is written elsewhere."""
+        return "" if local_name(element) in ("title", "label", "caption") else self.special(element)
 
     def block(self, element: etree._Element, name: str, depth: int) -> str:
         """Return one block as lines."""
@@ -262,17 +268,7 @@ class Article:
 
     def line(self, element: etree._Element) -> str:
         """Return the text inside an element as one line."""
-        return one_line(tidy(one_line(self.inline_parts(element)))).strip()
-
-    def inline(self, element: etree._Element) -> str:
-        """Return an element inside a paragraph."""
-        if not local_name(element):
-            return entity(element)
-        written = self.special(element)
-        return self.inline_parts(element) if written is None else written
-
-    def inline_parts(self, element: etree._Element) -> str:
-        return inline_text(element, self.special)
+        return one_line(tidy(one_line(inline_text(element, self.special)))).strip()
 
     def special(self, element: etree._Element) -> str | None:
         """Return references, formulas and line breaks; nothing for what is dropped."""

@@ -26,7 +26,7 @@ BETWEEN = re.compile(rf"(?<={CLOSE})[\s,;\-\u2013\u2014]+(?={OPEN})")
 AND = re.compile(rf"(?<={CLOSE})[\s,;]*(?:and|&)\s*(?={OPEN})")
 """Between the references of a list, the second one inside brackets only."""
 EMPTY = re.compile(f"{OPEN} *{CLOSE}")
-UNKNOWN = re.compile(rf" ?(?:{OPEN} *{CLOSE} *)+([.,;:)\]]?)")
+UNKNOWN = re.compile(rf" *(?:{OPEN} *{CLOSE} *)+([.,;:)\]]?)")
 """A mention of a work without title and author."""
 FLOAT_NAME = re.compile(rf"(?i)\b(?:fig(?:ure|\.)?|table)s?\.?\s*(?={MARKS['[fig_ref]']})")
 """Before a mention that names its figure or table again."""
@@ -37,7 +37,7 @@ def tidy(text: str) -> str:
     works that have neither title nor author, and without "Fig." in front of a figure's reference.
     """
     if OPEN in text:
-        text = CITATIONS.sub(lambda match: AND.sub(" ", match[1]), text)
+        text = CITATIONS.sub(lambda match: f" {AND.sub(' ', match[1])} ", text)
         text = BETWEEN.sub(" ", text)
         if EMPTY.search(text):
             text = UNKNOWN.sub(lambda match: match[1] or " ", text)

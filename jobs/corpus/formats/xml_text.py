@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html.entities import html5
 from typing import IO, Any
 
@@ -112,8 +112,13 @@ def inline_text(element: etree._Element, special: Special = lambda element: None
     Raises:
         BadXml: the text contains an entity that is not one of HTML 5.
     """
-    pieces = [plain(element.text or "")]
-    for child in element:
+    return inline_run(element.text or "", element, special)
+
+
+def inline_run(text: str, nodes: Iterable[Any], special: Special) -> str:
+    """Return a text and the nodes behind it, each with the text after it, as ``inline_text``."""
+    pieces = [plain(text)]
+    for child in nodes:
         name = local_name(child)
         written = special(child) if name else entity(child)
         if written is None:

@@ -116,6 +116,8 @@ def test_a_retracted_article_names_the_notice_about_it() -> None:
          f"{AMES} {BOYD}"),
         ('Known [<xref ref-type="bibr" rid="r3">3</xref>]. So', "Known. So"),
         ('Known <xref ref-type="bibr" rid="gone">9</xref> so', "Known so"),
+        (f'Lost[{R2}, {R1}].[{R1}]Then',
+         f"Lost {BOYD} {AMES}. {AMES} Then"),
         (f'by Boyd (see {R2})', f"by Boyd (see {BOYD})"),
         ("[95% CI 0.45\u20130.86], p<sub>1</sub>", "[95% CI 0.45\u20130.86], p1"),
         ('value<xref ref-type="table-fn" rid="x">a</xref> 5', "value 5"),
@@ -142,6 +144,28 @@ def test_figures_and_tables_are_captions_and_mentions_short_ones() -> None:
         "",
         "After it.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inside", "text"),
+    [
+        ("5 &#215; 10<sup>9</sup>/L", "5 \u00d7 10⁹/L"),
+        ("10<sup>\u22125</sup>", "10⁻⁵"),
+        ("<italic>x</italic><sup>n</sup>", "x^n"),
+        ("pH<sub>50</sub>2", "pH₅₀2"),
+        (f"known [{R2}]", f"known {BOYD}"),
+        ('(Table <xref ref-type="table" rid="t1">2</xref>)',
+         "([fig_ref] Table 2: Doses. [/fig_ref])"),
+    ],
+)  # fmt: skip
+def test_text_beside_a_block_is_as_text_elsewhere(inside: str, text: str) -> None:
+    listed = "<list><list-item><p>a</p></list-item></list>"
+
+    assert body_of(f"<p>It is {inside}{listed}{inside}</p>{TABLE}").splitlines()[:3] == [
+        f"It is {text}",
+        "- a",
+        text,
+    ]
 
 
 def test_entities_beside_blocks_stay() -> None:
