@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
 """Kinds of names of a work; the first that a document has becomes its ``work_id``."""
 
+NUMBER = re.compile("[1-9][0-9]*")
+NAMES = {"pmid": NUMBER, "pmcid": NUMBER, "doi": re.compile("10[.].+/.+"), "corpusid": NUMBER}
+"""What a name of a work looks like; others, as ``0`` and ``N/A``, would join works."""
+
 DOI_PREFIX = re.compile(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)")
 
 
@@ -47,7 +51,7 @@ def work_id(names: Mapping[str, str]) -> str:
 
 def identifiers(found: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return names of a work by their kinds, each written in one way, so that records of several
-    sources agree; of several of a kind the first, and none that is empty.
+    sources agree; of several of a kind the first, and none that is no name.
 
     Args:
         found: kind, one of IDENTIFIERS, and name: ``PMC12`` is 12, and a DOI has no large letters.
@@ -59,7 +63,7 @@ def identifiers(found: Iterable[tuple[str, str]]) -> dict[str, str]:
             name = name.upper().removeprefix("PMC")
         elif kind == "doi":
             name = DOI_PREFIX.sub("", name.lower())
-        if name:
+        if NAMES[kind].fullmatch(name):
             names.setdefault(kind, name)
     return names
 

@@ -55,7 +55,7 @@ def test_every_golden_value_survives_as_title_and_text(
     if form == "pubmed":
         path.write_bytes(as_xml.citations(records))
     else:
-        articles = b"".join(as_xml.article(item, n) for n, item in enumerate(records))
+        articles = b"".join(as_xml.article(item, n) for n, item in enumerate(records, 1))
         path.write_bytes(b"<pmc-articleset>" + articles + b"</pmc-articleset>")
 
     texts = finished(path, form)
