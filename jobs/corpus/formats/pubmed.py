@@ -13,7 +13,8 @@ from typing import IO
 from lxml import etree
 
 from jobs.corpus.document import Document, Rejected, Removal, identifiers
-from jobs.corpus.formats.xml_text import date, inline_text, one_line, records
+from jobs.corpus.formats import mathml
+from jobs.corpus.formats.xml_text import date, inline_text, local_name, one_line, records
 from jobs.corpus.marked_text import plain
 
 BOOK = "PubmedBookArticle"
@@ -91,4 +92,8 @@ def published(article: etree._Element) -> str:
 
 
 def _text(element: etree._Element | None) -> str:
-    return "" if element is None else one_line(inline_text(element)).strip()
+    return "" if element is None else one_line(inline_text(element, _formula)).strip()
+
+
+def _formula(element: etree._Element) -> str | None:
+    return mathml.text_of(element) if local_name(element) == "math" else None

@@ -83,6 +83,17 @@ def test_labels_stand_before_the_parts_of_a_structured_abstract() -> None:
     ]
 
 
+def test_a_formula_in_an_abstract_keeps_its_indices() -> None:
+    math = (
+        "<mml:math xmlns:mml='http://www.w3.org/1998/Math/MathML'><mml:mmultiscripts>"
+        "<mml:mi>He</mml:mi><mml:mprescripts/><mml:none/><mml:mn>3</mml:mn></mml:mmultiscripts>"
+        "<mml:msup><mml:mn>10</mml:mn><mml:mn>9</mml:mn></mml:msup></mml:math>"
+    )
+    text = only(read(citation(abstract=f"<AbstractText>Inhaled {math}.</AbstractText>"))).text
+
+    assert text.splitlines()[1:] == ["Inhaled ³He10^9."]
+
+
 @pytest.mark.parametrize(
     ("date", "known"),
     [

@@ -114,11 +114,25 @@ def test_records_before_a_truncation_are_whole_and_then_it_is_reported() -> None
         ("<msqrt><mi>n</mi></msqrt><mroot><mi>n</mi><mn>3</mn></mroot>", "√(n)(n)^(1/3)"),
         ("<msubsup><mi>x</mi><mi>i</mi><mn>2</mn></msubsup>", "x_i^2"),
         ("<mfenced><mi>a</mi><mi>b</mi></mfenced>", "(a,b)"),
+        ("<mi>&mu;</mi><mi>g</mi><mi>&Thetas;</mi>", "μgΘ"),
+        ("<mover><mi>V</mi><mo>.</mo></mover><msub><mi>O</mi><mn>2</mn></msub>",
+         "V\N{COMBINING DOT ABOVE}O_2"),
+        ("<mover><mi>x</mi><mo>\u203e</mo></mover>", "x\N{COMBINING MACRON}"),
+        ("<msup><mi>x</mi><mrow/></msup>", "x"),
+        ("<mmultiscripts><mi>He</mi><mprescripts/><none/><mn>3</mn></mmultiscripts>", "³He"),
+        ("<mmultiscripts><mi>C</mi><mn>2</mn><none/><mprescripts/><mn>6</mn><mn>14</mn>"
+         "</mmultiscripts>", "_6¹⁴C_2"),
+        ("<mn>0</mn><mtext>if</mtext><mi>x</mi>", "0 if x"),
+        ("<mn>5</mn><mspace/><mi>mg</mi>", "5 mg"),
+        ("<mtable><mtr><mtd><mi>r</mi></mtd><mtd><mo>=</mo></mtd><mtd><mn>5</mn></mtd></mtr>"
+         "</mtable>", "r = 5"),
+        ("<mtable><mtr><mtd><mn>1</mn></mtd><mtd><mn>0</mn></mtd></mtr></mtable>", "1, 0"),
         ("<semantics><mi>k</mi><annotation>tex</annotation></semantics>", "k"),
     ],
 )  # fmt: skip
 def test_formulas_keep_every_value(inside: str, text: str) -> None:
-    math = f'<math xmlns="http://www.w3.org/1998/Math/MathML">{inside}</math>'
+    head = '<!DOCTYPE math SYSTEM "mathml.dtd">'
+    math = f'{head}<math xmlns="http://www.w3.org/1998/Math/MathML">{inside}</math>'
 
     assert xml_text.one_line(mathml.text_of(parse(math.encode()))).strip() == text
 
