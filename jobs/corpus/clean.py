@@ -195,6 +195,8 @@ class Cleaner:
         self.writer.characters += len(document.text)
         if source.sample < 1 and not is_sampled(name, source.sample, rules.seed):
             self.writer.counts["not_sampled"] += 1
+            if any(self._filters.unwanted(document)):
+                self.writer.drop_work(names_of(document))
             return None
         text, spans, repairs = self._repaired(document)
         self.writer.repairs.update({"documents": any(repairs.values()), **repairs})

@@ -43,10 +43,14 @@ class Filters:
         """
         return next(self._drops(document, text), None)
 
-    def _drops(self, document: Document, text: str) -> Iterator[Drop]:
+    def unwanted(self, document: Document) -> Iterator[Drop]:
+        """Yield the kinds for which the document's work is dropped."""
         for name, found in self._kinds.items():
             for matched in found(document.title, document.meta):
                 yield Drop(name, matched)
+
+    def _drops(self, document: Document, text: str) -> Iterator[Drop]:
+        yield from self.unwanted(document)
         if len(text) < self._source.min_chars:
             yield Drop("length", f"{len(text)} of {self._source.min_chars} characters")
         if self._source.languages and (matched := self._language(document, text)):

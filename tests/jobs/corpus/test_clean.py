@@ -104,19 +104,45 @@ def test_a_record_that_is_dropped_joins_the_abstract_and_the_full_text(
         ],
     ]
 
-    found = []
-    for number, documents in enumerate(items):
-        cleaner = clean.Cleaner(tmp_path, Piece(number, number, ()), rules, INDEX)
-        for document in documents:
-            cleaner.take(Part("file", 1, 0, 0, 1), Record(document, 1, 0))
-        cleaner.settle()
-        cleaner.writer.publish("key")
-        found.append(FinishedPiece(tmp_path, number))
+    found = cleaned_pieces(tmp_path, rules, items)
 
     assert found[0].record["counts"] == {"in": 1, reason: 1}
     parts = chain.from_iterable(piece.keys() for piece in found)
     dropped = find(parts, rules, tmp_path / "scratch")
     assert [REASONS[row["reason"]] for row in dropped[1]] == ["abstract_of_full_text"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"sample": 1e-9}, {"min_chars": 200}])
+@pytest.mark.parametrize("text", [MANY, ""])
+def test_a_retraction_drops_its_work_though_its_record_would_be_dropped_anyway(
+    text: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    sources = (source_spec("citations", **fields), source_spec("texts"))
+    rules = CorpusRules(sources, "fail", 1, 0, drop=("retracted",))
+    meta = {"types": ["Retracted Publication"]}
+    citation = Document("c", "", text, {"pmid": "1"}, meta)
+    full = Document("b", "", "The full text.", {"pmid": "1"})
+
+    found = cleaned_pieces(tmp_path, rules, [[citation], [full]])
+
+    parts = chain.from_iterable(piece.keys() for piece in found)
+    dropped = find(parts, rules, tmp_path / "scratch")
+    assert [REASONS[row["reason"]] for row in dropped[1]] == ["dropped_work"]
+
+
+def cleaned_pieces(
+    folder: Path, rules: CorpusRules, sources: list[list[Document]]
+) -> list[FinishedPiece]:
+    """Clean the documents of each source as a piece."""
+    found = []
+    for number, documents in enumerate(sources):
+        cleaner = clean.Cleaner(folder, Piece(number, number, ()), rules, INDEX)
+        for document in documents:
+            cleaner.take(Part("file", 1, 0, 0, 1), Record(document, 1, 0))
+        cleaner.settle()
+        cleaner.writer.publish("key")
+        found.append(FinishedPiece(folder, number))
+    return found
 
 
 class Silent(Progress):
