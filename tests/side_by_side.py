@@ -4,7 +4,9 @@ those marked ``engine`` or ``end_to_end``, and all others.
 Tests on Slurm mostly wait: for a node that counts as down, for a time limit, for a queue; ranks
 wait for each other. Three sessions of about the same length keep both cores of a small machine
 at work to the end. The first shows its output as it comes; those of the others are kept in files
-and follow in turn.
+and follow in turn. The first also keeps its temporary files in memory, where there is room: its
+thousands of small run directories, each synced file by file, would keep it waiting for the disk,
+and the others with it. Those remain on the disk.
 
     python -m tests.side_by_side [EXPRESSION]      # "not full": the gate
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 REPOSITORY = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ROOM = 4 << 30
+"""Free bytes that a session in memory needs."""
 PARTS = ("not (slurm or engine or end_to_end)", "(engine or end_to_end) and not slurm", "slurm")
 
 
@@ -31,7 +38,22 @@ def main(words: Sequence[str]) -> int:
     """Run the sessions and return the exit status, 0 where all passed."""
     expressions = [" and ".join((f"({part})", *(f"({word})" for word in words))) for part in PARTS]
     examples = () if words else ("--hypothesis-profile=explore",)
-    return run(*([sys.executable, "-m", "pytest", *examples, "-m", text] for text in expressions))
+    commands = [[sys.executable, "-m", "pytest", *examples, "-m", text] for text in expressions]
+    fast = in_memory(Path("/dev/shm"), psutil.virtual_memory().available)
+    return run([*fast, *commands[0]], *commands[1:])
+
+
+def in_memory(folder: Path, free: int) -> list[str]:
+    """Return the words before a pytest command that make its temporary folders in a file system in
+    memory; none where that or the memory is short of room, or takes no programs.
+
+    Args:
+        free: bytes of memory that are free.
+    """
+    if not folder.is_dir() or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return []
+    room = min(shutil.disk_usage(folder).free, free // 2)
+    return ["env", f"TMPDIR={folder}"] if room >= ROOM else []
 
 
 def run(*commands: Sequence[str]) -> int:

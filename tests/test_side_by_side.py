@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from .disks import mounted
 from .ranks import wait_until
+from .side_by_side import in_memory
 
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = (
@@ -81,3 +83,25 @@ def test_an_interrupt_reaches_each_once_and_is_waited_for(
 
     assert process.returncode == 2
     assert output.splitlines()[:3] == ["cleaned up one", "cleaned up other", "cleaned up third"]
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "used"),
+    [
+        ("5g", 9 << 30, True),
+        ("3g", 9 << 30, False),
+        ("5g", 7 << 30, False),
+        ("5g,noexec", 9 << 30, False),
+    ],
+)
+def test_a_session_is_in_memory_where_that_has_room(
+    tmp_path: Path, size: str, free: int, used: bool
+) -> None:
+    with mounted(tmp_path / "memory", size) as folder:
+        words = in_memory(folder, free)
+
+    assert words == ["env", f"TMPDIR={folder}"] * used
+
+
+def test_a_session_is_on_the_disk_where_no_memory_is_mounted(tmp_path: Path) -> None:
+    assert in_memory(tmp_path / "none", 9 << 30) == []
