@@ -22,6 +22,7 @@ import pytest
 from jobs.contract.events import read_events
 from jobs.contract.metrics_log import MetricsLog, StepLine, counted_steps
 from jobs.contract.rundir import RunDir
+from jobs.runtime import heartbeat
 
 from .cluster import Cluster
 from .desk import Desk, make_desk, rank_processes, saved_steps, wait
@@ -415,8 +416,8 @@ def check_ledger(trial: Trial) -> None:
 
 def left_in_memory(trial: Trial) -> list[Path]:
     """Return the heartbeat files of the run that remain in memory."""
-    found = [path for path in Path("/dev/shm").rglob("*") if trial.run.name in str(path)]
-    return [path for path in found if path.is_file()]
+    name, _, _ = heartbeat.label(trial.run, "", 0, 1, "").partition("--")
+    return list(Path("/dev/shm").glob(f"{name}-*"))
 
 
 def gpu_partition(name: str) -> tuple[str, str]:
