@@ -18,6 +18,7 @@ from jobs.evaluation.harness_model import MegatronLM, Scoring, batches
 
 from ..model_specs import tokenizer_ref
 
+torch.set_num_threads(1)  # of small matrices, threads mostly wait for each other
 EOD = "<EOD>"
 MAX_LENGTH = 24
 
