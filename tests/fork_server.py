@@ -1,5 +1,5 @@
-"""Ranks without the price of imports: a process imports torch, megatron.core, the harness and
-transformers once, then forks a rank for each request.
+"""Ranks without the price of imports: a process imports torch, megatron.core, the harness,
+transformers and what tasks on documents use once, then forks a rank for each request.
 
 ``python -m tests.fork_server`` is the server. Its standard input is open as long as whoever started
 it runs; it listens on an abstract Unix socket and prints the address. One connection is one rank: a

@@ -425,12 +425,12 @@ def test_a_refused_write_names_the_file_and_nothing_remains(bench: Any, tmp_path
 
 
 def test_many_shards_need_few_open_files(bench: Any, write_jsonl: Any) -> None:
-    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=1100)
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=200)
 
     result = bench.start("curate", open_files=128)
 
     assert (result.returncode, result.stderr) == (0, "")
-    assert len(bench.files("corpus/train")) == 1100
+    assert len(bench.files("corpus/train")) == 200
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60
 
 
