@@ -10,6 +10,7 @@ brackets, ``p<0.05 and OR>2``, a line that begins with "o" or ">140/90".
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,7 @@ TAG = re.compile(
     rf"(?i)<(/?)({LINE_TAGS}|td|th|a|b|i|u|em|strong|span|font|small|img|code)({ATTRIBUTES})>"
 )
 INDEX = re.compile(r"(?i)(\S?)<(sup|sub)>([^<>\n]*)</\2>(?=(\S?))")
+ENTITY = re.compile(r"&(?:#\d{2,6}|#x[\da-f]{2,5}|[a-z][a-z\d]{1,30});", re.IGNORECASE)
 COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
 
 CITED = r"\[(?:\d{1,3}(?:\s*[,;\u2013-]\s*\d{1,3})*)\]"
@@ -110,6 +112,8 @@ def clean(text: str) -> str:
         text = URL.sub("", text)
     if "<" in text:
         text = TAG.sub(_tag, INDEX.sub(_index, COMMENT.sub(" ", text)))
+    if "&" in text:
+        text = plain(ENTITY.sub(lambda match: html.unescape(match[0]), text))
     if "*" in text:
         text = BOLD.sub(r"\1", text)
     if "[" in text:

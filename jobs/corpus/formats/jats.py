@@ -81,6 +81,8 @@ BLOCKS = frozenset(
     }
 )
 ARTICLE_IDS = {"pmid": "pmid", "pmc": "pmcid", "pmcid": "pmcid", "doi": "doi"}
+HEADINGS = {"ack": "Acknowledgments"}
+"""Of sections without one."""
 TEX = re.compile(r"\\begin\{document\}\s*(.*?)\s*\\end\{document\}", re.DOTALL)
 FIGURE = re.compile(r"(?i)^fig(?:ure|\.)?s?\.?\s*")
 
@@ -165,7 +167,7 @@ class Article:
             "languages": _known(languages),
             "journal": "" if journal is None else self.line(journal),
             "licence": self._licence(),
-            "date": min(_known(dates), default=""),
+            "date": min(_known(dates), key=lambda day: f"{day}~", default=""),
             "related": _known(found.get("related-article-type", "") for found in related),
         }
         return {key: value for key, value in facts.items() if value}
@@ -173,8 +175,10 @@ class Article:
     def _licence(self) -> str:
         """Return the address of the licence, or the beginning of its text; empty without any."""
         licence = self.meta.find("{*}permissions/{*}license")
-        if licence is None:
-            return ""
+        if licence is None:  # before JATS it was part of the copyright
+            stated = self.meta.find(".//{*}copyright-statement")
+            text = "" if stated is None else self.line(stated)
+            return text[:200] if "licen" in text.lower() else ""
         links = [value for key, value in licence.attrib.items() if str(key).endswith("}href")]
         links += ["".join(found.itertext()).strip() for found in licence.iter("{*}license_ref")]
         return next(filter(None, links), "") or self.line(licence)[:200]
@@ -225,7 +229,8 @@ class Article:
     def section(self, element: etree._Element, level: int) -> str:
         """Return a section under its heading: ``#`` at the first level, ``##`` below it."""
         title = element.find("{*}title")
-        heading = "" if title is None else self.line(title)
+        usual = HEADINGS.get(local_name(element), "")
+        heading = usual if title is None else self.line(title)
         text = self.blocks(element, level)
         if not text or not heading:
             return text

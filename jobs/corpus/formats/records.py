@@ -21,6 +21,7 @@ NAMES = {
 META = {
     "licence": "licence",
     "license": "licence",
+    "max_stars_repo_licenses": "licence",
     "date": "date",
     "timestamp": "date",
     "publicationdate": "date",
@@ -103,6 +104,8 @@ def meta(value: Mapping[str, Any]) -> dict[str, Any]:
     for place in (value, inside(value)):
         for key, item in place.items():
             kind = META.get(key.lower(), "")
+            if kind == "licence" and isinstance(item, list):
+                item = ", ".join(part for part in item if isinstance(part, str))
             if kind in LISTS and isinstance(item, str):
                 item = [item]
             is_list = isinstance(item, list) and all(isinstance(part, str) for part in item)

@@ -87,6 +87,8 @@ def test_a_record_without_text_is_rejected(record: dict[str, Any], rejected: Rej
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
+        ("5&ndash;10 mg, p&lt;0.05 &#8804; 3 &mu;g; AT&T",
+         "5\u201310 mg, p<0.05 \u2264 3 μg; AT&T"),
         # values that the released code deleted
         ("Risk p<0.05 in adults, OR>2 in others", None),
         ("Odds 2.1 [95% CI 1.2-3.4] in adults", None),

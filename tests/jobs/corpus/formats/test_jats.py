@@ -75,7 +75,7 @@ def test_an_article_is_its_title_abstract_body_and_thanks() -> None:
         "languages": ["en"],
         "journal": "A Journal",
         "licence": "https://creativecommons.org/licenses/by/4.0/",
-        "date": "2013",
+        "date": "2013-02-04",
     }
 
 
@@ -94,6 +94,23 @@ def test_the_licence_is_its_address_or_its_text(licence: str, known: dict[str, s
 
     assert isinstance(document, Document)
     assert {key: value for key, value in document.meta.items() if key == "licence"} == known
+
+
+def test_a_licence_inside_the_copyright_is_known() -> None:
+    stated = "<copyright-statement>Boyd et al. Under a free License.</copyright-statement><x>"
+    content = article("<p>It was so.</p>").replace(b"<permissions>", stated.encode())
+    [document] = jats.read(content.replace(b"</permissions>", b"</x>"))
+
+    assert isinstance(document, Document)
+    assert document.meta["licence"] == "Boyd et al. Under a free License."
+
+
+def test_thanks_without_a_heading_get_the_usual_one() -> None:
+    content = article("<p>It was so.</p>").replace(b"<title>Acknowledgments</title>", b"")
+    [document] = jats.read(content)
+
+    assert isinstance(document, Document)
+    assert document.text.endswith("It was so.\n\n# Acknowledgments\n\nThanks.")
 
 
 def test_a_retracted_article_names_the_notice_about_it() -> None:

@@ -136,8 +136,10 @@ REPLAY = [
     (
         "starcoder",
         {"max_stars_repo_path": "b/c.py", "max_stars_repo_name": "o/a", "id": "0",
-         "content": "x = '[fig]'", "max_stars_count": 3},
-        Document("o/a/b/c.py", "", "x = '[fig]'", {}, {}, is_marked=False),
+         "content": "x = '[fig]'", "max_stars_count": 3,
+         "max_stars_repo_licenses": ["MIT", "Apache-2.0"]},
+        Document("o/a/b/c.py", "", "x = '[fig]'", {}, {"licence": "MIT, Apache-2.0"},
+                 is_marked=False),
     ),
     ("starcoder", {"content": "An issue.", "id": 7},
      Document("7", "", "An issue.", {}, {}, is_marked=False)),
