@@ -5,6 +5,7 @@ with, whatever is edited later; record their git state; restore the copy where i
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess  # noqa: TID251 - git is called here and nowhere else
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,19 @@ def copy_code(run: RunDir) -> None:
     files = []
     for package in PACKAGES:
         source = package_folder(package.__file__)
-        for path in sorted(source.rglob("*")):
-            if not path.is_file() or "__pycache__" in path.parts:
-                continue
-            name = path.relative_to(source.parent).as_posix()
-            content = path.read_bytes()
-            target = run.code / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-            digest = hashlib.sha256(content).hexdigest()
-            files.append(to_fields(CodeFile(name, len(content), digest)))
+        for folder, folders, names in os.walk(source):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            inside = os.path.relpath(folder, source.parent)
+            if names:
+                os.makedirs(run.code / inside, exist_ok=True)
+            for name in sorted(names):
+                path = f"{inside}/{name}"
+                with open(f"{folder}/{name}", "rb") as original:
+                    content = original.read()
+                with open(f"{run.code}/{path}", "wb") as copy:
+                    copy.write(content)
+                digest = hashlib.sha256(content).hexdigest()
+                files.append(to_fields(CodeFile(path, len(content), digest)))
     write_json(run.code_record, {"files": files})
 
 
