@@ -133,7 +133,14 @@ class Article:
         title = self._title()
         body = self.root.find("{*}body")
         text = "" if body is None else self._text(title, body)
-        return Document(identity, title, text, names, self._facts())
+        return Document(
+            identity, title, text, names, self._facts(), is_versioned=self._is_versioned()
+        )
+
+    def _is_versioned(self) -> bool:
+        """Return whether PubMed Central numbers the versions of the article."""
+        kinds = (found.get("pub-id-type") for found in self.meta.iterfind("{*}article-id"))
+        return "pmcid-ver" in kinds
 
     def _text(self, title: str, body: etree._Element) -> str:
         parts = [f"{title}\n", *self._abstracts(), self.blocks(body, 0)]

@@ -273,6 +273,19 @@ def test_an_article_without_a_pmc_id_is_not_called_as_a_citation() -> None:
     assert [document.id for document in jats.read(nameless.encode())] == ["doi:10.1/x"]
 
 
+def test_a_numbered_version_of_an_article_replaces_earlier_ones() -> None:
+    number = '</article-id><article-id pub-id-type="pmcid-ver">PMC22.2</article-id>'
+    content = article("<p>x</p>")
+
+    [plain] = jats.read(content)
+    [version] = jats.read(content.replace(b"</article-id>", number.encode(), 1))
+
+    assert isinstance(plain, Document)
+    assert isinstance(version, Document)
+    assert (plain.is_versioned, version.is_versioned) == (False, True)
+    assert (version.id, version.names) == (plain.id, plain.names)
+
+
 def test_an_article_without_any_name_is_rejected() -> None:
     [found] = jats.read(article("<p>x</p>").replace(b"article-id", b"other-id"))
 
