@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -111,6 +113,12 @@ def all_blocks(language: str) -> list[Block]:
     return [block for page in PAGES for block in blocks(page) if block.language == language]
 
 
+def blocks_to_run(page: Path) -> list[Block]:
+    """Return the console blocks of a page whose commands are run."""
+    consoles = (block for block in blocks(page) if block.language == "console")
+    return [block for block in consoles if block.text.startswith(TESTED)]
+
+
 def code(page: Path) -> Iterator[str]:
     """Yield everything of a page that is set as code: blocks, and what stands between backticks."""
     text = page.read_text()
@@ -173,21 +181,18 @@ def test_yaml_in_a_page_is_valid(block: Block, tmp_path: Path) -> None:
         load("local", "tiny", path, [])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_to_run(page)], ids=name_of)
 def test_console_blocks_marked_as_tested_print_what_they_show(page: Path, tmp_path: Path) -> None:
     run("meditron init", tmp_path)
 
-    for block in blocks(page):
-        if block.language == "console" and block.text.startswith(TESTED):
-            for command, expected in steps(block.text):
-                printed = run(command, tmp_path)
-                assert matches(expected, printed), f"{block}: {command} printed\n{printed}"
+    for block in blocks_to_run(page):
+        for command, expected in steps(block.text):
+            printed = run(command, tmp_path)
+            assert matches(expected, printed), f"{block}: {command} printed\n{printed}"
 
 
 def test_some_console_blocks_are_tested() -> None:
-    tested = [block for block in all_blocks("console") if block.text.startswith(TESTED)]
-
-    assert len(tested) >= 5
+    assert sum(len(blocks_to_run(page)) for page in PAGES) >= 5
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
@@ -377,17 +382,27 @@ def python_files() -> dict[str, Path]:
     }
 
 
-def documented() -> Iterator[tuple[Path, ast.Module | ast.FunctionDef | ast.ClassDef]]:
-    """Yield modules, functions and classes that have a docstring, with their files; tests are
-    sentences.
-    """
-    for path in python_files().values():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
-                continue
-            is_test = getattr(node, "name", "").startswith("test_")
-            if not is_test and ast.get_docstring(node):
-                yield path, node
+class Documented(NamedTuple):
+    """A module, function or class that has a docstring."""
+
+    path: Path
+    node: type[ast.AST]
+    place: str
+    """Line and name."""
+    text: str
+
+
+@cache
+def documented() -> list[Documented]:
+    """Return all that has a docstring, but for tests, whose names are sentences."""
+    return [
+        Documented(path, type(node), f"{getattr(node, 'lineno', 1)}: {name}", text)
+        for path in python_files().values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        and not (name := getattr(node, "name", "")).startswith("test_")
+        and (text := ast.get_docstring(node))
+    ]
 
 
 def defined_names(path: Path) -> set[str]:
@@ -434,11 +449,11 @@ def test_dotted_names_in_docstrings_and_comments_exist() -> None:
 
 def test_docstrings_of_functions_begin_with_a_verb() -> None:
     others = []
-    for path, node in documented():
-        if isinstance(node, ast.FunctionDef):
-            first = (ast.get_docstring(node) or "").split()[0]
-            if NO_VERBS.fullmatch(first) or not re.fullmatch(r"[A-Z][a-z-]+[,;:]?", first):
-                others.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}: {first}")
+    for path, node, place, text in documented():
+        first = text.split()[0]
+        is_verb = re.fullmatch(r"[A-Z][a-z-]+[,;:]?", first) and not NO_VERBS.fullmatch(first)
+        if node is ast.FunctionDef and not is_verb:
+            others.append(f"{path.relative_to(ROOT)}:{place}: {first}")
 
     assert others == []
 
@@ -446,9 +461,8 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
 def test_docstrings_of_modules_and_classes_are_no_questions() -> None:
     questions = [
         f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
-        for path, node in documented()
-        if isinstance(node, ast.Module | ast.ClassDef)
-        and QUESTION_WORDS.match(text := ast.get_docstring(node) or "-")
+        for path, node, _, text in documented()
+        if node is not ast.FunctionDef and QUESTION_WORDS.match(text)
     ]
 
     assert questions == []
