@@ -60,9 +60,12 @@ def text_of(element: etree._Element) -> str:
 
 def _token(name: str, element: etree._Element) -> str:
     """Return a name, a number, an operator or words, with the spaces around it."""
-    text = one_line(inline_text(element)).strip()
+    whole = inline_text(element)
+    text = one_line(whole).strip()
+    if name == "mspace" or (whole and not text):
+        return " "
     is_apart = (name == "mo" and text in SPACED) or (name == "mtext" and len(text) > 1)
-    return " " if name == "mspace" else f" {text} " if is_apart else text
+    return f" {text} " if is_apart else text
 
 
 def _indices(marks: str, parts: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ MAX_WORDS = 12
 LONG_CAPTION = 20
 """Characters from which a caption inside a reference is cut to its first clause."""
 
-CLAUSE = re.compile(r"[.;:()](?=\s|$)")
+CLAUSE = re.compile(r"[.;:(](?=\s|$)|(?<=\))(?=\s)")
 OPEN, CLOSE = MARKS["[bib_ref]"], MARKS["[/bib_ref]"]
 CITED = f"{OPEN}[^{CLOSE}]*{CLOSE}"
 CITATIONS = re.compile(

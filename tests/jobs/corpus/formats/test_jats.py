@@ -185,6 +185,14 @@ def test_text_beside_a_block_is_as_text_elsewhere(inside: str, text: str) -> Non
     ]
 
 
+def test_a_mention_keeps_both_brackets_of_its_caption() -> None:
+    figure = FIGURE.replace("Survival.", "Growth of Conus (Dauciconus) in water")
+
+    assert "[fig_ref] Figure 1: Growth of Conus (Dauciconus) [/fig_ref] shows" in body_of(
+        f'<p><xref ref-type="fig" rid="f1">1</xref> shows it.</p>{figure}'
+    )
+
+
 def test_entities_beside_blocks_stay() -> None:
     listed = "<list><list-item><p>&alpha; 5</p></list-item></list>"
 

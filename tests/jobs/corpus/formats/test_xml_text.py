@@ -124,6 +124,7 @@ def test_records_before_a_truncation_are_whole_and_then_it_is_reported() -> None
          "</mmultiscripts>", "_6¹⁴C_2"),
         ("<mn>0</mn><mtext>if</mtext><mi>x</mi>", "0 if x"),
         ("<mn>5</mn><mspace/><mi>mg</mi>", "5 mg"),
+        ("<mn>5</mn><mtext>\u00a0</mtext><mi>mg</mi>", "5 mg"),
         ("<mtable><mtr><mtd><mi>r</mi></mtd><mtd><mo>=</mo></mtd><mtd><mn>5</mn></mtd></mtr>"
          "</mtable>", "r = 5"),
         ("<mtable><mtr><mtd><mn>1</mn></mtd><mtd><mn>0</mn></mtd></mtr></mtable>", "1, 0"),
