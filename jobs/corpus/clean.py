@@ -126,9 +126,9 @@ class Cleaner:
                 self.take(part, record)
                 position = min(record.position, part.end) - part.begin
                 progress.at(before + max(position, 0), self.writer.number)
+            require_unchanged(part)
             if part.begin == 0:
                 self.writer.digests[part.path] = sampled_sha256(Path(part.path))
-            require_unchanged(part)
             before += part.end - part.begin
         self.settle()
 

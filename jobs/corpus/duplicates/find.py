@@ -8,8 +8,8 @@ A near duplicate is dropped only for a smaller document that is kept, shares a b
 like it by their sketches too. Documents made from one template are alike in chains whose ends have
 little in common, and so many that a shared band alone is often chance.
 
-Memory holds some 14 bytes per document, 4 per link, and one bucket: rows go to files in ``scratch``
-by the high bits of their hash, and the files are merged one by one.
+Memory holds some 14 bytes per document, 13 more per dropped one, 4 per link, and one bucket: rows
+go to files in ``scratch`` by the high bits of their hash, and the files are merged one by one.
 """
 
 from __future__ import annotations
