@@ -561,7 +561,7 @@ class EvaluateSpec:
     shots: int
     """Worked examples before each question, from the benchmark's own ``train`` records."""
     limit: int
-    """Questions scored, from the start; 0 means all."""
+    """Questions scored, a seeded sample in which each answer has its share; 0 means all."""
     batch_size: int
     seed: int
     output_dir: str

@@ -266,13 +266,13 @@ def evaluation(scores: Sequence[Score], step: int) -> str:
     mine = [item for item in scores if item.step == step]
     if not mine:
         return f"Scores are {UNKNOWN}: the run had no results for this step when it was exported."
-    head = ("benchmark", "shots", "questions", "accuracy", "95 % interval", "guessing")
+    head = ("benchmark", "shots", "questions", "accuracy", "95 % interval", "baseline")
     rows = []
     for item in mine:
         low, high = item.interval
         row = [
             *(item.benchmark, str(item.shots), f"{item.questions:,}", percent(item.accuracy)),
-            *(f"{percent(low)} to {percent(high)}", percent(item.chance)),
+            *(f"{percent(low)} to {percent(high)}", percent(item.baseline)),
         ]
         if step:
             first = before.get((item.benchmark, item.shots))
@@ -281,7 +281,8 @@ def evaluation(scores: Sequence[Score], step: int) -> str:
     columns = (*head, "before training") if step else head
     return (
         "Multiple choice by log-likelihood of the options, scored by meditron on these weights "
-        f"before export.\n\n{grid(columns, rows)}"
+        "before export. The baseline is the accuracy of guessing, or of the commonest answer to "
+        f"each question, whichever is larger.\n\n{grid(columns, rows)}"
     )
 
 

@@ -58,8 +58,8 @@ class Score:
     accuracy: float
     interval: tuple[float, float]
     """95 %."""
-    chance: float
-    """Accuracy of guessing."""
+    baseline: float
+    """Accuracy of guessing, or of always giving the commonest answer, whichever is larger."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def score(results: Mapping[str, Any]) -> Score | None:
             questions=int(results["n"]),
             accuracy=float(results["accuracy"]),
             interval=(float(low), float(high)),
-            chance=float(results["chance"]),
+            baseline=max(float(results["chance"]), float(results.get("majority", 0))),
         )
     except (LookupError, TypeError, ValueError):
         return None

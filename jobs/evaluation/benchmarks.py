@@ -10,7 +10,8 @@ models too small to have learnt to answer by letter.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,6 +79,23 @@ def read(path: Path, kind: str) -> list[Question]:
     if not any(question.split == "test" for question in questions):
         raise TaskError(f"{path}: no test question", f"is this a {kind} file?")
     return questions
+
+
+def stratified(questions: Sequence[Question], size: int, seed: int) -> list[Question]:
+    """Return a sample in the order of its file, in which each answer has its share as far as whole
+    questions allow: published files are sorted by answer or by subject. Some seed gives the same
+    questions on every machine.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, question in enumerate(questions):
+        groups.setdefault(question.answer, []).append(place)
+    draw = random.Random(seed)
+    places = []
+    for group in (groups[answer] for answer in sorted(groups)):
+        draw.shuffle(group)
+        # Of each group, the n-th of m comes at (n + ½)/m: a prefix has each answer's share.
+        places += [((n + 0.5) / len(group), place) for n, place in enumerate(group)]
+    return [questions[place] for place in sorted(place for _, place in sorted(places)[:size])]
 
 
 def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.errors import FAILED, TaskError
@@ -79,41 +79,70 @@ def question_records(samples: Samples, questions: Sequence[Question]) -> list[di
                 "the checkpoint's weights are broken; check the training loss before it",
                 FAILED,
             )
+        best = [n for n, value in enumerate(likelihoods) if value == max(likelihoods)]
         records.append(
             {
                 "id": question.id,
                 "subject": question.subject,
                 "choices": list(question.choices),
                 "loglikelihoods": likelihoods,
-                "predicted": likelihoods.index(max(likelihoods)),
+                "predicted": best[0],
+                "tied": len(best),
                 "answer": question.answer,
-                "correct": bool(sample["acc"]),
+                "points": (question.answer in best) / len(best),
             }
         )
     return records
 
 
-def summarise(samples: Samples, questions: Sequence[Question]) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Mapping[str, Any]], samples: Samples, questions: Sequence[Question]
+) -> dict[str, Any]:
     """Return the accuracy with its confidence interval and baselines.
 
-    ``chance`` is the accuracy of guessing; ``majority`` is the majority-class baseline (0.552 on
-    PubMedQA's test split, where a model has to beat it); ``p_value`` is exact and one-sided,
-    against guessing; ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
+    Of ``k`` choices that are equally likely, each has 1/k of a point. ``chance`` is the accuracy of
+    guessing, ``majority`` that of giving the commonest answer to each question (0.552 on PubMedQA's
+    test split); ``p_value`` is exact and one-sided, against the larger of the two.
+    ``constant`` is the choice that the model gives to every question; None where it gives several.
+    ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
     """
     from jobs.evaluation import significance
 
     n = len(questions)
-    correct = round(sum(sample["acc"] for sample in samples))
+    points = math.fsum(record["points"] for record in records)
     chances = [1 / len(question.choices) for question in questions]
-    commonest = Counter(question.answer for question in questions).most_common(1)[0][1]
+    chance, majority = statistics.fmean(chances), commonest_share(questions)
+    p_value = significance.p_value_above_chance(points, chances)
+    if majority > chance:
+        p_value = significance.p_value_above_majority(points, majority, n)
     return {
         "mode": "loglikelihood",
         "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
+        "correct": points,
+        "accuracy": points / n,
         "accuracy_norm": sum(sample["acc_norm"] for sample in samples) / n,
-        "ci95": list(significance.wilson_interval(correct, n)),
-        "chance": statistics.fmean(chances),
-        "majority": commonest / n,
-        "p_value": significance.p_value_above_chance(correct, chances),
+        "ci95": list(significance.wilson_interval(points, n)),
+        "chance": chance,
+        "majority": majority,
+        "p_value": p_value,
+        "ties": sum(record["tied"] > 1 for record in records),
+        "constant": constant_answer(records, questions),
     }
+
+
+def commonest_share(questions: Sequence[Question]) -> float:
+    """Return the share of questions with the commonest answer."""
+    return Counter(question.answer for question in questions).most_common(1)[0][1] / len(questions)
+
+
+def constant_answer(
+    records: Sequence[Mapping[str, Any]], questions: Sequence[Question]
+) -> str | None:
+    """Return the choice that is given to every question: its letter, its text where all questions
+    have the same, else its number from 1; None where not every answer is the same.
+    """
+    if len(questions) < 2 or len({record["predicted"] for record in records}) > 1:
+        return None
+    place = records[0]["predicted"]
+    names = {question.continuations[place] for question in questions}
+    return names.pop() if len(names) == 1 else f"choice {place + 1}"

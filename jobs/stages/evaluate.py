@@ -21,14 +21,14 @@ from jobs.contract.files import remove_partial, write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.contract.units import plural
 from jobs.data import tokenizer_file
+from jobs.evaluation import benchmarks
+from jobs.evaluation.benchmarks import Question
 from jobs.evaluation.scoring import Samples, question_records, run_harness, summarise
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
 if TYPE_CHECKING:
     import torch
-
-    from jobs.evaluation.benchmarks import Question
 
 
 def run(context: Context) -> None:
@@ -39,8 +39,6 @@ def run(context: Context) -> None:
             belongs to an unfinished run, or a log-likelihood is not finite.
         Stopped: a stop was requested; no output remains.
     """
-    from jobs.evaluation import benchmarks
-
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer)
     questions, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
@@ -70,13 +68,19 @@ def evaluate(
     records = question_records(samples, questions)
     if context.rank != 0:
         return
-    results = summarise(samples, questions) | {
+    results = summarise(records, samples, questions) | {
         "benchmark": spec.benchmark,
         "checkpoint_step": record.iteration,
         "shots": spec.shots,
         "truncated": truncated,
         "seconds": round(time.time() - context.started, 3),
     }
+    if truncated:
+        print(
+            f"{spec.benchmark}: {truncated} of {plural(len(questions), 'prompt')} had more tokens "
+            "than the model reads and lost their beginning",
+            flush=True,
+        )
     selection.require_same(checkpoint, record)
     write_results(context, checkpoint, results, records)
 
@@ -99,7 +103,8 @@ def choose(
             "set `shots` to 0, or add train records to the benchmark",
         )
     test = [question for question in questions if question.split == "test"]
-    return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
+    sample = benchmarks.stratified(test, spec.limit, spec.seed) if spec.limit else test
+    return sample, random.Random(spec.seed).sample(train, spec.shots)
 
 
 def keep_to_itself(scratch: Path) -> None:

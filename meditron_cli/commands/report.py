@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from jobs.contract import metrics_log
-from jobs.contract.units import GIB, ranges_text
+from jobs.contract.units import GIB, plural, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.reporting import funnel, token_statistics
@@ -87,7 +87,10 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
     )
     yield (
         "evaluation",
-        ("benchmark", "step", "accuracy", "95 % interval", "chance", "questions", "p"),
+        (
+            *("benchmark", "step", "accuracy", "95 % interval", "chance", "majority"),
+            *("questions", "p", "remarks"),
+        ),
         [evaluation_row(item) for item in results["evaluations"]],
     )
     yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
@@ -216,9 +219,21 @@ def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
         f"{item['accuracy']:.1%}",
         f"{low:.1%} to {high:.1%}",
         f"{item['chance']:.1%}",
+        f"{item['majority']:.1%}" if "majority" in item else None,
         item["n"],
         f"{item['p_value']:.2g}",
+        "; ".join(remarks(item)) or None,
     )
+
+
+def remarks(item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a reader of a score has to know beside it."""
+    if item.get("constant") is not None:
+        yield f"always {item['constant']!r}"
+    if item.get("truncated"):
+        yield f"{plural(item['truncated'], 'prompt')} truncated"
+    if item.get("ties"):
+        yield plural(item["ties"], "tie")
 
 
 def time_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:

@@ -540,7 +540,7 @@ class Benchmark(Section):
     shots: NonNegativeInt = 0
     """Worked examples before each question."""
     limit: NonNegativeInt = 0
-    """Questions scored; 0 means all."""
+    """Questions scored, a sample by ``seed`` in which each answer has its share; 0 means all."""
 
 
 class Evaluate(Section):

@@ -151,7 +151,7 @@ def words(stage: str, summary: dict[str, Any]) -> str:
     """Return the figures of a task's summary."""
     if stage == "evaluate":
         return (
-            f"step {summary['checkpoint_step']}: {summary['correct']} of {summary['n']} correct, "
+            f"step {summary['checkpoint_step']}: {summary['correct']:g} of {summary['n']} correct, "
             f"chance {summary['chance']:.0%}"
         )
     return f"{summary['bytes'] / 1e6:.1f} MB"

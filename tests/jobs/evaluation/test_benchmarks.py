@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.evaluation import benchmarks
+from jobs.evaluation.benchmarks import Question, stratified
 
 MCQ = {
     "id": "q1",
@@ -279,3 +282,35 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
 
     assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'medqa'"
     assert caught.value.hint == "kinds are mcq, pubmedqa, mmlu, medmcqa"
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.data())
+def test_a_sample_has_the_share_of_each_answer_and_the_order_of_the_file(answers, data):
+    questions = [
+        Question(str(n), "", ("a", "b", "c", "d"), answer, "test", "", True, "")
+        for n, answer in enumerate(answers)
+    ]
+    size = data.draw(st.integers(1, len(questions)))
+    seed = data.draw(st.integers(0, 5))
+
+    found = stratified(questions, size, seed)
+
+    places = [int(item.id) for item in found]
+    assert places == sorted(set(places))
+    assert len(found) == size
+    assert found == stratified(questions, size, seed)
+    for answer in set(answers):
+        share = answers.count(answer) * size / len(answers)
+        assert abs(sum(item.answer == answer for item in found) - share) < 2
+
+
+def test_another_seed_takes_other_questions():
+    questions = [
+        Question(str(n), "", ("a", "b"), int(n >= 50), "test", "", True, "") for n in range(100)
+    ]
+
+    samples = {tuple(item.id for item in stratified(questions, 10, seed)) for seed in range(5)}
+
+    assert len(samples) == 5
+    assert {sum(int(name) >= 50 for name in names) for names in samples} == {5}

@@ -76,3 +76,37 @@ def test_a_perfect_score_keeps_its_tiny_p_value():
 
 def test_no_right_answer_has_p_value_one():
     assert significance.p_value_above_chance(0, [0.25] * 30 + [0.5] * 7) == pytest.approx(1.0)
+
+
+def test_a_fraction_of_a_point_counts_in_the_interval():
+    low, high = significance.wilson_interval(10.5, 40)
+
+    assert significance.wilson_interval(10, 40)[0] < low < significance.wilson_interval(11, 40)[0]
+    assert significance.wilson_interval(10, 40)[1] < high < significance.wilson_interval(11, 40)[1]
+
+
+def test_always_giving_the_commonest_answer_is_no_evidence():
+    """200 times A on a sample of MedMCQA, of which A is right 71 times."""
+    assert significance.p_value_above_majority(71, 71 / 200, 200) > 0.4
+    assert significance.p_value_above_chance(71, [0.25] * 200) < 0.001
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.data())
+def test_the_p_value_above_the_majority_is_the_exact_binomial_tail(pair, data):
+    correct, n = pair
+    commonest = data.draw(st.integers(1, n))
+
+    found = significance.p_value_above_majority(correct, commonest / n, n)
+
+    exact = exact_tail(correct, [Fraction(commonest, n)] * n)
+    assert found == pytest.approx(float(exact), rel=1e-9)
+
+
+def test_a_fraction_of_a_point_makes_no_score_more_significant():
+    assert significance.p_value_above_majority(
+        10.5, 0.4, 20
+    ) == significance.p_value_above_majority(10, 0.4, 20)
+    assert significance.p_value_above_chance(10.5, [0.5] * 20) == significance.p_value_above_chance(
+        10, [0.5] * 20
+    )

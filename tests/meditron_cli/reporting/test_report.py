@@ -26,8 +26,12 @@ RESULT = {
     "accuracy": 0.75,
     "ci95": [0.7, 0.8],
     "chance": 0.25,
+    "majority": 0.355,
     "n": 200,
     "p_value": 1e-9,
+    "ties": 1,
+    "truncated": 200,
+    "constant": "A",
 }
 
 
@@ -199,9 +203,10 @@ def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
 
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
+    remarks = "always 'A'; 200 prompts truncated; 1 tie"
     assert rows == [
-        ["quiz", "0", "25.0%", "70.0% to 80.0%", "25.0%", "200", "1e-09"],
-        ["quiz", "600", "75.0%", "70.0% to 80.0%", "25.0%", "200", "1e-09"],
+        ["quiz", "0", "25.0%", "70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks],
+        ["quiz", "600", "75.0%", "70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks],
     ]
 
 
