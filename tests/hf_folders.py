@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.conversion import hf_config, weight_map
 from meditron_cli.config.experiment_schema import Experiment
-from meditron_cli.plan import stages
+from meditron_cli.plan import spec_parts
 
 
 def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> int:
@@ -29,7 +29,7 @@ def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str)
 
 def write_base_model(folder: Path, experiment: Experiment) -> Path:
     """Write the base model of an experiment, in one file, as transformers does."""
-    spec, base = stages.model_spec(experiment), stages.vocabulary_spec(experiment).base_rows
+    spec, base = spec_parts.model_spec(experiment), spec_parts.vocabulary_spec(experiment).base_rows
     folder.mkdir(parents=True)
     shapes = weight_map.folder_shapes(spec, base)
     write_tensors(folder / "model.safetensors", shapes, "BF16")

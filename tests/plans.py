@@ -12,8 +12,9 @@ from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build
+from meditron_cli.plan.inputs import Inputs
 from meditron_cli.plan.model import Plan
-from meditron_cli.plan.stages import Inputs, idle_stages
+from meditron_cli.plan.stage_plan import idle_stages
 
 GOLDEN = Path(__file__).parent / "golden"
 PYTHON = "/venv/bin/python"

@@ -11,7 +11,7 @@ import pytest
 from jobs.contract.stage_specs import ModelSpec
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
-from meditron_cli.plan import stages
+from meditron_cli.plan import spec_parts
 
 pytestmark = pytest.mark.engine
 
@@ -50,7 +50,7 @@ def test_parameters_of_a_spec_are_those_of_the_model_that_is_built(tmp_path, for
 
 def recipe(size: str) -> ModelSpec:
     profile = str(shipped_profiles() / "rcp.yaml")
-    return stages.model_spec(load(profile, size, GOLDEN / "experiment.yaml", []).experiment)
+    return spec_parts.model_spec(load(profile, size, GOLDEN / "experiment.yaml", []).experiment)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
