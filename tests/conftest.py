@@ -169,7 +169,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def project(tmp_path: Path) -> Path:
     """Return a folder with documents, a tokenizer, a benchmark and an experiment naming them."""
     (tmp_path / "docs.jsonl").write_text(json.dumps({"id": "1", "text": "fever " * 40}) + "\n")
-    (tmp_path / "quiz.jsonl").write_text('{"id": "q1"}\n')
+    quiz = {"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(quiz) + "\n")
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     tokenizer = {"model": {"type": "WordLevel", "vocab": vocabulary}, "added_tokens": []}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))

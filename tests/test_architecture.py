@@ -73,6 +73,9 @@ ALLOWED: dict[str, set[str]] = {
     "meditron_cli.scheduler": NODE
     | {"jobs.slurm", "jobs.supervision.ranks", "jobs.checkpoints"}
     | {"meditron_cli.plan", "meditron_cli.errors"},
+    "meditron_cli.inputs": LOWEST
+    | {"jobs.conversion", "jobs.data", "jobs.evaluation"}
+    | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {
         "jobs",
@@ -84,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.data",
         "jobs.supervision.recovery",
     }
-    | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.scheduler"}
+    | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.inputs", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.reporting": LOWEST
     | {"jobs.data", "jobs.tokenization", "meditron_cli.runs", "meditron_cli.scheduler"}

@@ -81,6 +81,21 @@ def read(path: Path, kind: str) -> list[Question]:
     return questions
 
 
+def require_examples(path: Path | str, questions: Sequence[Question], shots: int) -> list[Question]:
+    """Return the questions that may serve as worked examples.
+
+    Raises:
+        TaskError: they are fewer than ``shots``.
+    """
+    train = [question for question in questions if question.split == "train"]
+    if len(train) < shots:
+        raise TaskError(
+            f"{path}: `shots` is {shots}, the benchmark has {plural(len(train), 'train record')}",
+            "set `shots` to 0, or add train records to the benchmark",
+        )
+    return train
+
+
 def stratified(questions: Sequence[Question], size: int, seed: int) -> list[Question]:
     """Return a sample in the order of its file, in which each answer has its share as far as whole
     questions allow: published files are sorted by answer or by subject. Some seed gives the same

@@ -16,7 +16,7 @@ from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers
 from jobs.contract.corpus import benchmark_files
-from jobs.contract.errors import Stopped, TaskError
+from jobs.contract.errors import Stopped
 from jobs.contract.files import remove_partial, write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.contract.units import plural
@@ -96,12 +96,7 @@ def choose(
     Raises:
         TaskError: fewer ``train`` records than ``shots``.
     """
-    train = [question for question in questions if question.split == "train"]
-    if len(train) < spec.shots:
-        raise TaskError(
-            f"{spec.path}: `shots` is {spec.shots}, the benchmark has {len(train)} train records",
-            "set `shots` to 0, or add train records to the benchmark",
-        )
+    train = benchmarks.require_examples(spec.path, questions, spec.shots)
     test = [question for question in questions if question.split == "test"]
     sample = benchmarks.stratified(test, spec.limit, spec.seed) if spec.limit else test
     return sample, random.Random(spec.seed).sample(train, spec.shots)

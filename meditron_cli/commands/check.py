@@ -61,6 +61,7 @@ def check_merged(services: Services, checked: Checked, cluster: str, size: str) 
     inputs.
     """
     from meditron_cli.config.load import load
+    from meditron_cli.inputs import problems
     from meditron_cli.runs import prepare
 
     if checked.errors or checked.kind != "experiment":
@@ -70,8 +71,8 @@ def check_merged(services: Services, checked: Checked, cluster: str, size: str) 
         loaded = load(cluster, size, Path(checked.file), ())
         stages = prepare.stages_of(prepare.PIPELINE, loaded.experiment)
         plan = prepare.plan_of(loaded, stages)
-        absent = tuple(item.sentence for item in prepare.missing(loaded, stages))
-        if sentences := prepare.problems(loaded, stages):
+        absent = tuple(item.sentence for item in problems.missing(loaded, stages))
+        if sentences := problems.unusable(loaded, stages):
             raise ConfigError("\n".join(sentences))
         run = run_of(services, loaded)
         require_trainable(plan, run, prepare.PIPELINE, checked.file, partly=True)

@@ -94,6 +94,56 @@ def test_every_missing_input_is_named_before_anything_is_made(meditron: Bench) -
     assert not meditron.runs.exists()
 
 
+UNUSABLE = {
+    "no JSON": ("oops", "", ":1: not JSON (Expecting value: line 1 column 1 (char 0)); correct"),
+    "no question": (
+        '{"id": "q1"}',
+        "",
+        ":1: `question` is missing, empty or not a string; correct",
+    ),
+    "an answer outside of the choices": (
+        '{"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 2}',
+        "",
+        ":1: `answer` is 2; it is an index from 0 to 1",
+    ),
+    "another layout": (
+        '{"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0}',
+        ", kind: medmcqa",
+        ":1: `opa` is missing, empty or not a string; correct",
+    ),
+    "examples without train records": (
+        '{"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0}',
+        ", shots: 3",
+        ": `shots` is 3, the benchmark has 0 train records; set `shots` to 0, or add",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "settings", "problem"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_benchmark_is_refused_before_anything_is_made(
+    content: str, settings: str, problem: str, meditron: Bench
+) -> None:
+    (meditron.folder / "quiz.jsonl").write_text(content + "\n")
+
+    experiment = meditron.folder / "experiment.yaml"
+    text = experiment.read_text()
+    experiment.write_text(text.replace("path: quiz.jsonl", f"path: quiz.jsonl{settings}"))
+
+    refused = meditron.submit()
+    checked = meditron("check", "--cluster", "test-slurm", "--size", "tiny")
+
+    assert refused.exit_code == checked.exit_code == 2
+    for result in (refused, checked):
+        assert f"evaluate.benchmarks (quiz): {meditron.folder}/quiz.jsonl{problem}" in result.stderr
+    assert not meditron.runs.exists()
+
+
+def test_a_stage_that_reads_no_benchmark_accepts_an_unusable_one(meditron: Bench) -> None:
+    (meditron.folder / "quiz.jsonl").write_text("oops\n")
+
+    assert meditron.submit(stage="curate").exit_code == 0
+
+
 def test_a_folder_without_an_experiment_is_refused_with_the_command_that_writes_one(
     meditron: Bench,
 ) -> None:

@@ -17,6 +17,7 @@ from jobs.data.mixture import CorpusSize
 from jobs.selftest import inputs
 from meditron_cli.commands.selftest import load_selftest
 from meditron_cli.errors import ConfigError
+from meditron_cli.inputs import problems
 from meditron_cli.plan.spec_parts import parallel_spec
 from meditron_cli.runs import prepare
 from meditron_cli.selftest import claims, judges, settings
@@ -373,7 +374,7 @@ def test_a_selftest_is_planned_as_one_task_without_data() -> None:
 
     (stage,) = prepare.plan_of(loaded, [settings.STAGE]).stages
 
-    assert prepare.input_problems(loaded, [settings.STAGE]) == []
+    assert problems.of_stages(loaded, [settings.STAGE]) == []
     assert [task.ranks for task in stage.tasks] == [2]
 
 

@@ -1,0 +1,156 @@
+"""Check the files that stages read, before anything is submitted."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.contract.errors import TaskError
+from jobs.contract.stage_specs import TOKENIZER_STAGES
+from jobs.data import tokenizer_file
+
+if TYPE_CHECKING:
+    from meditron_cli.config.experiment_schema import Benchmark
+    from meditron_cli.config.load import Loaded, Missing
+
+
+def missing(loaded: Loaded, stages: Collection[str]) -> list[Missing]:
+    """Return the missing inputs of some stages."""
+    return [item for item in loaded.missing if not set(stages).isdisjoint(item.stages)]
+
+
+def of_stages(loaded: Loaded, stages: Collection[str]) -> list[str]:
+    """Return one sentence per missing or unusable input of some stages."""
+    sentences = [item.sentence for item in missing(loaded, stages)]
+    return sentences + unusable(loaded, stages)
+
+
+def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
+    """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
+    from meditron_cli.config import data_files, load
+
+    experiment = loaded.experiment
+    sentences: list[str] = []
+    benchmarks = {item.path: item for item in experiment.evaluate.benchmarks}
+    for readers, (section, name, *_), path in load.data_files(experiment):
+        place = data_files.place(path, loaded.cluster.data_dir)
+        if place is None or set(stages).isdisjoint(readers):
+            continue
+        if name == "benchmarks":
+            sentences += benchmark_problems(benchmarks[path], place)
+        else:
+            sentences += path_problems(f"{section}.{name}", place)
+    if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
+        sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
+    if "convert" in stages:
+        sentences += weights_problems(loaded)
+    return sentences
+
+
+def benchmark_problems(benchmark: Benchmark, path: Path) -> Iterator[str]:
+    """Yield a sentence for a benchmark that cannot be read, or has too few worked examples."""
+    from jobs.evaluation import benchmarks
+
+    key = f"evaluate.benchmarks ({benchmark.name})"
+    unreadable = list(path_problems(key, path))
+    if unreadable or not path.exists():
+        yield from unreadable
+        return
+    try:
+        questions = benchmarks.read(path, benchmark.kind)
+        benchmarks.require_examples(path, questions, benchmark.shots)
+    except TaskError as error:
+        yield f"{key}: {error.message}; {error.hint}"
+
+
+def weights_problems(loaded: Loaded) -> Iterator[str]:
+    """Yield a sentence for a folder of base weights that cannot become the run's step 0, by its
+    ``config.json`` and the headers of its files.
+    """
+    from jobs.conversion import base_model
+    from meditron_cli.config import weights
+    from meditron_cli.plan import spec_parts
+
+    experiment = loaded.experiment
+    folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
+    if folder is None:
+        return
+    vocabulary = spec_parts.vocabulary_spec(experiment)
+    try:
+        base_model.require_importable(folder, spec_parts.models_of(experiment)[-1], vocabulary)
+    except TaskError as error:
+        yield f"model.weights: {error.message}; {error.hint}"
+
+
+def path_problems(key: str, path: Path) -> Iterator[str]:
+    """Yield a sentence for a file or folder that is unreadable, empty or of the wrong kind."""
+    if not path.exists():
+        return
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        yield f"{key}: {path} cannot be read"
+    elif path.is_dir() and not any(path.iterdir()):
+        yield f"{key}: the folder {path} is empty"
+    elif not path.is_dir() and not path.is_file():
+        yield f"{key}: {path} is neither a regular file nor a folder"
+    elif path.is_file() and path.stat().st_size == 0:
+        yield f"{key}: {path} is empty"
+
+
+def tokenizer_problems(loaded: Loaded, path: Path) -> Iterator[str]:
+    """Yield a sentence for a tokenizer that is not a tokenizer.json, too large for the model, or
+    not that of the vocabulary registry or of the base model.
+    """
+    from meditron_cli.plan.spec_parts import vocabulary_spec
+
+    experiment = loaded.experiment
+    unreadable = list(path_problems("tokenize.tokenizer", path))
+    if unreadable or not path.exists():
+        yield from unreadable
+        return
+    try:
+        table = tokenizer_file.read_tokens(path)
+    except ValueError as error:
+        yield f"tokenize.tokenizer: {path} is not a tokenizer.json ({error})"
+        return
+    rows = experiment.model.vocab_size
+    if table.size > rows:
+        yield (
+            f"tokenize.tokenizer: {path} has {table.size} tokens, the model only {rows}; "
+            f"set model.vocab_size to {table.size} or more"
+        )
+    mismatches = list(tokenizer_file.mismatches(table, vocabulary_spec(experiment)))
+    for mismatch in mismatches:
+        yield f"{mismatch.key}: {path}: {mismatch.problem}; {mismatch.hint}"
+    if not mismatches and table.size <= rows:
+        yield from base_problems(loaded, path, table)
+
+
+def base_problems(loaded: Loaded, path: Path, table: tokenizer_file.TokenTable) -> Iterator[str]:
+    """Yield a sentence for a tokenizer whose ids are not those that the base model was trained on,
+    as far as its folder is on this machine and has a tokenizer.
+    """
+    from jobs.data import base_tokenizer
+    from meditron_cli.config import weights
+    from meditron_cli.plan.spec_parts import vocabulary_spec
+
+    folder = weights.find(loaded.experiment.model.weights, loaded.cluster.models_dir).folder
+    if folder is None:
+        return
+    try:
+        base = base_tokenizer.base_tokens(folder)
+    except (ValueError, OSError) as error:
+        yield f"model.weights: the tokenizer in {folder} cannot be read ({error})"
+        return
+    vocabulary = vocabulary_spec(loaded.experiment)
+    difference = base and base_tokenizer.base_difference(table, base, vocabulary)
+    if difference:
+        words = ["meditron", "tokenizer", "build", "--size", loaded.size, str(folder)]
+        words += ["--config", str(loaded.config_file)] if loaded.config_file else []
+        command = shlex.join([*words, "--output", "base.json"])
+        yield (
+            f"tokenize.tokenizer: {path} is not that of the base model in {folder}: {difference}; "
+            f"`{command}` makes one that is"
+        )
