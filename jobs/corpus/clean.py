@@ -281,9 +281,11 @@ class Cleaner:
     def _key(
         self, identity: str, digest: bytes, flags: int
     ) -> tuple[int, int, int, tuple[int, int]]:
-        """Return the key of a document but for its number."""
+        """Return the key of a document but for its number. The hash of its id, of which the
+        smallest one is kept, is another one than that of the split.
+        """
         halves = (int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big"))
-        return self._piece.source, flags, hashed(identity), halves
+        return self._piece.source, flags, hashed(f"id:{identity}"), halves
 
     def _drop(self, reason: str, matched: str, identity: str, title: str, text: str) -> None:
         described = {"id": identity, "source": self.source.name, "title": title}

@@ -130,6 +130,20 @@ def test_a_retraction_drops_its_work_though_its_record_would_be_dropped_anyway(
     assert [REASONS[row["reason"]] for row in dropped[1]] == ["dropped_work"]
 
 
+def test_copies_of_texts_do_not_make_the_validation_split_larger(tmp_path: Path) -> None:
+    """Which of them is kept has nothing to do with which of them would be held out."""
+    rules = CorpusRules((source_spec("texts", validation_fraction=0.1),), "fail", 1, 0)
+    copies = [Document(f"{at}", "", f"text {at % 200}") for at in range(2_000)]
+
+    [piece] = cleaned_pieces(tmp_path, rules, [copies])
+
+    dropped = find(piece.keys(), rules, tmp_path / "scratch")[0]["number"]
+    [(numbers, _)] = piece.of_shard(rules.shards)
+    assert len(dropped) == 1_800
+    held_out = len(set(numbers) - set(dropped))
+    assert 0 < held_out < 45  # 20 expected, and 130 if the smaller id were held out
+
+
 def cleaned_pieces(
     folder: Path, rules: CorpusRules, sources: list[list[Document]]
 ) -> list[FinishedPiece]:

@@ -255,7 +255,7 @@ def test_the_manifest_counts_every_record_and_names_every_shard(
         {"id": "a", "text": TEXTS[0], "source": "guidelines", "url": "x"},
         {"id": "b", "text": TEXTS[1]},
         {"id": "c", "text": TEXTS[2]},
-        {"id": "d", "text": TEXTS[3]},
+        {"id": "e", "text": TEXTS[3]},
         {"text": TEXTS[4], "source": 7},
     )
     (source.parent / "README.md").write_text("not a document")
