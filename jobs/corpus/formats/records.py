@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import orjson
@@ -104,6 +105,8 @@ def meta(value: Mapping[str, Any]) -> dict[str, Any]:
     for place in (value, inside(value)):
         for key, item in place.items():
             kind = META.get(key.lower(), "")
+            if isinstance(item, date):  # Falcon's column of times
+                item = item.isoformat()
             if kind == "licence" and isinstance(item, list):
                 item = ", ".join(part for part in item if isinstance(part, str))
             if kind in LISTS and isinstance(item, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,19 @@ REPLAY = [
     ("starcoder", {"content": "An issue.", "id": 7},
      Document("7", "", "An issue.", {}, {}, is_marked=False)),
 ]  # fmt: skip
+
+
+def test_a_time_of_a_parquet_file_is_a_date(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    time = pyarrow.array([datetime(2013, 5, 18, 10, 42)], pyarrow.timestamp("s"))
+    path = tmp_path / "web.parquet"
+    parquet.write_table(pyarrow.table({"content": ["A."], "timestamp": time}), path)
+
+    [document] = documents(path, "falcon")
+
+    assert document.meta == {"date": "2013-05-18T10:42:00"}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
