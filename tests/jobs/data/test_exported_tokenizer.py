@@ -34,14 +34,15 @@ for folder, texts, options in json.load(open(sys.argv[1])):
     for text, special in added:
         token = transformers.AddedToken(text, special=special, normalized=False)
         tokenizer.add_tokens([token], special_tokens=special)
+    ids = [tokenizer(text)["input_ids"] for text in texts]
     reports.append({
         "class": type(tokenizer).__name__,
-        "ids": [tokenizer(text)["input_ids"] for text in texts],
+        "ids": ids,
         "pair": tokenizer("a", "b")["input_ids"],
         "roles": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
         "size": len(tokenizer),
         "length": tokenizer.model_max_length,
-        "decoded": [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts],
+        "decoded": [tokenizer.decode(one) for one in ids],
         "hidden": tokenizer.decode([tokenizer.eos_token_id], skip_special_tokens=True),
     })
 json.dump(reports, sys.stdout)
