@@ -226,8 +226,11 @@ def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def logits_at(
     network: torch.nn.Module, tokens: torch.Tensor, places: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
-    """Return scores of the next token at some positions; those of others are never computed, which
-    of long rows and a large vocabulary would take more memory than the weights.
+    """Return scores of the next token at some positions, of an output layer in float32: in bfloat16,
+    which has 8 bits, the best of several answers are often equal.
+
+    Scores of other positions are never computed: of long rows and a large vocabulary they would
+    take more memory than the weights.
 
     Args:
         network: as for ``logits``.
@@ -239,13 +242,17 @@ def logits_at(
     """
     rows, columns = zip(*places, strict=True)
 
-    def select(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        del module
+    def select(
+        module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, Any]
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
         hidden = inputs[0]  # [sequence, batch, hidden_size]
-        return hidden[list(columns), list(rows)].unsqueeze(1)
+        weight = named.get("weight")  # of the embedding, where the two are tied
+        weight = cast(torch.Tensor, module.weight) if weight is None else weight
+        chosen = hidden[list(columns), list(rows)].unsqueeze(1)
+        return (chosen.float(),), {**named, "weight": weight.float()}
 
     output_layer = cast(torch.nn.Module, get_attr_wrapped_model(network, "output_layer"))
-    hook = output_layer.register_forward_pre_hook(select)
+    hook = output_layer.register_forward_pre_hook(select, with_kwargs=True)
     try:
         return logits(network, tokens)[0]
     finally:

@@ -98,6 +98,45 @@ def test_logits_and_greedy_continuations_are_those_of_transformers(tmp_path, for
             assert result["same_frequencies"], name
 
 
+COMPARE_OUTPUT = (
+    BEGIN
+    + """
+tokens = torch.randint(0, parity.VOCABULARY, (2, 60), generator=torch.Generator().manual_seed(1))
+places = [(row, column) for row in range(2) for column in range(60)]
+results = {}
+for name in parity.MODELS:
+    spec, theirs = build(name)
+    network = model.build(spec, layout, "bf16", place, for_inference=True)
+    parity.copy_weights(network.module, spec, layout, theirs)
+    scores = model.logits_at(network, tokens, places)
+    rounded = model.logits(network, tokens).flatten(0, 1)
+    results[name] = {
+        "difference": float((scores - rounded).abs().max()),
+        "scale": float(rounded.std()),
+        "step": float((scores - scores.bfloat16().float()).abs().max()),
+        "values": [len(scores[:, :50].unique()), len(rounded[:, :50].unique())],
+    }
+print(json.dumps(results))
+device.end()
+"""
+)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_scores_of_answers_are_finer_than_the_weights(tmp_path, fork_server, tensor):
+    """A difference of less than bfloat16 can express decides between answers."""
+    given = json.dumps({"layout": layout(tensor)})
+
+    texts = fork_server.run_ranks(COMPARE_OUTPUT, tmp_path, tensor, given)
+
+    results = json.loads(texts[0].splitlines()[-1])
+    assert results
+    for name, result in results.items():
+        assert result["difference"] < 0.02 * result["scale"] + 0.02, (name, result)
+        assert result["step"] > 1e-4, (name, result)
+        assert result["values"][0] > 3 * result["values"][1], (name, result)
+
+
 LOAD_AGAIN = """
 import torch
 from transformers import AutoModelForCausalLM
