@@ -226,8 +226,8 @@ def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def logits_at(
     network: torch.nn.Module, tokens: torch.Tensor, places: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
-    """Return scores of the next token at some positions, of an output layer in float32: in bfloat16,
-    which has 8 bits, the best of several answers are often equal.
+    """Return scores of the next token at some positions, from an output layer in float32: in
+    bfloat16, which has 8 bits, the best of several answers are often equal.
 
     Scores of other positions are never computed: of long rows and a large vocabulary they would
     take more memory than the weights.
