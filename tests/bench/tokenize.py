@@ -283,7 +283,8 @@ class Measurement:
         """Write the datasets of the tasks into one; return its prefix."""
         prefix, dtype = self.folder / "merged", index_dtype(read_tokens(self.tokenizer).size)
         writer = IndexedWriter(prefix, dtype)
-        for path in sorted(run.path("tokens/train").glob("*.idx")):
+        paths = run.path("tokens/train").glob("*.idx")
+        for path in sorted(paths, key=lambda path: path.stem):  # 00000, 00000-0001
             ids = numpy.fromfile(path.with_suffix(".bin"), stored(dtype))
             writer.add(ids, read_index(path).lengths)
         writer.publish()
