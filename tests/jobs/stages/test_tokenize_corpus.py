@@ -259,19 +259,24 @@ class FailsLater:
 
     name, characters = "gigatoken", 100
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, then: Callable[[], Any] = lambda: None) -> None:
         self.engine = engine
+        self.then = then
 
     def encode(self, texts: list[str]) -> Any:
-        if any("the last" in text for text in texts):
-            raise EngineDiffers("'the last' gives [1], not [2]")
+        if any("differs" in text for text in texts):
+            self.then()
+            raise EngineDiffers("'differs' gives [1], not [2]")
         return self.engine.encode(texts)
+
+
+DIFFERENCE = "gigatoken differs from tokenizers: 'differs' gives [1], not [2]"
 
 
 def test_a_difference_on_the_way_starts_the_shard_again(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
-    texts = [*TEXTS * 9, "the last"]
+    texts = [*TEXTS * 9, "differs"]
     task = bench.tokenize(shard(*texts), tokenizer_file)
     context = context_from(bench.run.root, "tokenize", 0, {})
     tools = Tools.load(task.spec)
@@ -281,11 +286,10 @@ def test_a_difference_on_the_way_starts_the_shard_again(
 
     assert read_ids(bench) == expected_ids(tokenizer_file, texts)
     assert (made.summary["engine"], made.summary["documents"]) == ("tokenizers", len(texts))
-    reason = "gigatoken differs from tokenizers: 'the last' gives [1], not [2]"
-    assert made.summary["engine_reason"] == reason
+    assert made.summary["engine_reason"] == DIFFERENCE
     required = replace(task.spec, engine="gigatoken")
-    with pytest.raises(TaskError, match=re.escape(reason)):
-        differs.without_gigatoken(required, EngineDiffers("'the last' gives [1], not [2]"))
+    with pytest.raises(TaskError, match=re.escape(DIFFERENCE)):
+        differs.without_gigatoken(required, EngineDiffers("'differs' gives [1], not [2]"))
 
 
 class Loses:

@@ -25,9 +25,8 @@ from jobs.runtime.context import Context, context_from
 from jobs.stages import tokenize_corpus
 from jobs.stages.tokenize_corpus import Tools, tokenize_or_again
 from jobs.tokenization import stretch_records
-from jobs.tokenization.engine import EngineDiffers
 
-from .test_tokenize_corpus import TEXTS, train
+from .test_tokenize_corpus import DIFFERENCE, TEXTS, FailsLater, train
 
 SHARDS = ("corpus/train/00000.jsonl", "corpus/train/00001.jsonl", "corpus/validation/00000.jsonl")
 STRETCHES = {"train": 7, "validation": 1}
@@ -322,25 +321,6 @@ def test_a_shard_that_has_changed_is_made_again_alone(bench: Any, tokenizer: Pat
     assert manifest["shards"][0]["sha256"] == sha256(path)
 
 
-class FailsAtTheLast:
-    """Gigatoken, until a text that it encodes otherwise than ``tokenizers``."""
-
-    name, characters = "gigatoken", 100
-
-    def __init__(self, engine: Any, then: Any = lambda: None) -> None:
-        self.engine = engine
-        self.then = then
-
-    def encode(self, texts: list[str]) -> Any:
-        if any("differs" in text for text in texts):
-            self.then()
-            raise EngineDiffers("'differs' gives [1], not [2]")
-        return self.engine.encode(texts)
-
-
-REASON = "gigatoken differs from tokenizers: 'differs' gives [1], not [2]"
-
-
 def test_what_gigatoken_made_before_it_differs_is_made_again_in_whatever_attempt(
     bench: Any, tokenizer: Path
 ) -> None:
@@ -354,7 +334,7 @@ def test_what_gigatoken_made_before_it_differs_is_made_again_in_whatever_attempt
     assert {record["engine"] for record in recorded(bench).values()} == {"gigatoken"}
     context = context_from(bench.run.root, "tokenize", 0, {})
     tools = Tools.load(spec)
-    stops = FailsAtTheLast(tools.engine, lambda: context.stop.received.append(signal.SIGTERM))
+    stops = FailsLater(tools.engine, lambda: context.stop.received.append(signal.SIGTERM))
     shards = {name: done_markers.describe_file(bench.run, name) for name in SHARDS}
     with pytest.raises(Stopped):
         tokenize_or_again(context, dataclasses.replace(tools, engine=stops), shards)
@@ -364,11 +344,11 @@ def test_what_gigatoken_made_before_it_differs_is_made_again_in_whatever_attempt
 
     assert first.isdisjoint(written(bench, recorded(bench)).items())
     assert {record["engine"] for record in recorded(bench).values()} == {"tokenizers"}
-    assert bench.done("tokenize")["summary"]["engine_reason"] == REASON
+    assert bench.done("tokenize")["summary"]["engine_reason"] == DIFFERENCE
     manifest = read_json(bench.run.path(tokenized.MANIFEST_PATH))
     datasets = [item for shard in manifest["shards"] for item in shard["datasets"]]
     assert {(item["engine"], item["engine_reason"]) for item in datasets} == {
-        ("tokenizers", REASON)
+        ("tokenizers", DIFFERENCE)
     }
 
 
@@ -381,14 +361,14 @@ def test_where_gigatoken_is_required_the_difference_is_known_to_later_attempts(
     assert isinstance(context.task.spec, TokenizeSpec)
     tools = Tools.load(context.task.spec)
     shards = {name: done_markers.describe_file(bench.run, name) for name in SHARDS}
-    differs = dataclasses.replace(tools, engine=FailsAtTheLast(tools.engine))
+    differs = dataclasses.replace(tools, engine=FailsLater(tools.engine))
     with pytest.raises(TaskError, match="gigatoken differs"):
         tokenize_or_again(context, differs, shards)
 
     result = bench.start("tokenize")
 
     hint = "set tokenize.engine to auto, which takes tokenizers then"
-    assert result.stderr == f"tokenize: {REASON}\nhint: {hint}\n"
+    assert result.stderr == f"tokenize: {DIFFERENCE}\nhint: {hint}\n"
     plan(bench, tokenizer)
     assert bench.start("tokenize").returncode == 0
     assert {record["engine"] for record in recorded(bench).values()} == {"tokenizers"}
