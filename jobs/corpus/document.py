@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-IDENTIFIERS = ("pmid", "pmcid", "doi", "corpusid")
-"""Kinds of names of a work; the first that a document has becomes its ``work_id``."""
-
 NUMBER = re.compile("[1-9][0-9]*")
-NAMES = {"pmid": NUMBER, "pmcid": NUMBER, "doi": re.compile("10[.].+/.+"), "corpusid": NUMBER}
-"""What a name of a work looks like; others, as ``0`` and ``N/A``, would join works."""
+IDENTIFIERS = {"pmid": NUMBER, "pmcid": NUMBER, "doi": re.compile("10[.].+/.+"), "corpusid": NUMBER}
+"""Kinds of names of a work, with their form; the first that a document has becomes its ``work_id``.
+Names of other forms, as ``0`` and ``N/A``, would join works.
+"""
 
 DOI_PREFIX = re.compile(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)")
 
@@ -63,7 +62,7 @@ def identifiers(found: Iterable[tuple[str, str]]) -> dict[str, str]:
             name = name.upper().removeprefix("PMC")
         elif kind == "doi":
             name = DOI_PREFIX.sub("", name.lower())
-        if NAMES[kind].fullmatch(name):
+        if IDENTIFIERS[kind].fullmatch(name):
             names.setdefault(kind, name)
     return names
 

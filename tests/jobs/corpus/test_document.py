@@ -23,14 +23,14 @@ def test_a_name_is_written_in_one_way(kind: str, text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("kind", "text", "name"),
     [
-        ("pmid", ""), ("pmid", "0"), ("pmid", "N/A"), ("pmid", "nan"), ("pmcid", "PMC"),
-        ("doi", "none"), ("doi", "n/a"), ("doi", "https://doi.org/"), ("corpusid", "-1"),
+        ("pmid", "", "7"), ("pmid", "0", "7"), ("pmid", "N/A", "7"), ("pmid", "nan", "7"),
+        ("pmcid", "PMC", "7"), ("doi", "none", "10.1/7"), ("doi", "n/a", "10.1/7"),
+        ("doi", "https://doi.org/", "10.1/7"), ("corpusid", "-1", "7"),
     ],
 )  # fmt: skip
-def test_what_stands_for_a_missing_name_is_none(kind: str, text: str) -> None:
+def test_what_stands_for_a_missing_name_is_none(kind: str, text: str, name: str) -> None:
     """Records that have it would be of one work, of which one is kept."""
-    assert identifiers([(kind, text), (kind, "10.1/7" if kind == "doi" else "7")]) == {
-        kind: "10.1/7" if kind == "doi" else "7"
-    }
+    assert identifiers([(kind, text)]) == {}
+    assert identifiers([(kind, text), (kind, name)]) == {kind: name}
