@@ -205,8 +205,8 @@ class _Search:
         """
         self.reasons = np.full(self.total, KEPT, np.uint8)
         self.abstracts = np.zeros(self.total, np.bool_)
-        self.stock = [np.empty(0, np.uint32)]
-        """Copies of texts that many documents have."""
+        self.placeholders = [np.empty(0, np.uint32)]
+        """Copies of texts that more than SHARED documents have."""
         self._order_by_id()
         self._drop_equal_texts()
         self.unwanted = [np.empty(0, np.uint32)]
@@ -265,7 +265,7 @@ class _Search:
 
     def _drop_equal_texts(self) -> None:
         for rows in self.digests.take():
-            positions, rows = self._living(rows)
+            positions, rows = self._remaining(rows)
             again = repeated(rows["digest"][:, 0])
             positions, digests = positions[again], rows["digest"][again]
             order = np.lexsort((positions, digests[:, 1], digests[:, 0]))
@@ -276,7 +276,7 @@ class _Search:
             counts = sizes(begins, len(group))
             first = positions[np.repeat(begins, counts)]
             other = first != positions
-            self.stock.append(positions[other & np.repeat(counts > SHARED, counts)])
+            self.placeholders.append(positions[other & np.repeat(counts > SHARED, counts)])
             self.abstracts[first[self.abstracts[positions]]] = True
             self._drop(positions[other], first[other], DUPLICATE)
 
@@ -296,11 +296,11 @@ class _Search:
         return count
 
     def _unite_works(self) -> None:
-        """Join the living documents and the links that share a name into sets, as ``kept`` points.
-        The names of a copy are those of the document that is kept for it, unless very many have its
-        text. Note the documents of unwanted works.
+        """Join the remaining documents and the links that share a name into sets, as ``kept``
+        points. The names of a copy are those of the document that is kept for it, unless very many
+        have its text. Note the documents of unwanted works.
         """
-        stock = np.concatenate(self.stock)
+        placeholders = np.concatenate(self.placeholders)
         for rows in self.names.take():
             is_owned = rows["index"] != NO_DOCUMENT
             rows, unwanted = rows[is_owned], rows["hash"][~is_owned]
@@ -311,14 +311,14 @@ class _Search:
             is_document = positions < self.total
             positions[is_document] = self.positions[positions[is_document]]
             reasons[is_document] = self.reasons[positions[is_document]]
-            named = np.isin(reasons, (KEPT, DUPLICATE)) & ~np.isin(positions, stock)
+            named = np.isin(reasons, (KEPT, DUPLICATE)) & ~np.isin(positions, placeholders)
             positions, hashes, reasons = positions[named], hashes[named], reasons[named]
             begins = group_starts(hashes)
             counts = sizes(begins, len(hashes))
             if len(begins):
                 first = np.repeat(np.minimum.reduceat(positions, begins), counts)
-                living = np.add.reduceat(reasons == KEPT, begins, dtype=np.intp)
-                is_work = np.repeat(living <= SHARED, counts)
+                remaining = np.add.reduceat(reasons == KEPT, begins, dtype=np.intp)
+                is_work = np.repeat(remaining <= SHARED, counts)
                 unite(self.kept, positions[is_work], first[is_work])
                 self.unwanted.append(positions[is_work & np.isin(hashes, unwanted)])
 
@@ -348,10 +348,10 @@ class _Search:
         self._drop(positions[~weaker], best[~weaker], SAME_WORK)
 
     def _compare(self, similarity: float) -> None:
-        """Find the living documents that share a band and are alike by their sketches."""
+        """Find the remaining documents that share a band and are alike by their sketches."""
         sketches = np.memmap(self.sketches, np.uint8, "r").reshape(self.total, ORDERS)
         for rows in self.bands.take():
-            positions, rows = self._living(rows)
+            positions, rows = self._remaining(rows)
             again = repeated(rows["hash"])
             positions, rows = positions[again], rows[again]
             order = np.lexsort((positions, rows["hash"]))
@@ -392,7 +392,9 @@ class _Search:
             undecided &= self.reasons == KEPT
 
     def _members(self) -> tuple[Rows, Rows]:
-        """Return the living documents that are not the smallest of their set, and the smallest."""
+        """Return the remaining documents that are not the smallest of their set, and the smallest
+        of each.
+        """
         found = []
         for begin, end in chunks(self.total):
             self.kept[begin:end] = roots_of(self.kept, self.kept[begin:end])
@@ -401,10 +403,10 @@ class _Search:
         positions = np.concatenate([np.empty(0, np.intp), *found]).astype(np.uint32)
         return positions, self.kept[positions]
 
-    def _living(self, rows: Rows) -> tuple[Rows, Rows]:
+    def _remaining(self, rows: Rows) -> tuple[Rows, Rows]:
         positions = self.positions[rows["index"]]
-        live = self.reasons[positions] == KEPT
-        return positions[live], rows[live]
+        is_kept = self.reasons[positions] == KEPT
+        return positions[is_kept], rows[is_kept]
 
     def _drop(self, positions: Rows, kept: Rows, reason: int) -> None:
         self.reasons[positions] = reason
