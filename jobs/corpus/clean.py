@@ -281,8 +281,10 @@ class Cleaner:
     def _key(
         self, identity: str, digest: bytes, flags: int
     ) -> tuple[int, int, int, tuple[int, int]]:
-        """Return the key of a document but for its number. The hash of its id, of which the
-        smallest one is kept, is another one than that of the split.
+        """Return the key of a document but for its number.
+
+        The id is hashed otherwise than for the split: of several documents the one with the
+        smallest hash is kept, and small hashes of the split are held out.
         """
         halves = (int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big"))
         return self._piece.source, flags, hashed(f"id:{identity}"), halves

@@ -51,7 +51,7 @@ NUMBER = "I"
 """Four bytes, as of all numbers of documents."""
 
 BLOCK = 1 << 14
-"""Keys of documents held until they are written as frames."""
+"""Keys, names and links held until they are written as frames."""
 
 BUFFERED_BYTES = 1 << 25
 """Lines held until they are written as frames."""
@@ -60,7 +60,7 @@ PACKING: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
 }
-"""Documents take about 40 % of their bytes, keys all of them; both are read once."""
+"""Documents shrink to about 40 % of their bytes, keys do not shrink; both are read once."""
 
 SAMPLED = 20
 """Dropped documents that a piece keeps per reason."""
@@ -216,7 +216,7 @@ class PieceWriter:
 
     @property
     def is_full(self) -> bool:
-        """Return whether so many keys are held that they are to be written."""
+        """Return whether the held keys fill a block, so that ``end_block`` is due."""
         return self._keys.total + self._names.total + self._links.total >= BLOCK
 
     def add_bands(self, bands: numpy.ndarray) -> None:
@@ -224,7 +224,7 @@ class PieceWriter:
         self._bands.append(bands)
 
     def end_block(self) -> None:
-        """Write the keys that are held, all of them with their bands."""
+        """Write the held keys, whose bands have all been added, as one frame of each kind."""
         ids, self._ids = self._ids, bytearray()
         self._frame(self._arrays, IDS, ids, ids.count(b"\n"))
         bands, self._bands = self._bands, []

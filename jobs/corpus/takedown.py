@@ -141,7 +141,7 @@ def remove(run: RunDir, matches: Sequence[Match]) -> None:
     """
     manifest = read_manifest(run)
     write_json(run.path(INTENT), {"documents": [asdict(match) for match in matches]})
-    run.path(tokenized.MANIFEST_PATH).unlink(missing_ok=True)  # they are not the corpus's any more
+    run.path(tokenized.MANIFEST_PATH).unlink(missing_ok=True)  # its tokens are of the old shards
     ids = {match.id for match in matches}
     starts, kept_for = starts_of(ids), {f"{match.id} of {match.source}" for match in matches}
     for path in (run.path(f"{CORPUS}/{name}") for name in ASIDE):

@@ -430,7 +430,7 @@ class _Surveyor:
 
     def require_same_tokenizer(self, prefix: str, binary: Path) -> None:
         """Compare the tokenizer that a dataset of a run was made with, this one or another, with
-        that of the training.
+        that of the training; refuse a dataset in the tokens of a run that no done marker names.
         """
         made, again = self.written.get(prefix), f"{RESUME} makes it again"
         if made is None:
@@ -438,7 +438,7 @@ class _Surveyor:
             if maker is not None and maker.path("tokens") in binary.parents:
                 raise TaskError(
                     f"{binary} has no done marker of tokenize",
-                    f"name the run, {maker.root}: it knows its datasets",
+                    f"name the run in its place: {maker.root}",
                 )
             return
         if Path(prefix).is_absolute():

@@ -1,7 +1,7 @@
 """The indexed datasets that tokenize has written, by the done markers of a run.
 
-Training reads the done markers, which also know when each file was written. The manifest of the
-tokens shows the same of finished ones to people and other programs; nothing reads it here.
+Training reads the done markers, which also record when each file was written. The manifest of the
+tokens lists finished ones for people and other programs; no stage reads it.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def require_examples(path: Path | str, questions: Sequence[Question], shots: int
 
 def stratified(questions: Sequence[Question], size: int, seed: int) -> list[Question]:
     """Return a sample in the order of its file, in which each answer has its share as far as whole
-    questions allow: published files are sorted by answer or by subject. Some seed gives the same
+    questions allow: published files are sorted by answer or by subject. A seed gives the same
     questions on every machine.
     """
     groups: dict[int, list[int]] = {}

@@ -221,7 +221,7 @@ def tokenize(context: Context, planned: Sequence[PlannedStretch], tools: Tools) 
 
 
 def joined(texts: Iterable[str]) -> str:
-    """Return the different ones of some texts."""
+    """Return the distinct texts, but for empty ones, as one text."""
     return "; ".join(sorted({*texts} - {""}))
 
 

@@ -27,9 +27,7 @@ from jobs.contract.stage_specs import (
 from meditron_cli.plan import corpus, fit, step_times
 from meditron_cli.plan.inputs import Inputs
 from meditron_cli.plan.model import Resources, StagePlan
-from meditron_cli.plan.spec_parts import (
-    model_spec,
-)
+from meditron_cli.plan.spec_parts import model_spec
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Partition

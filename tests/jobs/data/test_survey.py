@@ -210,7 +210,7 @@ def test_a_dataset_that_another_run_has_not_finished_is_refused(
         survey_of(str(left))
 
     assert refusal.value.message == f"{left}.bin has no done marker of tokenize"
-    assert refusal.value.hint == f"name the run, {other.root}: it knows its datasets"
+    assert refusal.value.hint == f"name the run in its place: {other.root}"
 
 
 def test_tokens_of_another_tokenizer_are_refused_of_this_run_and_another(
