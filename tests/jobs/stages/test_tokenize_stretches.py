@@ -26,7 +26,8 @@ from jobs.stages import tokenize_corpus
 from jobs.stages.tokenize_corpus import Tools, tokenize_or_again
 from jobs.tokenization import stretch_records
 
-from .test_tokenize_corpus import DIFFERENCE, TEXTS, FailsLater, train
+from .conftest import TEXTS, train
+from .test_tokenize_corpus import DIFFERENCE, FailsLater
 
 SHARDS = ("corpus/train/00000.jsonl", "corpus/train/00001.jsonl", "corpus/validation/00000.jsonl")
 STRETCHES = {"train": 7, "validation": 1}
