@@ -171,9 +171,14 @@ def aside_path(folder: Path, shard: int, kind: str) -> Path:
 
 
 def read_record(folder: Path, shard: int, key: str) -> dict[str, Any] | None:
-    """Return the record of a shard of this very corpus; None while it is not finished."""
+    """Return the record of a shard of this very corpus; None while it is not finished, or where it
+    does not have its size any more.
+    """
     try:
         record = read_json(record_path(folder, shard))
+        if record.get("key") != key:
+            return None
+        size = (folder.parents[1] / record["path"]).stat().st_size
     except (OSError, FormatError):
         return None
-    return record if record.get("key") == key else None
+    return record if size == record["bytes"] else None

@@ -284,6 +284,26 @@ def test_a_damaged_piece_is_never_written_to_shards(bench: Any, rules: CorpusRul
     assert not bench.run.path("corpus/manifest.json").exists()
 
 
+@pytest.mark.parametrize("left", [None, 2], ids=["missing", "cut"])
+def test_a_shard_that_was_damaged_before_the_corpus_was_whole_is_written_again(
+    left: int | None, bench: Any, rules: CorpusRules, undisturbed: dict[str, bytes]
+) -> None:
+    order = write_tasks(bench, rules, 3)
+    for stage, index in order[:-1]:
+        assert bench.start(stage, index=index).returncode == 0
+    shard = bench.run.path("corpus/train/00000.jsonl")
+    whole = shard.read_bytes().splitlines(keepends=True)
+    shard.unlink()
+    if left is not None:
+        shard.write_bytes(b"".join(whole[:left]))
+
+    assert bench.start("curate", index=order[-1][1]).returncode == 0
+    assert not bench.run.path("corpus/manifest.json").exists()
+
+    assert bench.start("curate", index=0).returncode == 0
+    assert bench.files("corpus") == undisturbed
+
+
 END_MEANWHILE = """
 import os, runpy, sys
 aside, manifest = sys.argv.pop(1), sys.argv.pop(1)
