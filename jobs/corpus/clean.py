@@ -39,10 +39,10 @@ SHOWN_CHARACTERS = 2_000
 """Of a dropped document, in ``dropped.jsonl``."""
 
 BATCH_CHARACTERS = 1 << 22
-"""Texts that are looked up in benchmarks and signed at once."""
+"""Characters of the documents that are looked up in benchmarks and signed at once."""
 
 HELD_CHARACTERS = 1 << 10
-"""What a document takes in a batch beside its text."""
+"""Counted for each document or removal of a batch beside its text."""
 
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
 

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Partition
     from meditron_cli.config.experiment_schema import Experiment
 
-
 SHORT_LEAD = 30
-"""Signal lead time, in seconds, of tasks that restart from scratch."""
+"""Signal lead time, in seconds, of all tasks but training."""
 
 
 def signal_lead(inputs: Inputs, stage: str) -> int:

@@ -98,8 +98,8 @@ def inside(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def meta(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the strings, and lists of strings, that META names, of the record and of an object
-    ``meta`` inside it.
+    """Return what META names, of the record and of an object ``meta`` inside it: strings, lists of
+    strings, times in ISO 8601, several licences as one string.
     """
     found: dict[str, Any] = {}
     for place in (value, inside(value)):
