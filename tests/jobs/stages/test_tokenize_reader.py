@@ -7,6 +7,7 @@ import pickle
 import struct
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -17,6 +18,9 @@ from jobs.contract.atomic_file import AtomicFile
 from jobs.data.indexed_dataset import write_index
 
 pytestmark = pytest.mark.engine
+
+LENGTH = 32
+"""Tokens of a sample of Megatron's training set."""
 
 TEXTS = [
     f"Case {number}: " + "sodium was low, potassium was high, <EOD> was written. " * (number % 7)
@@ -136,6 +140,58 @@ def test_shards_merged_by_megatron_are_the_whole_tokenized_at_once(
     for suffix in ("bin", "idx"):
         merged = (tmp_path / f"merged.{suffix}").read_bytes()
         assert merged == bench.run.path(f"tokens/00000.{suffix}").read_bytes()
+
+
+@pytest.fixture
+def gpt_dataset(tmp_path: Path) -> Any:
+    """Return a function that builds Megatron's training set of some datasets; no compiler."""
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from torch import distributed
+
+    def build(prefixes: list[str], weights: list[float] | None, samples: int) -> Any:
+        config = GPTDatasetConfig(
+            random_seed=1,
+            sequence_length=LENGTH,
+            blend_per_split=[(prefixes, weights), None, None],
+            path_to_cache=str(tmp_path / "cache"),
+            tokenizer=SimpleNamespace(eod=0, pad=-1, unique_identifiers={}, vocab_size=None),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+        )
+        sizes = [samples, 0, 0]
+        return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield build
+    distributed.destroy_process_group()
+
+
+def test_megatrons_training_set_reads_the_shards(
+    bench: Any, gpt_dataset: Any, megatron: Any, tmp_path: Path
+) -> None:
+    tokenize(bench, tmp_path, TEXTS[:20], "00001")
+    tokenize(bench, tmp_path, TEXTS[20:], "00002")
+    first, second = (str(bench.run.path(f"tokens/{name}")) for name in ("00001", "00002"))
+    documents = megatron.IndexedDataset(first)
+
+    whole = gpt_dataset([first], None, 10)
+    stream = numpy.concatenate([documents[number] for number in whole.document_index])
+    for sample in range(len(whole)):
+        place = int(whole.shuffle_index[sample]) * LENGTH
+        tokens = [*whole[sample]["tokens"].tolist(), int(whole[sample]["labels"][-1])]
+        assert tokens == stream[place : place + LENGTH + 1].tolist()
+
+    mixed = gpt_dataset([first, second], [0.75, 0.25], 40)
+    assert numpy.bincount(mixed.dataset_index).tolist() == [30, 10]
+    once = gpt_dataset([first, second], None, 10**6)
+    both = [documents, megatron.IndexedDataset(second)]
+    windows = [(int(one.sequence_lengths.sum()) - 1) // LENGTH for one in both]
+    assert numpy.bincount(once.dataset_index).tolist() == windows
 
 
 def test_offsets_beyond_four_gigabytes_are_right(megatron: Any, tmp_path: Path) -> None:
