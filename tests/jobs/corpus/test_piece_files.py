@@ -100,5 +100,6 @@ def test_memory_does_not_grow_with_the_documents(writer: PieceWriter) -> None:
     few, more = peak(range(10_000)), peak(range(10_000, 30_000))
     tracemalloc.stop()
 
-    # lines are held up to 32 MB, here 14 bytes for each of 20,000 documents, and their numbers
-    assert more < few + 20_000 * 20
+    # Lines are held up to 32 MB, here 14 bytes for each of 20,000 documents, and their numbers, in
+    # buffers that grow ahead of both. Their keys and names alone take 82 bytes.
+    assert more < few + 20_000 * 50
