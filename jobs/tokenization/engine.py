@@ -145,7 +145,7 @@ def resident() -> int:
 
 @dataclass
 class GigatokenEngine:
-    """The library gigatoken, in one thread: a second one makes it 1.1 times as fast, where a second
+    """The library gigatoken, in one thread: a second one makes it 1.4 times as fast, where a second
     task makes the stage twice as fast. It is made anew before its cache exceeds a limit.
     """
 
@@ -165,7 +165,7 @@ class GigatokenEngine:
 
         self._tokenizer: Any = None  # free the old cache first
         self._tokenizer = gigatoken.Tokenizer.from_json(self.data.gigatoken)
-        self._tokenizer.encode("warm up")
+        self._tokenizer.encode_batch(["warm up"], parallel=False)
         self._before = self.memory()
         self.made += 1
 
@@ -174,10 +174,12 @@ class GigatokenEngine:
 
         if self.memory() - self._before > self.cache_bytes:
             self._make()
-        # encode_batch imports awkward, which takes as long as all other imports together.
-        found = [self._tokenizer.encode(text) for text in texts]
-        lengths = numpy.fromiter(map(len, found), "i8", len(found))
-        return Encoded(numpy.concatenate(found or [numpy.empty(0, "u4")]), lengths)
+        # One call per batch: after one per text, this thread would wait for the others each time.
+        rows = self._tokenizer.encode_batch(texts, parallel=False).layout
+        require_all(self.name, len(rows), texts)
+        ends = numpy.asarray(rows.offsets.data)
+        ids = numpy.asarray(rows.content.data)[ends[0] : ends[-1]]
+        return Encoded(ids, numpy.diff(ends).astype("i8"))
 
 
 def require_all(name: str, found: int, texts: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ threads of the bare engines and the workers of Megatron-LM's script are as many:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -33,9 +32,10 @@ from typing import Any
 import numpy
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.files import write_json
+from jobs.contract.atomic_file import AtomicFile
+from jobs.contract.files import sha256, write_json
 from jobs.data import sentencepiece_model
-from jobs.data.indexed_dataset import IndexedWriter, index_dtype, read_index, stored
+from jobs.data.indexed_dataset import index_dtype, read_index, write_index
 from jobs.data.tokenizer_file import read_tokens
 from jobs.tokenization.stretches import BYTES_PER_TOKEN
 from meditron_cli.config.load import load
@@ -140,12 +140,17 @@ class Measurement:
         self.tokenizer.with_name("tokenizer_config.json").write_text(json.dumps(beside))
 
     def _write_corpus(self, source: str | None) -> None:
-        paths = [Path(source)] if source else (self.folder / "sample" / "corpus").glob("*.jsonl")
-        found = (line for path in paths for line in path.read_bytes().splitlines(keepends=True))
+        paths = [Path(source)] if source else [*(self.folder / "sample" / "corpus").glob("*.jsonl")]
         names = [name.encode() for name in NAMES]
-        kept = b"".join(line for line in found if not any(name in line for name in names))
-        times = 1 if source else SAMPLE_BYTES // len(kept) + 1
-        self.corpus.write_bytes(kept * times)
+        with self.corpus.open("wb") as file:  # line by line: a process begins with our memory
+            while True:
+                for path in paths:
+                    with path.open("rb") as lines:
+                        file.writelines(
+                            line for line in lines if not any(name in line for name in names)
+                        )
+                if source or file.tell() >= SAMPLE_BYTES:
+                    return
 
     def run_of(self, corpus: Path, engine: str, workers: int) -> rundir.RunDir:
         """Return a new run with its shard and the specs of tasks, each of which takes a part."""
@@ -282,12 +287,16 @@ class Measurement:
     def merged(self, run: rundir.RunDir) -> Path:
         """Write the datasets of the tasks into one; return its prefix."""
         prefix, dtype = self.folder / "merged", index_dtype(read_tokens(self.tokenizer).size)
-        writer = IndexedWriter(prefix, dtype)
         paths = run.path("tokens/train").glob("*.idx")
-        for path in sorted(paths, key=lambda path: path.stem):  # 00000, 00000-0001
-            ids = numpy.fromfile(path.with_suffix(".bin"), stored(dtype))
-            writer.add(ids, read_index(path).lengths)
-        writer.publish()
+        paths = sorted(paths, key=lambda path: path.stem)  # 00000, 00000-0001
+        with prefix.with_suffix(".bin").open("wb") as file:
+            for path in paths:
+                with path.with_suffix(".bin").open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        index = AtomicFile(prefix.with_suffix(".idx"))
+        write_index(index, numpy.concatenate([read_index(path).lengths for path in paths]), dtype)
+        index.seal()
+        index.publish()
         return prefix
 
     def bare(self, engine: str, workers: int) -> float:
@@ -340,6 +349,5 @@ class Measurement:
     def digest(self, side: str, prefix: Path) -> None:
         """Keep the digests of a dataset."""
         self.digests[side] = [
-            hashlib.sha256(prefix.with_name(f"{prefix.name}{end}").read_bytes()).hexdigest()
-            for end in (".bin", ".idx")
+            sha256(prefix.with_name(f"{prefix.name}{end}")) for end in (".bin", ".idx")
         ]
