@@ -78,7 +78,7 @@ def words_and_bytes(texts: list[str]) -> tuple[int, int]:
 
     data: numpy.ndarray = numpy.frombuffer("\n".join(["", *texts]).encode(), dtype="u1")
     visible = data > ord(" ")
-    words = int(numpy.count_nonzero(visible[1:] & ~visible[:-1]))
+    words = int(numpy.count_nonzero(visible[1:] > visible[:-1]))
     return words, len(data) - len(texts)
 
 

@@ -24,7 +24,7 @@ AUTO, GIGATOKEN, TOKENIZERS = "auto", "gigatoken", "tokenizers"
 
 HINT_AUTO = "set tokenize.engine to auto, which takes tokenizers then"
 
-FIRST_CHARACTERS = 1 << 18
+FIRST_CHARACTERS = 1 << 17
 """Of the first texts, which are all compared."""
 COMPARED_EVERY = 1000
 """After them, one text in so many is compared."""
