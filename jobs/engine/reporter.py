@@ -75,9 +75,11 @@ class Reporter:
     def close(self) -> None:
         """Flush and close the files."""
         if self._file is not None:
-            with naming(self._file.name):
-                self._file.close()
-            self._board.close()
+            try:
+                with naming(self._file.name):
+                    self._file.close()
+            finally:
+                self._board.close()  # its thread would go on writing
 
     def step(
         self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str

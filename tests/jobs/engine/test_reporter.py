@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from jobs.contract import progress_record
@@ -65,8 +67,10 @@ def test_a_full_disk_is_named_by_the_file_of_the_metrics(bench: Workbench) -> No
     bench.run.metrics("pretrain").unlink(missing_ok=True)
     bench.run.metrics("pretrain").symlink_to("/dev/full")
     reporter = Reporter(context_from(bench.run.root, "pretrain", 0, {}), spec)
+    before = threading.enumerate()
     reporter.open(0)
 
     for call in (lambda: reporter.skip(1, "spike", 0.1), reporter.close):
         with pytest.raises(OSError, match=r"No space left on device: '.*/metrics\.jsonl'"):
             call()
+    assert not [thread for thread in threading.enumerate() if thread not in before]

@@ -309,6 +309,7 @@ def test_an_attempt_is_withdrawn_without_its_id_and_another_continues(machine: M
     first = machine.submit(stage)
     machine.wait_for("ready")
     second = machine.submit(machine.stage(FINISH, stage="tokenize", after=("curate",)), [first])
+    wait_until(lambda: catches_signals(second))
 
     machine.scheduler.withdraw(machine.run, intent_of("curate", 2))
     untouched = machine.state(first)
