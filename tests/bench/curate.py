@@ -84,7 +84,8 @@ def processor_seconds(work: Callable[[], Any]) -> float:
 
 def datatrove_seconds(python: str, step: str, path: Path) -> float:
     script = Path(__file__).with_name("_datatrove.py")
-    command = [python, str(script), step, str(path)]
+    # -P: the modules beside the script do not hide those of the standard library.
+    command = [python, "-P", str(script), step, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
