@@ -145,8 +145,8 @@ def resident() -> int:
 
 @dataclass
 class GigatokenEngine:
-    """The library gigatoken, in one thread: a second one makes it 1.4 times as fast, where a second
-    task makes the stage twice as fast. It is made anew before its cache exceeds a limit.
+    """The library gigatoken, in one thread: tasks share the work out. It is made anew before its
+    cache exceeds a limit.
     """
 
     data: EngineData
