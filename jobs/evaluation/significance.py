@@ -33,7 +33,7 @@ def p_value_above_majority(points: float, majority: float, n: int) -> float:
     """Return the probability of so many right answers, or more, where each of ``n`` is right with
     the probability of the commonest answer. Exact and one-sided.
     """
-    return float(stats.binom.sf(math.floor(points) - 1, n, majority))
+    return float(stats.binom.sf(whole(points) - 1, n, majority))
 
 
 def p_value_above_chance(points: float, chances: Sequence[float]) -> float:
@@ -47,4 +47,9 @@ def p_value_above_chance(points: float, chances: Sequence[float]) -> float:
     mass = numpy.ones(1)
     for chance, count in Counter(chances).items():
         mass = numpy.convolve(mass, stats.binom.pmf(numpy.arange(count + 1), count, chance))
-    return min(1.0, float(mass[math.floor(points) :].sum()))
+    return min(1.0, float(mass[whole(points) :].sum()))
+
+
+def whole(points: float) -> int:
+    """Return the whole points; thirds of a point may add up to a little less than one."""
+    return math.floor(points + 1e-9)

@@ -34,13 +34,14 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
 
     experiment = loaded.experiment
     sentences: list[str] = []
-    benchmarks = {item.path: item for item in experiment.evaluate.benchmarks}
-    for readers, (section, name, *_), path in load.data_files(experiment):
+    for readers, (section, name, number, *_), path in load.data_files(experiment):
         place = data_files.place(path, loaded.cluster.data_dir)
         if place is None or set(stages).isdisjoint(readers):
             continue
         if name == "benchmarks":
-            sentences += benchmark_problems(benchmarks[path], place)
+            benchmark = experiment.evaluate.benchmarks[int(number)]
+            shots = benchmark.shots if "evaluate" in stages else 0
+            sentences += benchmark_problems(benchmark, shots, place)
         else:
             sentences += path_problems(f"{section}.{name}", place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
@@ -50,8 +51,10 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
     return sentences
 
 
-def benchmark_problems(benchmark: Benchmark, path: Path) -> Iterator[str]:
-    """Yield a sentence for a benchmark that cannot be read, or has too few worked examples."""
+def benchmark_problems(benchmark: Benchmark, shots: int, path: Path) -> Iterator[str]:
+    """Yield a sentence for a benchmark that cannot be read, or has fewer worked examples than
+    ``shots``.
+    """
     from jobs.evaluation import benchmarks
 
     key = f"evaluate.benchmarks ({benchmark.name})"
@@ -61,7 +64,7 @@ def benchmark_problems(benchmark: Benchmark, path: Path) -> Iterator[str]:
         return
     try:
         questions = benchmarks.read(path, benchmark.kind)
-        benchmarks.require_examples(path, questions, benchmark.shots)
+        benchmarks.require_examples(path, questions, shots)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
 

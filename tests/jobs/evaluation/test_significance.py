@@ -110,3 +110,12 @@ def test_a_fraction_of_a_point_makes_no_score_more_significant():
     assert significance.p_value_above_chance(10.5, [0.5] * 20) == significance.p_value_above_chance(
         10, [0.5] * 20
     )
+
+
+def test_parts_of_points_that_add_up_to_a_whole_one_count_as_one():
+    points = sum([0.1] * 10)
+
+    assert points < 1
+    assert significance.p_value_above_majority(
+        points, 0.4, 20
+    ) == significance.p_value_above_majority(1, 0.4, 20)

@@ -138,6 +138,16 @@ def test_an_unusable_benchmark_is_refused_before_anything_is_made(
     assert not meditron.runs.exists()
 
 
+def test_each_of_two_benchmarks_in_one_file_has_its_own_settings(meditron: Bench) -> None:
+    two = "[{name: few, path: quiz.jsonl, shots: 3}, {name: none, path: quiz.jsonl}]"
+
+    result = meditron.submit("--set", f"evaluate.benchmarks={two}")
+
+    assert result.exit_code == 2
+    assert "evaluate.benchmarks (few): " in result.stderr
+    assert "evaluate.benchmarks (none): " not in result.stderr
+
+
 def test_a_stage_that_reads_no_benchmark_accepts_an_unusable_one(meditron: Bench) -> None:
     (meditron.folder / "quiz.jsonl").write_text("oops\n")
 
