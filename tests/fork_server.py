@@ -201,9 +201,10 @@ def load() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     from jobs.engine import checkpoint, dataset, model, optim, sharded_state, trainer
-    from jobs.evaluation import benchmarks, harness_model
+    from jobs.evaluation import harness_model
+    from jobs.questions import readers
 
-    del torch, pretrain, benchmarks, harness_model
+    del torch, pretrain, readers, harness_model
     del checkpoint, dataset, model, optim, sharded_state, trainer
     del AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 

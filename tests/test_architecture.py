@@ -49,7 +49,10 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
-    "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
+    "jobs.questions": NODE,
+    "jobs.prompts": NODE | {"jobs.data", "jobs.questions"},
+    "jobs.finetuning": NODE | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions"},
+    "jobs.evaluation": NODE | {"jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},
     "jobs.stages": NODE
@@ -61,6 +64,9 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.data",
         "jobs.engine",
         "jobs.evaluation",
+        "jobs.finetuning",
+        "jobs.prompts",
+        "jobs.questions",
         "jobs.selftest",
         "jobs.tokenization",
         "jobs.verification",
@@ -74,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.slurm", "jobs.supervision.ranks", "jobs.checkpoints"}
     | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.inputs": LOWEST
-    | {"jobs.conversion", "jobs.data", "jobs.evaluation"}
+    | {"jobs.conversion", "jobs.data", "jobs.questions"}
     | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {

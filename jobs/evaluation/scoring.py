@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.errors import FAILED, TaskError
+from jobs.prompts import plain
 
 if TYPE_CHECKING:
-    from jobs.evaluation.benchmarks import Question
+    from jobs.questions.question import Question
 
 Samples = list[dict[str, Any]]
 """The harness's records, one per question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
@@ -58,8 +59,8 @@ def run_harness(
 def document(question: Question) -> dict[str, Any]:
     """Return a question as the harness's task reads it."""
     return {
-        "prompt": question.prompt,
-        "continuations": list(question.continuations),
+        "prompt": plain.prompt(question),
+        "continuations": list(plain.continuations(question)),
         "answer": question.answer,
     }
 
@@ -144,5 +145,5 @@ def constant_answer(
     if len(questions) < 2 or len({record["predicted"] for record in records}) > 1:
         return None
     place = records[0]["predicted"]
-    names = {question.continuations[place] for question in questions}
+    names = {plain.continuations(question)[place] for question in questions}
     return names.pop() if len(names) == 1 else f"choice {place + 1}"

@@ -21,7 +21,7 @@ def run(context: Context) -> None:
         Stopped: a stop was requested; finished pieces stay.
     """
     from jobs.corpus import clean, decontamination, inputs, pieces
-    from jobs.evaluation.benchmark_questions import questions
+    from jobs.questions.benchmark_questions import questions
 
     spec = cast(CleanSpec, context.task.spec)
     rules = spec.corpus

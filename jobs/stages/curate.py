@@ -65,7 +65,7 @@ def write_shards(
     each. Raises as ``run``.
     """
     from jobs.corpus import clean, decontamination, deduplicate, manifest, pieces, shards
-    from jobs.evaluation.benchmark_questions import questions
+    from jobs.questions.benchmark_questions import questions
 
     rules, corpus = spec.corpus, context.path(spec.output_dir)
     folder = corpus / pieces.FOLDER

@@ -21,9 +21,9 @@ from jobs.contract.files import remove_partial, write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.contract.units import plural
 from jobs.data import tokenizer_file
-from jobs.evaluation import benchmarks
-from jobs.evaluation.benchmarks import Question
 from jobs.evaluation.scoring import Samples, question_records, run_harness, summarise
+from jobs.questions import readers
+from jobs.questions.question import Question, require_examples, stratified
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
@@ -41,7 +41,7 @@ def run(context: Context) -> None:
     """
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer)
-    questions, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
+    questions, examples = choose(readers.read(Path(spec.path), spec.kind), spec)
     choice = Choice(context.path(spec.checkpoint_dir), spec.checkpoint, spec.target_step)
     with selection.lease(context, choice):
         evaluate(context, choice, questions, examples)
@@ -96,9 +96,9 @@ def choose(
     Raises:
         TaskError: fewer ``train`` records than ``shots``.
     """
-    train = benchmarks.require_examples(spec.path, questions, spec.shots)
+    train = require_examples(spec.path, questions, spec.shots)
     test = [question for question in questions if question.split == "test"]
-    sample = benchmarks.stratified(test, spec.limit, spec.seed) if spec.limit else test
+    sample = stratified(test, spec.limit, spec.seed) if spec.limit else test
     return sample, random.Random(spec.seed).sample(train, spec.shots)
 
 

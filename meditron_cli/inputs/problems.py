@@ -55,7 +55,8 @@ def benchmark_problems(benchmark: Benchmark, shots: int, path: Path) -> Iterator
     """Yield a sentence for a benchmark that cannot be read, or has fewer worked examples than
     ``shots``.
     """
-    from jobs.evaluation import benchmarks
+    from jobs.questions import readers
+    from jobs.questions.question import require_examples
 
     key = f"evaluate.benchmarks ({benchmark.name})"
     unreadable = list(path_problems(key, path))
@@ -63,8 +64,8 @@ def benchmark_problems(benchmark: Benchmark, shots: int, path: Path) -> Iterator
         yield from unreadable
         return
     try:
-        questions = benchmarks.read(path, benchmark.kind)
-        benchmarks.require_examples(path, questions, shots)
+        questions = readers.read(path, benchmark.kind)
+        require_examples(path, questions, shots)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
 

@@ -82,15 +82,16 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, tokenizer, benchmark, fork_server) -> Made:
-    from jobs.evaluation import benchmarks
+    from jobs.prompts import plain
+    from jobs.questions import readers
 
     folder = tmp_path_factory.mktemp("made")
     short = [
-        item
-        for item in benchmarks.read(benchmark, "mcq")
-        if item.split == "test" and item.id != "q7"
+        item for item in readers.read(benchmark, "mcq") if item.split == "test" and item.id != "q7"
     ]
-    pairs = [(item.prompt, f" {text}") for item in short for text in item.continuations]
+    pairs = [
+        (plain.prompt(item), f" {text}") for item in short for text in plain.continuations(item)
+    ]
     asked = {
         "model": dataclasses.asdict(MODEL),
         "tokenizer": str(tokenizer),

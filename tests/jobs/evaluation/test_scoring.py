@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluation.benchmarks import Question
 from jobs.evaluation.scoring import question_records, summarise
+from jobs.questions.question import Question
 
 
-def question(number: int, answer: int, *, lettered: bool = True, choices: int = 4) -> Question:
+def question(number: int, answer: int, *, style: str = "letters", choices: int = 4) -> Question:
     return Question(
         id=f"q{number}",
-        prompt="Which?",
+        stem="Which?",
+        context=(),
         choices=tuple(f"choice {number}.{place}" for place in range(choices)),
         answer=answer,
         split="test",
         subject="",
-        lettered=lettered,
-        stem="Which?",
+        style=style,
     )
 
 
@@ -60,11 +60,9 @@ def test_the_p_value_is_against_guessing_where_no_answer_is_commoner() -> None:
     assert found["constant"] is None
 
 
-@pytest.mark.parametrize(
-    ("lettered", "constant"), [(True, "C"), (False, "choice 3")], ids=["letters", "texts"]
-)
-def test_a_constant_answer_has_a_name(lettered: bool, constant: str) -> None:
-    questions = [question(n, 0, lettered=lettered) for n in range(3)]
+@pytest.mark.parametrize(("style", "constant"), [("letters", "C"), ("texts", "choice 3")])
+def test_a_constant_answer_has_a_name(style: str, constant: str) -> None:
+    questions = [question(n, 0, style=style) for n in range(3)]
 
     assert results(questions, [[-2, -2, -1, -2]] * 3)["constant"] == constant
 

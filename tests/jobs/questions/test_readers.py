@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import CONFIGURATION, TaskError
-from jobs.evaluation import benchmarks
-from jobs.evaluation.benchmarks import Question, stratified
+from jobs.prompts import plain
+from jobs.questions import readers
+from jobs.questions.question import Question, stratified
 
 MCQ = {
     "id": "q1",
@@ -50,32 +51,33 @@ def pubmedqa_folder(folder, records, truth):
 
 
 def test_a_question_of_ours_gets_a_cue_and_is_scored_on_its_choices(tmp_path):
-    (question,) = benchmarks.read(lines(tmp_path / "q.jsonl", MCQ), "mcq")
+    (question,) = readers.read(lines(tmp_path / "q.jsonl", MCQ), "mcq")
 
-    assert question == benchmarks.Question(
+    assert question == Question(
         id="q1",
-        prompt="Question: Which vitamin prevents scurvy?\nThe answer is:",
+        stem="Which vitamin prevents scurvy?",
+        context=(),
         choices=("vitamin A", "vitamin C", "vitamin D"),
         answer=1,
         split="test",
         subject="nutrition",
-        lettered=False,
-        stem="Which vitamin prevents scurvy?",
+        style="texts",
     )
-    assert question.continuations == question.choices
+    assert plain.prompt(question) == "Question: Which vitamin prevents scurvy?\nThe answer is:"
+    assert plain.continuations(question) == question.choices
 
 
 def test_an_unfinished_sentence_is_put_as_it_is(tmp_path):
     path = lines(tmp_path / "q.jsonl", {**MCQ, "question": "Scurvy is prevented by "})
 
-    assert benchmarks.read(path, "mcq")[0].prompt == "Scurvy is prevented by"
+    assert plain.prompt(readers.read(path, "mcq")[0]) == "Scurvy is prevented by"
 
 
 def test_the_split_of_a_question_is_kept_and_blank_lines_are_passed_over(tmp_path):
     path = lines(tmp_path / "q.jsonl", MCQ, {**MCQ, "id": "q2", "split": "train"})
     path.write_text(path.read_text().replace("\n", "\n\n"))
 
-    found = benchmarks.read(path, "mcq")
+    found = readers.read(path, "mcq")
 
     assert [(question.id, question.split) for question in found] == [
         ("q1", "test"),
@@ -84,41 +86,41 @@ def test_the_split_of_a_question_is_kept_and_blank_lines_are_passed_over(tmp_pat
 
 
 def test_medmcqa_counts_its_answers_from_one_and_is_scored_on_letters(tmp_path):
-    (question,) = benchmarks.read(lines(tmp_path / "dev.jsonl", MEDMCQA), "medmcqa")
+    (question,) = readers.read(lines(tmp_path / "dev.jsonl", MEDMCQA), "medmcqa")
 
-    assert question.prompt == (
+    assert plain.prompt(question) == (
         "Question: The nerve that lifts the eyelid is?\n\nOptions:\n"
         "A. optic\nB. facial\nC. oculomotor\nD. vagus\nThe answer is:"
     )
     assert question.choices[question.answer] == "oculomotor"
-    assert question.continuations == ("A", "B", "C", "D")
+    assert plain.continuations(question) == ("A", "B", "C", "D")
     assert question.subject == "Anatomy"
 
 
 def test_medmcqa_may_publish_the_same_choice_twice(tmp_path):
     path = lines(tmp_path / "dev.jsonl", {**MEDMCQA, "opd": "facial"})
 
-    assert benchmarks.read(path, "medmcqa")[0].choices.count("facial") == 2
+    assert readers.read(path, "medmcqa")[0].choices.count("facial") == 2
 
 
 def test_the_first_row_of_an_mmlu_file_is_a_question(tmp_path):
     path = tmp_path / "anatomy_test.csv"
     path.write_text('"Where, in the body, is the tibia?",arm,leg,head,back,B\nWhich.,a,b,c,d,A\n')
 
-    first, second = benchmarks.read(path, "mmlu")
+    first, second = readers.read(path, "mmlu")
 
-    assert first.prompt.startswith(
+    assert plain.prompt(first).startswith(
         "Question: Where, in the body, is the tibia?\n\nOptions:\nA. arm\n"
     )
     assert (first.id, first.answer, first.subject) == ("anatomy_test-0", 1, "anatomy")
-    assert second.prompt.startswith("Question: Which.\n\n")
+    assert plain.prompt(second).startswith("Question: Which.\n\n")
 
 
 def test_an_mmlu_folder_pools_its_subjects_and_takes_examples_from_dev(tmp_path):
     for name in ("virology_test", "anatomy_test", "anatomy_dev"):
         (tmp_path / f"{name}.csv").write_text("Which?,a,b,c,d,D\n")
 
-    found = benchmarks.read(tmp_path, "mmlu")
+    found = readers.read(tmp_path, "mmlu")
 
     assert [(question.subject, question.split) for question in found] == [
         ("anatomy", "test"),
@@ -136,15 +138,15 @@ def test_an_mmlu_folder_pools_its_subjects_and_takes_examples_from_dev(tmp_path)
 def test_pubmedqa_tests_what_the_official_split_names_and_trains_on_the_rest(tmp_path, name):
     folder = pubmedqa_folder(tmp_path, PUBMEDQA, {"12": "no", "11": "maybe"})
 
-    found = benchmarks.read(folder / name, "pubmedqa")
+    found = readers.read(folder / name, "pubmedqa")
 
     assert [(question.id, question.split) for question in found] == [
         ("12", "test"),
         ("11", "test"),
         ("13", "train"),
     ]
-    assert found[1].prompt == "One.\nTwo.\nDoes A help?\nThe answer is:"
-    assert found[1].continuations[found[1].answer] == "maybe"
+    assert plain.prompt(found[1]) == "One.\nTwo.\nDoes A help?\nThe answer is:"
+    assert plain.continuations(found[1])[found[1].answer] == "maybe"
 
 
 BAD_MCQ = [
@@ -170,7 +172,7 @@ def test_a_bad_question_is_refused_with_file_and_line(tmp_path, record, message)
         file.write(record if isinstance(record, str) else json.dumps(record))
 
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(path, "mcq")
+        readers.read(path, "mcq")
 
     assert caught.value.message == f"{path}:2: {message}"
     assert caught.value.code == CONFIGURATION
@@ -191,7 +193,7 @@ def test_a_bad_row_is_refused_with_file_and_line(tmp_path, text, message):
     path.write_text(text)
 
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(path, "mmlu")
+        readers.read(path, "mmlu")
 
     assert caught.value.message == f"{path}{message}"
 
@@ -201,7 +203,7 @@ def test_medmcqa_that_does_not_count_from_one_is_refused(tmp_path, right):
     path = lines(tmp_path / "dev.jsonl", {**MEDMCQA, "cop": right})
 
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(path, "medmcqa")
+        readers.read(path, "medmcqa")
 
     assert caught.value.message == f"{path}:1: `cop` is {right!r}"
 
@@ -218,7 +220,7 @@ def test_pubmedqa_files_that_do_not_agree_are_refused(tmp_path, truth, message):
     pubmedqa_folder(tmp_path, PUBMEDQA, truth)
 
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(tmp_path, "pubmedqa")
+        readers.read(tmp_path, "pubmedqa")
 
     assert caught.value.message == f"{tmp_path}/{message}"
 
@@ -236,7 +238,7 @@ def test_a_bad_pubmedqa_record_is_refused_by_its_pmid(tmp_path, change, message)
     pubmedqa_folder(tmp_path, records, {"11": "maybe"})
 
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(tmp_path, "pubmedqa")
+        readers.read(tmp_path, "pubmedqa")
 
     assert caught.value.message == f"{tmp_path}/ori_pqal.json: 13: {message}"
 
@@ -245,25 +247,25 @@ def test_an_id_given_twice_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", MCQ, MCQ)
 
     with pytest.raises(TaskError, match="the id 'q1' occurs twice"):
-        benchmarks.read(path, "mcq")
+        readers.read(path, "mcq")
 
 
 def test_a_benchmark_without_test_questions_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", {**MCQ, "split": "train"})
 
     with pytest.raises(TaskError, match="no test question"):
-        benchmarks.read(path, "mcq")
+        readers.read(path, "mcq")
 
 
 def test_a_folder_without_mmlu_files_is_refused(tmp_path):
     with pytest.raises(TaskError, match=r"no \*_test.csv in this folder"):
-        benchmarks.read(tmp_path, "mmlu")
+        readers.read(tmp_path, "mmlu")
 
 
 @pytest.mark.parametrize("kind", ["mcq", "medmcqa", "mmlu", "pubmedqa"])
 def test_a_missing_file_is_named(tmp_path, kind):
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(tmp_path / "nowhere", kind)
+        readers.read(tmp_path / "nowhere", kind)
 
     assert caught.value.message == f"{tmp_path}/nowhere: No such file or directory"
 
@@ -273,12 +275,12 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
     path.write_bytes(b'{"id": "\xff"}\n')
 
     with pytest.raises(TaskError, match="not UTF-8"):
-        benchmarks.read(path, "mcq")
+        readers.read(path, "mcq")
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(TaskError) as caught:
-        benchmarks.read(tmp_path, "medqa")
+        readers.read(tmp_path, "medqa")
 
     assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'medqa'"
     assert caught.value.hint == "kinds are mcq, pubmedqa, mmlu, medmcqa"
@@ -288,7 +290,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.data())
 def test_a_sample_has_the_share_of_each_answer_and_the_order_of_the_file(answers, data):
     questions = [
-        Question(str(n), "", ("a", "b", "c", "d"), answer, "test", "", True, "")
+        Question(str(n), "", (), ("a", "b", "c", "d"), answer, "test", "", "letters")
         for n, answer in enumerate(answers)
     ]
     size = data.draw(st.integers(1, len(questions)))
@@ -307,7 +309,8 @@ def test_a_sample_has_the_share_of_each_answer_and_the_order_of_the_file(answers
 
 def test_another_seed_takes_other_questions():
     questions = [
-        Question(str(n), "", ("a", "b"), int(n >= 50), "test", "", True, "") for n in range(100)
+        Question(str(n), "", (), ("a", "b"), int(n >= 50), "test", "", "letters")
+        for n in range(100)
     ]
 
     samples = {tuple(item.id for item in stratified(questions, 10, seed)) for seed in range(5)}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from jobs.contract.corpus.rules import BenchmarkFile, DecontaminationSpec
-from jobs.evaluation.benchmark_questions import questions
+from jobs.questions.benchmark_questions import questions
 
 
 def test_test_questions_are_looked_for_and_short_ones_with_their_choices(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.contract.corpus.rules import DecontaminationSpec
-from jobs.evaluation import benchmarks
+from jobs.questions import readers
 
 
 def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
@@ -21,8 +21,8 @@ def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
         TaskError: a benchmark cannot be read.
     """
     for benchmark in spec.benchmarks:
-        for question in benchmarks.read(Path(benchmark.path), benchmark.kind):
+        for question in readers.read(Path(benchmark.path), benchmark.kind):
             if question.split == "test":
-                short = len(question.stem.split()) < spec.ngram
+                short = len(question.text.split()) < spec.ngram
                 choices = question.choices if short else ()
-                yield benchmark.name, question.id, " ".join([question.stem, *choices])
+                yield benchmark.name, question.id, " ".join([question.text, *choices])

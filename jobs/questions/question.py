@@ -1,0 +1,77 @@
+"""A question of a benchmark, and choices among questions. Standard library only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.contract.errors import TaskError
+from jobs.contract.units import plural
+
+LETTERS = "ABCDEFGHIJ"
+LETTERED, WORDED, TEXTS = "letters", "words", "texts"
+"""Styles of a question: its choices are listed under letters, which are answered; they are words
+that need no list (yes, no, maybe); or their own texts are answered, which is informative even for
+models too small to have learnt to answer by letter.
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its choices; ``jobs.prompts`` puts it."""
+
+    id: str
+    stem: str
+    """What is asked, as published, without choices."""
+    context: tuple[str, ...]
+    """The texts that it is about, as published."""
+    choices: tuple[str, ...]
+    """As published."""
+    answer: int
+    """Index of the right choice."""
+    split: str
+    """``test``, or ``train`` for a question to learn from, also as a worked example."""
+    subject: str
+    style: str
+    """``letters``, ``words`` or ``texts``."""
+    explanation: str = ""
+    """Why the answer is right, of a train record; empty without one."""
+
+    @property
+    def text(self) -> str:
+        """Return the question behind the texts that it is about, one per line."""
+        return "\n".join([*self.context, self.stem])
+
+
+def require_examples(path: Path | str, questions: Sequence[Question], shots: int) -> list[Question]:
+    """Return the questions that may serve as worked examples.
+
+    Raises:
+        TaskError: they are fewer than ``shots``.
+    """
+    train = [question for question in questions if question.split == "train"]
+    if len(train) < shots:
+        raise TaskError(
+            f"{path}: `shots` is {shots}, the benchmark has {plural(len(train), 'train record')}",
+            "set `shots` to 0, or add train records to the benchmark",
+        )
+    return train
+
+
+def stratified(questions: Sequence[Question], size: int, seed: int) -> list[Question]:
+    """Return a sample in the order of its file, in which each answer has its share as far as whole
+    questions allow: published files are sorted by answer or by subject. A seed gives the same
+    questions on every machine.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, question in enumerate(questions):
+        groups.setdefault(question.answer, []).append(place)
+    draw = random.Random(seed)
+    places = []
+    for group in (groups[answer] for answer in sorted(groups)):
+        draw.shuffle(group)
+        # Of each group, the n-th of m comes at (n + ½)/m: a prefix has each answer's share.
+        places += [((n + 0.5) / len(group), place) for n, place in enumerate(group)]
+    return [questions[place] for place in sorted(place for _, place in sorted(places)[:size])]
