@@ -226,7 +226,7 @@ def test_stages_do_not_import_each_other() -> None:
 
 
 NAMES_PRETRAIN = {
-    "jobs.contract.stage_specs",
+    "jobs.contract.stage_specs.kinds",
     "meditron_cli.commands.report",
     "meditron_cli.config.load",
     "meditron_cli.drill.settings",

@@ -77,7 +77,7 @@ class CheckpointRecord:
     ``sha256`` its digest.
     """
     layout: dict[str, Any]
-    """``jobs.contract.stage_specs.ParallelSpec`` as it was when saving."""
+    """``ParallelSpec`` as it was when saving."""
     precision: str
     data: dict[str, Any]
     """Order, phases, and digests and consumed samples of each corpus

@@ -1,0 +1,94 @@
+"""The stages that read or write checkpoints beside training: settings of one task of each. Standard
+library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobs.contract.stage_specs.model import ASIDE, ModelSpec, ParallelSpec, TokenizerRef, VerifySpec
+from jobs.contract.stage_specs.training import PretrainSpec
+
+
+@dataclass(frozen=True)
+class ConvertSpec:
+    """Bring the weights of a Hugging Face folder in as the checkpoint of step 0."""
+
+    weights: str
+    """As ``model.weights`` names them: a name on the hub, or a path."""
+    folder: str = field(metadata={ASIDE: True})
+    """Absolute path of the folder with ``config.json`` and safetensors."""
+    model: ModelSpec
+    tokenizer: TokenizerRef
+    checkpoint_dir: str
+    """Relative: ``checkpoints``."""
+    verify: VerifySpec
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """Score one checkpoint on one benchmark."""
+
+    benchmark: str
+    path: str
+    """Absolute path of the benchmark's questions (a file, or a folder for pubmedqa)."""
+    kind: str
+    """``mcq``, ``pubmedqa``, ``mmlu`` or ``medmcqa``: the layout of the file."""
+    checkpoint: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Training target; ``last`` is refused while the newest checkpoint is below it."""
+    checkpoint_dir: str
+    model: ModelSpec
+    parallel: ParallelSpec
+    """Layout of the evaluation itself: ``tensor`` ranks on one node; pipeline and data are 1."""
+    device: str
+    precision: str
+    tokenizer: TokenizerRef
+    shots: int
+    """Worked examples before each question, from the benchmark's own ``train`` records."""
+    limit: int
+    """Questions scored, a seeded sample in which each answer has its share; 0 means all."""
+    batch_size: int
+    seed: int
+    output_dir: str
+    """Relative: ``evaluations/<benchmark>/<checkpoint>``."""
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """Write one checkpoint as a folder that transformers, vLLM and lm-eval load."""
+
+    checkpoint: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Training target; ``last`` is refused while the newest checkpoint is below it."""
+    checkpoint_dir: str
+    model: ModelSpec
+    tokenizer: TokenizerRef
+    special_tokens_in_text: bool
+    """As in ``TokenizeSpec``; the exported tokenizer does the same."""
+    dtype: str
+    """``bf16``, ``fp32``, or ``source``: as the checkpoint holds the weights."""
+    shard_bytes: int
+    """Of the tensors in one file."""
+    license: str
+    """Identifier on the hub, for the card; empty for that of the base weights, if recorded."""
+    languages: tuple[str, ...]
+    """ISO 639 codes, for the card."""
+    output_dir: str
+    """Relative: ``export`` for ``last``, else ``export-<checkpoint>``."""
+    verify: VerifySpec
+
+
+@dataclass(frozen=True)
+class SelftestSpec:
+    """Measure on a cluster's nodes what a plan and the documentation claim of training."""
+
+    training: PretrainSpec
+    """The training whose memory and step time are measured; all trials have its device, precision
+    and ranks.
+    """
+    steps: int
+    """Of each small training that is compared with another; half of them precede a resume."""
+    output_dir: str
+    """Relative: ``selftest``. Holds ``results.json``."""
