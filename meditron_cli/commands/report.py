@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,21 @@ from meditron_cli.services import Services
 @click.command()
 @options.optional_run_argument
 @options.runs_dir_option
+@click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
 @options.json_option
 @click.pass_obj
-def command(services: Services, name: str | None, runs_dir: Path | None, as_json: bool) -> None:
+def command(
+    services: Services, name: str | None, runs_dir: Path | None, published: bool, as_json: bool
+) -> None:
     """Show the results of a run.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
     and the paths of its files. Without RUN it is the run last worked on. An unfinished run is
     reported as far as it is.
     """
+    if published:
+        show_published(as_json)
+        return
     from meditron_cli.reporting import report, run_times, tables, task_errors
     from meditron_cli.runs import query, state
 
@@ -52,6 +59,21 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
+
+
+def show_published(as_json: bool) -> None:
+    """Print the published results, each table with what is known of it."""
+    from meditron_cli.reporting import published
+
+    if as_json:
+        console.json_out(published.content())
+        return
+    for (title, columns, rows), notes in published.tables():
+        console.data(title)
+        console.table(columns, rows)
+        for note in notes:
+            console.data(textwrap.fill(f"- {note}", 100, subsequent_indent="  "))
+        console.data("")
 
 
 SPIKES = 20
