@@ -19,7 +19,7 @@ from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
 
 if TYPE_CHECKING:
-    from jobs.contract.stage_specs import PretrainSpec
+    from jobs.contract.stage_specs import TrainingSpec
 
 BLOCK_BYTES = 1 << 22
 """Read at once: the log of a long training need not fit into the memory of its supervisor."""
@@ -262,9 +262,9 @@ def from_json(value: Mapping[str, Any]) -> MetricLine:
 class MetricsLog:
     """Reads the lines that were appended to a training's metrics since the last read."""
 
-    def __init__(self, run: RunDir, stage: str) -> None:
-        """Read from the first line; ``stage`` is the training's."""
-        self._lines = AppendedLines(run.metrics(stage))
+    def __init__(self, run: RunDir, stage: str, index: int = 0) -> None:
+        """Read from the first line; ``stage`` and ``index`` are the training's task."""
+        self._lines = AppendedLines(run.metrics(stage, index))
 
     def read_new(self) -> Iterator[MetricLine]:
         """Yield the new lines, oldest first."""
@@ -342,7 +342,7 @@ class MetricsSummary:
                 self.longest_save = max(self.longest_save, line.written)
                 self.highest_saved = max(self.highest_saved, line.step)
 
-    def step_times(self, training: PretrainSpec | None) -> StepTimes | None:
+    def step_times(self, training: TrainingSpec | None) -> StepTimes | None:
         """Return the step times; None before the first save and the first step.
 
         Args:
@@ -361,8 +361,8 @@ class MetricsSummary:
 class MetricsReader:
     """The summary of a training's metrics, kept current: each line is read and parsed once."""
 
-    def __init__(self, run: RunDir, stage: str) -> None:
-        self._log = MetricsLog(run, stage)
+    def __init__(self, run: RunDir, stage: str, index: int = 0) -> None:
+        self._log = MetricsLog(run, stage, index)
         self._summary = MetricsSummary()
 
     def current(self) -> MetricsSummary:
@@ -372,10 +372,10 @@ class MetricsReader:
 
 
 def measured_step_times(
-    run: RunDir, stage: str, training: PretrainSpec | None = None
+    run: RunDir, stage: str, training: TrainingSpec | None = None, index: int = 0
 ) -> StepTimes | None:
     """Return ``MetricsSummary.step_times`` of a run's training."""
-    return MetricsReader(run, stage).current().step_times(training)
+    return MetricsReader(run, stage, index).current().step_times(training)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

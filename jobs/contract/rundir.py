@@ -147,17 +147,17 @@ class RunDir:
         """Return the folder of an attempt, counted from 1: logs, health reports, rank exits."""
         return self.root / f"stages/{stage}/attempts/{number}"
 
-    def metrics(self, stage: str) -> Path:
-        """Return the path of a training stage's metrics (``jobs.contract.metrics_log``)."""
-        return self.root / f"stages/{stage}/metrics.jsonl"
+    def metrics(self, stage: str, index: int = 0) -> Path:
+        """Return the path of a training's metrics (``jobs.contract.metrics_log``)."""
+        return self.root / f"stages/{stage}/metrics{_suffix(index)}.jsonl"
 
-    def sync_lock(self, stage: str, tracker: str) -> Path:
+    def sync_lock(self, stage: str, tracker: str, index: int = 0) -> Path:
         """Return the lock of the replay of a training's metrics into a tracker."""
-        return self.root / f"stages/{stage}/sync-{tracker}.lock"
+        return self.root / f"stages/{stage}/sync-{tracker}{_suffix(index)}.lock"
 
-    def spikes(self, stage: str) -> Path:
+    def spikes(self, stage: str, index: int = 0) -> Path:
         """Return the folder of what is known of a training's spikes, one file per step."""
-        return self.root / f"stages/{stage}/spikes"
+        return self.root / f"stages/{stage}/spikes{_suffix(index)}"
 
     def path(self, name: str) -> Path:
         """Resolve a path of a spec, relative to the run directory or absolute."""
@@ -186,3 +186,8 @@ class RunDir:
             except FileExistsError:
                 continue
             return number
+
+
+def _suffix(index: int) -> str:
+    """Return the end of the name of a file of which each training of a stage has one."""
+    return f"-{index:05d}" if index else ""

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 from jobs.contract import rundir
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json
-from jobs.contract.stage_specs import ASIDE, STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
+from jobs.contract.stage_specs import (
+    ASIDE,
+    STAGE_KINDS,
+    TRAINING_STAGES,
+    PretrainSpec,
+    Spec,
+    TrainingSpec,
+)
 
 DIGEST_FORMAT = 1
 """Part of every digest: another number makes all specs differ from those of earlier runs."""
@@ -99,11 +106,16 @@ class TaskSpec:
     site: SiteSpec = SiteSpec()
 
     @property
-    def training(self) -> PretrainSpec | None:
+    def training(self) -> TrainingSpec | None:
         """Return the training's settings; None for a task of a stage that does not train."""
         if self.stage not in TRAINING_STAGES:
             return None
-        return typing.cast(PretrainSpec, self.spec)
+        return typing.cast(TrainingSpec, self.spec)
+
+    @property
+    def pretraining(self) -> PretrainSpec | None:
+        """Return the settings of a training on corpora; None for a task of another kind."""
+        return self.spec if isinstance(self.spec, PretrainSpec) else None
 
 
 T = TypeVar("T")

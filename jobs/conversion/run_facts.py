@@ -100,7 +100,7 @@ def gather(run: RunDir, step: int) -> RunFacts:
 def training_spec(run: RunDir) -> PretrainSpec | None:
     """Return the settings of the run's training; None where it has none."""
     tasks = (specs.read_task(run, stage, 0) for stage in TRAINING_STAGES)
-    return next((task.training for task in tasks if task), None)
+    return next((task.pretraining for task in tasks if task), None)
 
 
 def corpus(run: RunDir, training: PretrainSpec | None) -> Corpus | None:

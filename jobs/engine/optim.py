@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from jobs.contract.stage_specs import BY_TOKENS, PretrainSpec
+from jobs.contract.stage_specs import BY_TOKENS, TrainingSpec
 from jobs.engine import device as devices
 from jobs.engine import schedule
 from jobs.engine.switches.overlap import overlap
@@ -106,7 +106,7 @@ class Updater:
                     group["step"] = 0
 
 
-def prepare(pieces: Sequence[torch.nn.Module], spec: PretrainSpec) -> Updater:
+def prepare(pieces: Sequence[torch.nn.Module], spec: TrainingSpec) -> Updater:
     """Wrap a model's pieces for data parallelism and create their optimizer.
 
     It is AdamW (Loshchilov and Hutter, arXiv 1711.05101). Gradients are accumulated and reduced in
@@ -201,7 +201,7 @@ class Schedule:
         return rate
 
 
-def _schedule(optimizer: Any, spec: PretrainSpec) -> Schedule:
+def _schedule(optimizer: Any, spec: TrainingSpec) -> Schedule:
     planned = OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,

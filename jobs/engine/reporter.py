@@ -27,7 +27,7 @@ from jobs.contract.metrics_log import (
     quantile,
     to_json,
 )
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import TrainingSpec
 from jobs.contract.units import GIB
 from jobs.runtime.context import Context
 
@@ -42,12 +42,12 @@ REPORT_SECONDS = 1.0
 class Reporter:
     """The writer of training's output. Every rank has one, only rank 0 writes."""
 
-    def __init__(self, context: Context, spec: PretrainSpec) -> None:
+    def __init__(self, context: Context, spec: TrainingSpec) -> None:
         self.context = context
         self.spec = spec
         self.active = context.rank == 0
         self._file: TextIO | None = None
-        self._log = MetricsLog(context.run, context.task.stage)
+        self._log = MetricsLog(context.run, context.task.stage, context.task.index)
         self._lines: list[MetricLine] = []
         """Read so far."""
         self._board: Any = None
@@ -68,7 +68,8 @@ class Reporter:
         self._period = []
         trained = [line for line in counted_steps(self.lines()).trained if line.step <= step]
         self._remember(trained[-1] if trained else None)
-        self._file = open_lines(self.context.run.metrics(self.context.task.stage))
+        task = self.context.task
+        self._file = open_lines(self.context.run.metrics(task.stage, task.index))
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -276,7 +277,7 @@ def plotted(line: PeriodLine) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def summarise(lines: Iterable[MetricLine], done: int, spec: PretrainSpec) -> dict[str, Any]:
+def summarise(lines: Iterable[MetricLine], done: int, spec: TrainingSpec) -> dict[str, Any]:
     """Return the done marker's summary; ``metrics_log.counted_steps`` selects the lines that count.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.contract.specs import TaskSpec
-from jobs.contract.stage_specs import PretrainSpec, SelftestSpec
+from jobs.contract.stage_specs import SelftestSpec, TrainingSpec
 
 VARIABLES = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -28,4 +28,4 @@ def variables(task: TaskSpec) -> dict[str, str]:
     spec = task.spec
     if isinstance(spec, SelftestSpec):
         return {name: VARIABLES[name] for name in EARLY}
-    return dict(VARIABLES) if isinstance(spec, PretrainSpec) and spec.deterministic else {}
+    return dict(VARIABLES) if isinstance(spec, TrainingSpec) and spec.deterministic else {}

@@ -16,7 +16,7 @@ from jobs.checkpoints import manifest
 from jobs.contract import specs
 from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import READING_STAGES, PretrainSpec, early_step
+from jobs.contract.stage_specs import READING_STAGES, TrainingSpec, early_step
 from jobs.runtime.log import log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import is_of_run
@@ -47,7 +47,7 @@ def released_meanwhile(task: specs.TaskSpec, run: RunDir, client: Client | None)
 class EarlyReaders:
     """The tasks of a run that wait for one checkpoint of its training each."""
 
-    def __init__(self, run: RunDir, training: PretrainSpec, client: Client) -> None:
+    def __init__(self, run: RunDir, training: TrainingSpec, client: Client) -> None:
         self._run = run
         self._folder = run.path(training.checkpoint_dir)
         self._client = client

@@ -134,9 +134,9 @@ def training_figures(plan: Plan, loaded: Loaded, run: RunDir) -> dict[str, Any] 
         return None
     stage = plan.training
     task = stage.tasks[0]
-    assert task.training
-    facts = summary.training(task.training, loaded.cluster, stage.resources, plan.lead)
-    facts |= data_figures(run, task.training, loaded.experiment.pretrain.targets)
+    assert task.pretraining
+    facts = summary.training(task.pretraining, loaded.cluster, stage.resources, plan.lead)
+    facts |= data_figures(run, task.pretraining, loaded.experiment.pretrain.targets)
     facts["weights_folder"] = plan.weights_folder or None
     given = loaded.experiment.supervision.startup_limit_seconds is not None
     return facts | summary.startup(task, plan.lead, given)

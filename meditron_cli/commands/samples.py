@@ -113,7 +113,7 @@ def training_of(run: RunDir) -> tuple[PretrainSpec, dict[int, Done]]:
         TaskError: the settings cannot be read.
     """
     stage = training_stage(record.read(run).require_readable().stages)
-    spec = specs.load_task(run, stage, 0).training if stage else None
+    spec = specs.load_task(run, stage, 0).pretraining if stage else None
     if stage is None or spec is None:
         hint = f"`{store.command(run, 'status')}` shows its stages"
         raise ConfigError(f"run {run.name} has no training", hint)

@@ -19,6 +19,7 @@ from jobs.contract.stage_specs import (
     DeduplicateSpec,
     EvaluateSpec,
     ExportSpec,
+    FinetuneSpec,
     IndexSpec,
     SelftestSpec,
     Spec,
@@ -204,14 +205,14 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
         paths = corpus.paths_of(spec.corpus)
     elif isinstance(spec, CurateSpec | DeduplicateSpec | SelftestSpec):
         paths = ()
-    elif isinstance(spec, TokenizeSpec):
+    elif isinstance(spec, TokenizeSpec | ExportSpec):
         paths = (spec.tokenizer.path,)
     elif isinstance(spec, EvaluateSpec):
         paths = (spec.tokenizer.path, spec.path)
     elif isinstance(spec, ConvertSpec):
         paths = (spec.tokenizer.path, spec.folder)
-    elif isinstance(spec, ExportSpec):
-        paths = (spec.tokenizer.path,)
+    elif isinstance(spec, FinetuneSpec):
+        paths = (spec.tokenizer.path, spec.start.checkpoint_dir)
     else:  # a dataset is two files beside each other, and a run has its documents beside tokens
         data = (path for c in spec.corpora for path in (*c.data, *c.validation_data))
         paths = (spec.tokenizer.path, *(path.rpartition("/")[0] for path in data))

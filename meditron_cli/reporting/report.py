@@ -120,7 +120,7 @@ def corpora_rows(run: RunDir, view: RunView, counted: CountedSteps) -> list[dict
     """
     stage = training_stage(view.stages)
     task = specs.read_task(run, stage, 0) if stage else None
-    spec = task.training if task else None
+    spec = task.pretraining if task else None
     found = corpora.sizes(run, spec) if spec else None
     if spec is None or not found or not counted.trained:
         return []

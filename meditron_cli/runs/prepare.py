@@ -32,6 +32,7 @@ from jobs.contract.stage_specs import (
     PretrainSpec,
     Spec,
     TokenizeSpec,
+    TrainingSpec,
     training_stage,
 )
 from jobs.data import tokenizer_file
@@ -339,7 +340,8 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
 
     for spec in (task.spec for stage in plan.stages for task in stage.tasks):
         require_saved_within(run, spec)
-    for spec in (task.training for stage in plan.stages for task in stage.tasks if task.training):
+    tasks = (task for stage in plan.stages for task in stage.tasks)
+    for spec in (task.pretraining for task in tasks if task.pretraining):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
             survey.check_elsewhere(run, spec, partly)
         found = corpora.sizes(run, spec) if has_tokens(plan, run) else None
@@ -363,7 +365,7 @@ def require_saved_within(run: RunDir, spec: Spec) -> None:
 
     if isinstance(spec, IndexSpec):
         spec = spec.training
-    if isinstance(spec, PretrainSpec):
+    if isinstance(spec, TrainingSpec):
         target = spec.train_steps
     elif isinstance(spec, EvaluateSpec | ExportSpec) and spec.checkpoint == "last":
         target = spec.target_step

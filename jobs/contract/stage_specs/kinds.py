@@ -13,7 +13,7 @@ from jobs.contract.stage_specs.checkpoints import (
     SelftestSpec,
 )
 from jobs.contract.stage_specs.corpus import CleanSpec, CurateSpec, DeduplicateSpec, TokenizeSpec
-from jobs.contract.stage_specs.training import IndexSpec, PretrainSpec
+from jobs.contract.stage_specs.training import FinetuneSpec, IndexSpec, PretrainSpec
 
 Spec = (
     CleanSpec
@@ -23,6 +23,7 @@ Spec = (
     | IndexSpec
     | ConvertSpec
     | PretrainSpec
+    | FinetuneSpec
     | EvaluateSpec
     | ExportSpec
     | SelftestSpec

@@ -57,6 +57,11 @@ class TokenizerRef:
     """Absolute path of a ``tokenizer.json``."""
     sha256: str
     vocabulary: VocabularySpec
+    grown: tuple[str, ...] = ()
+    """Tokens that a finetuning adds behind those of the file, in this order, when it is loaded;
+    they are special. The weights of a checkpoint without them grow by their rows as ``new_rows``
+    says, whose base then is the checkpoint's vocabulary.
+    """
 
 
 @dataclass(frozen=True)

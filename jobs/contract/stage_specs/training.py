@@ -103,9 +103,9 @@ WHOLE = PhaseSpec(0, "epochs", (CorpusWeight(MAIN_CORPUS, 1.0),))
 """The mixture of a training on one corpus."""
 
 
-@dataclass(frozen=True)
-class PretrainSpec:
-    """Start or resume pretraining until ``train_steps``."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """What all trainings have: start or resume, and train until ``train_steps``."""
 
     model: ModelSpec
     parallel: ParallelSpec
@@ -113,9 +113,6 @@ class PretrainSpec:
     """``cuda`` or ``cpu``."""
     precision: str
     """``bf16`` or ``fp32``."""
-    weights: str
-    """``random``, or the base model that the stage ``convert`` brought in as step 0."""
-    corpora: tuple[CorpusSpec, ...]
     tokenizer: TokenizerRef
     micro_batch_size: int
     global_batch_size: int
@@ -132,11 +129,9 @@ class PretrainSpec:
     further exceptions.
     """
     checkpoint_dir: str
-    """Relative: ``checkpoints``."""
+    """Relative: ``checkpoints``, or ``finetune/<name>/checkpoints``."""
     tensorboard_dir: str
-    """Relative: ``tensorboard``."""
-    index_dir: str
-    """Relative: ``tokens/index``, the epochs that the stage ``index`` laid out."""
+    """Relative: ``tensorboard``, or ``finetune/<name>/tensorboard``."""
     keep_steps: tuple[int, ...] = ()
     """Steps at which a checkpoint is saved that is never deleted, ascending."""
     skip_steps: tuple[int, ...] = ()
@@ -151,12 +146,6 @@ class PretrainSpec:
     """``tokens``: over the scored tokens of a global batch; ``micro-batches``: over its
     micro-batches, each the average over its own scored tokens.
     """
-    reset_attention_mask: bool = False
-    """No attention from one document to another."""
-    reset_position_ids: bool = False
-    """Positions count from the start of each document."""
-    eod_mask_loss: bool = False
-    """The token after the end of a document is not scored."""
     spike_policy: str = WARN
     """``warn`` trains a step whose loss or gradient norm spikes; ``skip`` leaves its update out;
     ``rewind`` returns to the newest checkpoint and skips the steps up to the spike."""
@@ -168,44 +157,27 @@ class PretrainSpec:
     """A gradient norm spikes that is as many times the median of the window."""
     spike_rewind_steps: int = 200
     """Most steps that a rewind skips, the spike's last."""
-    max_epochs: float | None = None
-    """How often the training may read a corpus; None for any number of times."""
-    require_eod: bool = field(default=True, metadata={ASIDE: True})
-    """A dataset made elsewhere is refused if none of its documents ends with the EOD token."""
-    phases: tuple[PhaseSpec, ...] = (WHOLE,)
-    """In their order; the first begins with the training."""
     deterministic: bool = False
     """Every library chooses algorithms whose results are bit-equal when repeated."""
 
-    def length_of(self, phase: PhaseSpec) -> int:
-        """Return the tokens of a sequence of a phase."""
-        return phase.sequence_length or self.model.seq_length
+    @property
+    def starts(self) -> list[PhaseStart]:
+        """Return where each phase begins; a training without a mixture has one."""
+        return [PhaseStart(WHOLE, 0, 0, self.model.seq_length)]
 
     @property
     def longest(self) -> int:
         """Return the tokens of the longest sequence."""
-        return max(map(self.length_of, self.phases))
-
-    @property
-    def starts(self) -> list[PhaseStart]:
-        """Return where each phase begins."""
-        found: list[PhaseStart] = []
-        step = tokens = step_tokens = 0
-        for phase in self.phases:
-            if found:
-                steps = max(0, -(-(phase.from_tokens - tokens) // step_tokens))
-                step, tokens = step + steps, tokens + steps * step_tokens
-            length = self.length_of(phase)
-            step_tokens = self.global_batch_size * length
-            found.append(PhaseStart(phase, step, tokens, length))
-        return found
+        return max(start.sequence_length for start in self.starts)
 
     def start_of(self, step: int) -> PhaseStart:
         """Return where the phase of a step begins, which counts from 1."""
         return [start for start in self.starts if start.first_step < max(1, step)][-1]
 
     def step_tokens(self, step: int) -> int:
-        """Return the tokens of the batch of a step, which counts from 1."""
+        """Return the tokens of the batch of a step, which counts from 1: with rows of unequal
+        length the most that it can have.
+        """
         return self.global_batch_size * self.start_of(step).sequence_length
 
     def flops(self, step: int, *, attention: bool) -> float:
@@ -222,7 +194,7 @@ class PretrainSpec:
         return most / self.flops(step, attention=True)
 
     def tokens(self, steps: int) -> int:
-        """Return the tokens of the batches of the first steps."""
+        """Return the tokens of the batches of the first steps, as ``step_tokens`` counts them."""
         start = self.start_of(steps)
         batches = steps - start.first_step
         return start.tokens + batches * self.global_batch_size * start.sequence_length
@@ -231,6 +203,49 @@ class PretrainSpec:
     def sequences(self) -> int:
         """Return the sequences of the whole training."""
         return self.train_steps * self.global_batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSpec(TrainingSpec):
+    """Continue the training of a base model, or train from random weights, on a mixture of
+    corpora.
+    """
+
+    weights: str
+    """``random``, or the base model that the stage ``convert`` brought in as step 0."""
+    corpora: tuple[CorpusSpec, ...]
+    index_dir: str
+    """Relative: ``tokens/index``, the epochs that the stage ``index`` laid out."""
+    reset_attention_mask: bool = False
+    """No attention from one document to another."""
+    reset_position_ids: bool = False
+    """Positions count from the start of each document."""
+    eod_mask_loss: bool = False
+    """The token after the end of a document is not scored."""
+    max_epochs: float | None = None
+    """How often the training may read a corpus; None for any number of times."""
+    require_eod: bool = field(default=True, metadata={ASIDE: True})
+    """A dataset made elsewhere is refused if none of its documents ends with the EOD token."""
+    phases: tuple[PhaseSpec, ...] = (WHOLE,)
+    """In their order; the first begins with the training."""
+
+    def length_of(self, phase: PhaseSpec) -> int:
+        """Return the tokens of a sequence of a phase."""
+        return phase.sequence_length or self.model.seq_length
+
+    @property
+    def starts(self) -> list[PhaseStart]:
+        """Return where each phase begins."""
+        found: list[PhaseStart] = []
+        step = tokens = step_tokens = 0
+        for phase in self.phases:
+            if found:
+                steps = max(0, -(-(phase.from_tokens - tokens) // step_tokens))
+                step, tokens = step + steps, tokens + steps * step_tokens
+            length = self.length_of(phase)
+            step_tokens = self.global_batch_size * length
+            found.append(PhaseStart(phase, step, tokens, length))
+        return found
 
     @property
     def order(self) -> dict[str, Any]:
@@ -245,6 +260,44 @@ class PretrainSpec:
             "validation_samples": self.validation_batches * self.global_batch_size,
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True)
+class StartRef:
+    """The checkpoint that a finetuning begins with."""
+
+    checkpoint: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Target of its training; ``last`` is refused while the newest checkpoint is below it."""
+    checkpoint_dir: str
+    """Relative: ``checkpoints``; absolute where it is another run's."""
+
+
+WEIGHT_PARTS = 100
+"""The loss weight of a prompt's token is a whole number of parts of that of an answer's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpec(TrainingSpec):
+    """Train a model on answers to the questions of one preparation, from the weights of a
+    checkpoint, with an optimizer of its own.
+    """
+
+    name: str
+    """Of the model; unique in the run."""
+    start: StartRef
+    rows_dir: str
+    """Relative: ``finetune/<name>/rows``. Each row is a document of ``train`` and ``validation``
+    (``.bin``, ``.idx``), and ``train.answers.npy`` has the number of the token with which its
+    answer begins.
+    """
+    prompt_loss_weight: float = 0.0
+    """Of a prompt's token in the loss, beside 1 of an answer's: hundredths, from 0 to 1."""
+    packing: bool = False
+    """Micro-batches are rows one behind another, each of which attends to itself alone, instead of
+    rows side by side that padding makes equally long. Steps have the same rows either way.
+    """
 
 
 @dataclass(frozen=True)

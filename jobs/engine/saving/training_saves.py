@@ -13,7 +13,7 @@ from pathlib import Path
 from jobs.checkpoints import manifest
 from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
 from jobs.contract.metrics_log import KeptLine, SaveLine
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import TrainingSpec
 from jobs.engine.reporter import Reporter
 from jobs.engine.saving.saver import STAGED_BYTES, Saver
 from jobs.engine.sharded_state import TrainingState
@@ -30,7 +30,7 @@ class TrainingSaves:
     """
 
     def __init__(
-        self, context: Context, spec: PretrainSpec, trained: TrainingState, reporter: Reporter
+        self, context: Context, spec: TrainingSpec, trained: TrainingState, reporter: Reporter
     ) -> None:
         self._context = context
         self._spec = spec
@@ -130,7 +130,7 @@ class TrainingSaves:
         return memory.part_for_copies(memory.available(), self._spec.save_memory_gb, ranks)
 
 
-def _kept_whole(folder: Path, spec: PretrainSpec) -> list[int]:
+def _kept_whole(folder: Path, spec: TrainingSpec) -> list[int]:
     """Return the steps of which a whole checkpoint was kept before ``keep_weights_only`` was set,
     and no weights alone.
     """

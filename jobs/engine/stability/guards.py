@@ -19,7 +19,7 @@ from jobs.contract.metrics_log import (
     SpikeLine,
     counted_steps,
 )
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import TrainingSpec
 
 GAUSSIAN = 1.4826
 """Standard deviations per median absolute deviation of a normal distribution (Rousseeuw and Croux
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 class Guard:
     """The steps of a mixture that trained last, with which the next one is compared."""
 
-    def __init__(self, spec: PretrainSpec, recent: Iterable[Step] = (), before: int = 0) -> None:
+    def __init__(self, spec: TrainingSpec, recent: Iterable[Step] = (), before: int = 0) -> None:
         """Compare with these steps, oldest first; with none before there are ``spike_window``.
 
         Args:
@@ -111,7 +111,7 @@ class Guard:
         return median(step.norm for step in self.recent)
 
 
-def steps_before_mixture(spec: PretrainSpec, number: int) -> int:
+def steps_before_mixture(spec: TrainingSpec, number: int) -> int:
     """Return the steps before the mixture and the sequence length of a step: losses of other tokens
     and of longer sequences have another level, which is no spike.
     """

@@ -30,7 +30,7 @@ from jobs.contract.metrics_log import (
     SpikeLine,
     to_json,
 )
-from jobs.contract.stage_specs import REWIND, WARN, PretrainSpec
+from jobs.contract.stage_specs import REWIND, WARN, TrainingSpec
 from jobs.engine import device as devices
 from jobs.engine.reporter import Reporter
 from jobs.engine.stability import guards
@@ -63,7 +63,7 @@ class Computed:
 class SpikeWatch:
     """The guard of a training on this rank. All ranks call its methods together."""
 
-    def __init__(self, context: Context, spec: PretrainSpec, reporter: Reporter) -> None:
+    def __init__(self, context: Context, spec: TrainingSpec, reporter: Reporter) -> None:
         self._context = context
         self._spec = spec
         self._reporter = reporter
@@ -185,7 +185,8 @@ class SpikeWatch:
         size = self._spec.global_batch_size
         run = self._context.run
         name = f"step-{line.step:07d}-attempt-{line.attempt}.json"
-        path = run.spikes(self._context.task.stage) / name
+        task = self._context.task
+        path = run.spikes(task.stage, task.index) / name
         command = run.command("samples", "--step", str(line.step))
         evidence = {
             **to_json(line),
