@@ -19,7 +19,7 @@ LIGHT = tuple(
 )
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
-    "wandb", "lxml", "ftfy", "py3langid", "gigatoken",
+    "wandb", "lxml", "ftfy", "py3langid", "gigatoken", "transformers", "vllm",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.prompts": NODE | {"jobs.data", "jobs.questions"},
     "jobs.finetuning": NODE | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
+    "jobs.generation": NODE,
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},
     "jobs.stages": NODE
@@ -65,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.engine",
         "jobs.evaluation",
         "jobs.finetuning",
+        "jobs.generation",
         "jobs.prompts",
         "jobs.questions",
         "jobs.selftest",

@@ -1,0 +1,1 @@
+"""Text generation on exported folders, by other programs' engines behind one protocol."""
