@@ -119,3 +119,21 @@ def test_parts_of_points_that_add_up_to_a_whole_one_count_as_one():
     assert significance.p_value_above_majority(
         points, 0.4, 20
     ) == significance.p_value_above_majority(1, 0.4, 20)
+
+
+# Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10: contrasts (a) to (h).
+PUBLISHED_DIFFERENCES = [
+    ((56, 70), (48, 80), 0.0524, 0.3339),
+    ((9, 10), (3, 10), 0.1705, 0.8090),
+    ((6, 7), (2, 7), 0.0582, 0.8062),
+    ((5, 56), (0, 29), -0.0381, 0.1926),
+    ((0, 10), (0, 20), -0.1611, 0.2775),
+    ((0, 10), (0, 10), -0.2775, 0.2775),
+    ((10, 10), (0, 20), 0.6791, 1.0000),
+    ((10, 10), (0, 10), 0.6075, 1.0000),
+]
+
+
+@pytest.mark.parametrize(("second", "first", "low", "high"), PUBLISHED_DIFFERENCES)
+def test_the_interval_of_a_difference_is_the_published_one(second, first, low, high):
+    assert significance.difference_interval(first, second) == pytest.approx((low, high), abs=6e-5)
