@@ -7,9 +7,10 @@ the number of ranks: with global batches of ``size`` samples, batch ``n`` begins
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -40,15 +41,18 @@ class Role:
     """True on one of the ranks that read the same samples."""
 
     @classmethod
-    def of_rank(cls, spec: PretrainSpec) -> Role:
-        """Return the role of this rank in the layout."""
+    def of_rank(cls, *, all_stages: bool = False) -> Role:
+        """Return the role of this rank in the layout.
+
+        Args:
+            all_stages: stages between embed and score nothing, but need the tokens all the same.
+        """
         first, last = (
             parallel_state.is_pipeline_first_stage(),
             parallel_state.is_pipeline_last_stage(),
         )
         leads = parallel_state.get_tensor_model_parallel_rank() == 0
-        # Stages between embed and score nothing, but may need the ends of documents.
-        needs = bool(first or last or spec.reset_attention_mask or spec.reset_position_ids)
+        needs = bool(first or last or all_stages)
         return cls(
             data_rank=parallel_state.get_data_parallel_rank(),
             needs_tokens=needs,
@@ -76,8 +80,23 @@ class Batch:
     that need no tokens."""
     fingerprint: list[int]
     """Of the samples that this rank read."""
-    length: int
-    """Tokens of a sample."""
+    shape: tuple[int, int]
+    """Rows and tokens of each in a micro-batch, which on pipeline stages after the first is not
+    read from tokens; of the longest where micro-batches differ."""
+
+
+class Reads(Protocol):
+    """This rank's part of the global batches of one split, of any kind of samples."""
+
+    @property
+    def batches(self) -> int:
+        """Return the global batches of the split."""
+
+    def batch(self, first_sample: int) -> Batch:
+        """Return this rank's part of the global batch that begins with a sample."""
+
+    def close(self) -> None:
+        """End the thread that reads."""
 
 
 @dataclass
@@ -98,6 +117,10 @@ class Split:
     def __post_init__(self) -> None:
         self._prefetcher = Prefetcher(self.read, self._following)
 
+    @property
+    def batches(self) -> int:
+        return self.samples.samples // self.spec.global_batch_size
+
     def batch(self, first_sample: int) -> Batch:
         """Return this rank's part of the global batch that begins with a sample. All tensor
         parallel ranks of a pipeline stage call it together.
@@ -108,22 +131,24 @@ class Split:
         size = self.spec.micro_batch_size
         count = self.spec.global_batch_size // (size * self.spec.parallel.data)
         length = self.samples.length_of(first_sample)
+        packed = self.spec.reset_attention_mask  # micro-batches are one row
+        shape = (1, size * length) if packed else (size, length)
         if not self.role.needs_tokens:
-            return Batch([micro_batch.EMPTY] * count, [0, 0], length)
+            return Batch([micro_batch.EMPTY] * count, [0, 0], shape)
         taken = [0, 0]
         if self.role.reads:
             windows = self._prefetcher.take(first_sample)
             taken = windows.fingerprint
             tokens = windows.tokens.to(self.device, non_blocking=True)
         else:
-            shape = (size * count, length + 1)
-            tokens = torch.empty(shape, dtype=torch.int32, device=self.device)
+            read = (size * count, length + 1)
+            tokens = torch.empty(read, dtype=torch.int32, device=self.device)
         if self.spec.parallel.tensor > 1:
             source = parallel_state.get_tensor_model_parallel_src_rank()
             group = parallel_state.get_tensor_model_parallel_group()
             torch.distributed.broadcast(tokens, source, group)
         rows = torch.split(tokens.long(), size)
-        return Batch([self._prepare(part) for part in rows], taken, length)
+        return Batch([self._prepare(part) for part in rows], taken, shape)
 
     def _prepare(self, rows: torch.Tensor) -> dict[str, Any]:
         inputs, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
@@ -163,8 +188,8 @@ class Split:
 class Splits:
     """The samples to train and to validate on."""
 
-    train: Split
-    validation: dict[int, dict[str, Split]]
+    train: Reads
+    validation: Mapping[int, Mapping[str, Reads]]
     """By sequence length and name of the corpus; without validation tokens or batches of none."""
     device: torch.device
 
@@ -187,7 +212,7 @@ def open_splits(
     """
     devices.decide_once(lambda: sample_index.require(run, spec, datasets))
     eod = devices.decide_once(lambda: _end_of_document(run, spec))
-    role = Role.of_rank(spec)
+    role = Role.of_rank(all_stages=spec.reset_attention_mask or spec.reset_position_ids)
     unmarked = replace(role, takes_fingerprint=False)
     train, *others = sample_index.read(run, spec, datasets)
     validation: dict[int, dict[str, Split]] = {spec.length_of(phase): {} for phase in spec.phases}

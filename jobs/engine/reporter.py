@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from jobs.contract.files import naming, open_lines
 from jobs.contract.metrics_log import (
@@ -39,12 +39,27 @@ REPORT_SECONDS = 1.0
 """Least time between two updates of progress and TensorBoard; metric lines have every step."""
 
 
+class Volume(Protocol):
+    """The tokens and operations of a training's steps, which count from 1."""
+
+    def tokens(self, steps: int) -> int:
+        """Return the tokens of the batches of the first steps."""
+
+    def step_tokens(self, step: int) -> int:
+        """Return the tokens of the batch of a step."""
+
+    def flops(self, step: int, *, attention: bool) -> float:
+        """Return the floating-point operations of a step."""
+
+
 class Reporter:
     """The writer of training's output. Every rank has one, only rank 0 writes."""
 
     def __init__(self, context: Context, spec: TrainingSpec) -> None:
         self.context = context
         self.spec = spec
+        self.volume: Volume = spec
+        """Counts the tokens of steps; until the samples are known the most that they can have."""
         self.active = context.rank == 0
         self._file: TextIO | None = None
         self._log = MetricsLog(context.run, context.task.stage, context.task.index)
@@ -90,7 +105,7 @@ class Reporter:
         """
         if self._file is None:
             return
-        speed = self.spec.step_tokens(step) / seconds
+        speed = self.volume.step_tokens(step) / seconds
         line = StepLine(
             step=step,
             loss=loss,
@@ -98,7 +113,7 @@ class Reporter:
             grad_norm=norm,
             consumed_samples=step * self.spec.global_batch_size,
             samples=samples,
-            tokens=self.spec.tokens(step),
+            tokens=self.volume.tokens(step),
             seconds=seconds,
             tokens_per_s=speed,
             time=time.time(),
@@ -120,7 +135,7 @@ class Reporter:
             return
         steps, world = self._period, self.spec.parallel.world_size
         seconds = sum(line.seconds for line in steps)
-        speed = sum(self.spec.step_tokens(line.step) for line in steps) / seconds
+        speed = sum(self.volume.step_tokens(line.step) for line in steps) / seconds
         loss = sum(line.loss for line in steps) / len(steps)
         line = PeriodLine(
             step=steps[-1].step,
@@ -154,7 +169,7 @@ class Reporter:
     ) -> float | None:
         """Return the model FLOPs utilisation of a rank over some steps; None without a peak."""
         peak = self.context.task.peak_tflops * 1e12 * self.spec.parallel.world_size * seconds
-        done = sum(self.spec.flops(line.step, attention=attention) for line in steps)
+        done = sum(self.volume.flops(line.step, attention=attention) for line in steps)
         return done / peak if peak else None
 
     def spike(self, line: SpikeLine) -> None:
@@ -234,8 +249,8 @@ class Reporter:
             "steps",
             step=step,
             target_step=self.spec.train_steps,
-            tokens=self.spec.tokens(step),
-            target_tokens=self.spec.tokens(self.spec.train_steps),
+            tokens=self.volume.tokens(step),
+            target_tokens=self.volume.tokens(self.spec.train_steps),
             phase=phase,
             **self._last,
         )
@@ -277,12 +292,13 @@ def plotted(line: PeriodLine) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def summarise(lines: Iterable[MetricLine], done: int, spec: TrainingSpec) -> dict[str, Any]:
+def summarise(lines: Iterable[MetricLine], done: int, volume: Volume) -> dict[str, Any]:
     """Return the done marker's summary; ``metrics_log.counted_steps`` selects the lines that count.
 
     Args:
         lines: of all attempts, oldest first.
         done: optimizer steps.
+        volume: counts the tokens of steps.
 
     Returns:
         ``steps``, how many of them were ``skipped``, ``tokens`` of the others, first and last loss
@@ -291,12 +307,13 @@ def summarise(lines: Iterable[MetricLine], done: int, spec: TrainingSpec) -> dic
     """
     counted = counted_steps(lines)
     trained, validated = counted.trained, counted.validated
-    tokens = sum(spec.step_tokens(line.step) for line in trained)
+    tokens = sum(volume.step_tokens(line.step) for line in trained)
     seconds = sum(line.seconds for line in trained)
     return {
         "steps": done,
         "skipped": len(counted.skipped),
-        "tokens": spec.tokens(done) - sum(spec.step_tokens(line.step) for line in counted.skipped),
+        "tokens": volume.tokens(done)
+        - sum(volume.step_tokens(line.step) for line in counted.skipped),
         "loss_first": trained[0].loss if trained else None,
         "loss_last": trained[-1].loss if trained else None,
         "validation_first": validated[0].loss if validated else None,

@@ -6,12 +6,12 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -20,8 +20,8 @@ from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import attempt_history, done_markers
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.metrics_log import REWOUND, SKIPPED
-from jobs.contract.stage_specs import BY_TOKENS, PretrainSpec
-from jobs.data import sample_order, survey
+from jobs.contract.stage_specs import BY_TOKENS, TrainingSpec
+from jobs.data import sample_order
 from jobs.engine import (
     checkpoint,
     dataset,
@@ -33,6 +33,7 @@ from jobs.engine import (
     sharded_state,
 )
 from jobs.engine import device as devices
+from jobs.engine.kinds.kind import Kind
 from jobs.engine.profiling.step_profiler import StepProfiler
 from jobs.engine.reporter import Reporter, summarise
 from jobs.engine.saving.training_saves import TrainingSaves
@@ -45,15 +46,29 @@ with devices.quiet():
     from megatron.core import parallel_state
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
+AnySpec = TypeVar("AnySpec", bound=TrainingSpec)
+
 POLL_SECONDS = 1.0
 """Seconds between two checks by rank 0 for the files STOP and SAVE."""
 
 
-def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
-    """Train from the newest valid checkpoint, or from random weights, to ``train_steps``.
+def train(
+    context: Context,
+    spec: AnySpec,
+    device: torch.device,
+    open_kind: Callable[[Context, AnySpec], Kind],
+) -> None:
+    """Train from the newest valid checkpoint, or from the first weights, to ``train_steps``.
 
     Every rank of the layout calls it. Rank 0 writes metrics, progress and, at the target, the done
     marker.
+
+    Args:
+        context: of the task.
+        spec: its settings.
+        device: of this rank.
+        open_kind: returns the samples and the first weights; called once no other writes to the
+            folder of checkpoints.
 
     Raises:
         Stopped: a stop was requested; every step done is in a checkpoint.
@@ -66,26 +81,28 @@ def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
     with ExitStack() as held:
         writer = leases.sole_writer(context.path(spec.checkpoint_dir), holder)
         devices.decide_once(lambda: held.enter_context(writer))
-        _train(context, spec, device, reporter)
+        _train(context, spec, device, open_kind(context, spec), reporter)
 
 
-def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
-    datasets = devices.decide_once(lambda: survey.survey(context.run, spec, context.heart.touch))
+def _train(
+    context: Context, spec: TrainingSpec, device: torch.device, kind: Kind, reporter: Reporter
+) -> None:
+    reporter.volume = kind.volume
     context.heart.beat()
     pieces = model.pieces(
         spec.model,
         spec.parallel,
         spec.precision,
         device,
-        positions_differ=spec.reset_position_ids and not spec.reset_attention_mask,
+        positions_differ=kind.positions_differ,
         deterministic=spec.deterministic,
     )
     context.heart.beat()
     trainer = Trainer(
         context=context,
         spec=spec,
-        datasets=datasets,
-        splits=dataset.open_splits(context.run, spec, datasets, device),
+        kind=kind,
+        splits=kind.open_splits(device),
         pieces=pieces,
         updater=optim.prepare(pieces, spec),
         reporter=reporter,
@@ -131,8 +148,8 @@ class Trainer:
     """The state of a training run on this rank, and its steps."""
 
     context: Context
-    spec: PretrainSpec
-    datasets: survey.DatasetSurvey
+    spec: TrainingSpec
+    kind: Kind
     splits: dataset.Splits
     pieces: list[torch.nn.Module]
     updater: optim.Updater
@@ -144,7 +161,7 @@ class Trainer:
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
-        self.origin: dict[str, Any] = {"weights": manifest.RANDOM, "seed": spec.seed}
+        self.origin: dict[str, Any] = {}
         self.trained = sharded_state.TrainingState(self.pieces, self.updater.optimizer)
         self.forward_backward = get_forward_backward_func()
         self.skips = skips.Skips(spec.skip_steps, {})
@@ -153,16 +170,17 @@ class Trainer:
         self.measures = measures.Measures(self.updater.optimizer, spec.parallel, self.splits.device)
         self.profiler = StepProfiler(self.context, self.splits.device)
         config: Any = self.pieces[0].config
+        config.variable_seq_lengths = self.kind.lengths_differ  # pipeline stages exchange them
         config.finalize_model_grads_func = self.measures.communicating_in(
             config.finalize_model_grads_func
         )
 
     def resume(self) -> None:
-        """Load the newest valid checkpoint; without any, stay at step 0 with random weights.
+        """Load the newest valid checkpoint; without any, stay at step 0 with the first weights.
 
         Raises:
-            TaskError: none is valid, the base weights were not imported, or a checkpoint was saved
-                with other tokens or another model.
+            TaskError: none is valid, the first weights are missing, or a checkpoint was saved with
+                other samples or another model.
         """
         decided = devices.decide_once(lambda: skips.decided_before(self.reporter.lines()))
         self.skips = skips.Skips(self.spec.skip_steps, decided)
@@ -179,12 +197,8 @@ class Trainer:
             self.updater.go_to(self.step)
             if newest[1].kind == manifest.WEIGHTS:
                 self.updater.forget()
-        elif self.spec.weights != manifest.RANDOM:
-            raise TaskError(
-                f"{self.folder}: no checkpoint of step 0, which the stage `convert` makes of "
-                f"`{self.spec.weights}`; training does not start from random weights instead",
-                "{meditron submit convert --run} first",
-            )
+        else:
+            self.origin = self.kind.begin(self.trained)
         self.watch.resume(self.step)
         devices.decide_once(self._set_aside_later)
 
@@ -204,15 +218,9 @@ class Trainer:
             )
         if record.iteration > self.spec.train_steps:
             raise retention.beyond_target(path, self.spec.train_steps)
-        began = record.origin.get("weights")
-        if (began == manifest.RANDOM) != (self.spec.weights == manifest.RANDOM):
-            raise TaskError(
-                f"{path}: its training began with the weights `{began}`, this run names "
-                f"`{self.spec.weights}`",
-                "name other weights in a submission with --new, which starts another run",
-            )
+        self.kind.require_origin(path, record)
         if record.data:
-            self.datasets.require_same(self.context.run, record.data, record.iteration, path.name)
+            self.kind.require_same(record.data, record.iteration, path.name)
 
     def _highest_saved(self) -> int:
         task = self.context.task
@@ -374,7 +382,7 @@ class Trainer:
     def _skip_step(self, reason: str) -> BatchResult:
         """Count a step without training on its batch."""
         started = time.perf_counter()
-        result = self._reduce_batch([], dataset.Batch([], [0, 0], 0))
+        result = self._reduce_batch([], dataset.Batch([], [0, 0], (0, 0)))
         self._count_skipped(reason, started)
         return result
 
@@ -392,9 +400,7 @@ class Trainer:
 
     def _pass(self, batch: dataset.Batch, *, forward_only: bool) -> list[Any]:
         """Run a global batch; return its micro-batches' losses on the last pipeline stage."""
-        rows, length = self.spec.micro_batch_size, batch.length
-        if self.spec.reset_attention_mask:  # micro-batches are one packed row
-            rows, length = 1, rows * length
+        rows, length = batch.shape
         losses: list[Any] = self.forward_backward(
             forward_step_func=self._forward,
             data_iterator=[iter(batch.micro_batches) for _ in self.pieces],
@@ -517,12 +523,12 @@ class Trainer:
         self.reporter.validation(self.step, loss, corpora, time.perf_counter() - started)
         return False
 
-    def _validate_on(self, split: dataset.Split) -> tuple[float, float] | None:
+    def _validate_on(self, split: dataset.Reads) -> tuple[float, float] | None:
         """Return the sums of ``BatchResult.total`` and ``weight`` over the batches of a corpus;
         None if a stop was requested.
         """
         total = weight = 0.0
-        for number in range(self.spec.validation_batches):
+        for number in range(split.batches):
             batch = split.batch(number * self.spec.global_batch_size)
             with torch.no_grad():
                 result = self._reduce_batch(self._pass(batch, forward_only=True), batch)
@@ -559,7 +565,7 @@ class Trainer:
             kind=kind,
             **manifest.identity(model, self.spec.tokenizer),
             origin=self.origin,
-            data=self.datasets.record(self.step),
+            data=self.kind.record(self.step),
             bytes=(model.checkpoint_bytes if is_whole else model.weights_bytes)(precision),
         )
 
@@ -579,13 +585,12 @@ class Trainer:
     def _write_done(self) -> None:
         run = self.context.run
         self.reporter.progress(self.step, "step")
-        sources = (*self.datasets.train, *self.datasets.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         self.context.finish(
-            inputs=[done_markers.describe_file(run, f"{source.prefix}.idx") for source in sources],
+            inputs=[done_markers.describe_file(run, name) for name in self.kind.inputs()],
             outputs=[done_markers.describe_file(run, record)],
             summary={
-                **summarise(self.reporter.lines(), self.step, self.spec),
+                **summarise(self.reporter.lines(), self.step, self.kind.volume),
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.device),
             },
         )

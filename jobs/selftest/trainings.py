@@ -35,6 +35,7 @@ from jobs.contract.stage_specs import (
 from jobs.data import sample_index
 from jobs.engine import device as devices
 from jobs.engine import layers, model, trainer
+from jobs.engine.kinds.pretraining import Pretraining
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 from jobs.runtime.profile_record import ProfileRequest, write_request
@@ -260,7 +261,8 @@ class Bench:
         task = dataclasses.replace(self.context.task, stage=STAGE, spec=spec)
         with layers.chosen(kind):
             model.start_parallel(spec.parallel, spec.seed)
-            trainer.train(dataclasses.replace(self.context, run=run, task=task), spec, self.device)
+            context = dataclasses.replace(self.context, run=run, task=task)
+            trainer.train(context, spec, self.device, Pretraining.open)
         model.end_parallel()
         gc.unfreeze()  # the training loop has frozen what was alive
         gc.collect()

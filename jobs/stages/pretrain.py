@@ -27,10 +27,11 @@ def run(context: Context) -> None:
     with devices.session(context, spec.device) as device:
         context.heart.beat()
         from jobs.engine import model, trainer
+        from jobs.engine.kinds.pretraining import Pretraining
 
         context.heart.beat()
         model.start_parallel(spec.parallel, spec.seed)
-        trainer.train(context, spec, device)
+        trainer.train(context, spec, device, Pretraining.open)
 
 
 def check(spec: PretrainSpec, world_size: int) -> None:

@@ -252,8 +252,8 @@ def prepare(context: Context) -> torch.device:
 
 def train(context: Context, place: torch.device, observer: Observer) -> None:
     """Run our loop unchanged, and tell an observer of each step and save."""
-    from jobs.data import survey
-    from jobs.engine import dataset, device, garbage, model, optim, reporter
+    from jobs.engine import device, garbage, model, optim, reporter
+    from jobs.engine.kinds.pretraining import Pretraining
     from jobs.engine.trainer import StopRequests, Trainer
 
     class Reporter(reporter.Reporter):
@@ -276,13 +276,13 @@ def train(context: Context, place: torch.device, observer: Observer) -> None:
             observer.end_save()
 
     spec = task_of(context.run)
-    datasets = survey.survey(context.run, spec)
+    kind = Pretraining.open(context, spec)
     network = model.build(spec.model, spec.parallel, spec.precision, place)
     trainer = Trainer(
         context=context,
         spec=spec,
-        datasets=datasets,
-        splits=dataset.open_splits(context.run, spec, datasets, place),
+        kind=kind,
+        splits=kind.open_splits(place),
         pieces=[network],
         updater=optim.prepare([network], spec),
         reporter=Reporter(context, spec),
