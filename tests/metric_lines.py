@@ -98,9 +98,9 @@ def save(after: int, attempt: int = 1, **fields: Any) -> SaveLine:
     return SaveLine(step=after, attempt=attempt, **{**values, **fields})
 
 
-def append(run: RunDir, *lines: MetricLine, stage: str = "pretrain") -> None:
+def append(run: RunDir, *lines: MetricLine, stage: str = "pretrain", index: int = 0) -> None:
     """Append lines to the metrics of a training."""
-    path = run.metrics(stage)
+    path = run.metrics(stage, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.writelines(json.dumps(to_json(line)) + "\n" for line in lines)

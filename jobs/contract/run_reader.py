@@ -15,10 +15,10 @@ class RunReader(HistoryReader):
     def __init__(self, run: RunDir) -> None:
         super().__init__(run)
         self._run = run
-        self._metrics: dict[str, MetricsReader] = {}
+        self._metrics: dict[tuple[str, int], MetricsReader] = {}
 
-    def metrics(self, stage: str) -> MetricsReader:
-        """Return the reader of a training's metrics, which are empty for any other stage."""
-        if stage not in self._metrics:
-            self._metrics[stage] = MetricsReader(self._run, stage)
-        return self._metrics[stage]
+    def metrics(self, stage: str, index: int) -> MetricsReader:
+        """Return the reader of a task's metrics, which are empty where it does not train."""
+        if (stage, index) not in self._metrics:
+            self._metrics[stage, index] = MetricsReader(self._run, stage, index)
+        return self._metrics[stage, index]

@@ -98,7 +98,7 @@ class Supervisor:
         self.allocation = Allocation.current(os.environ)
         self.attempt = AttemptRef(run, stage, index, 0, time.time())
         self.reader = RunReader(run)
-        self.metrics = self.reader.metrics(stage)
+        self.metrics = self.reader.metrics(stage, index)
         self.task: specs.TaskSpec | None = None
         self.follows: int | None = None
         """The earlier attempt whose end forbids another one here."""
@@ -264,7 +264,7 @@ class Supervisor:
             return
         options = replace(allocation.slurm_report(task.site).options, in_allocation=False)
         closer = AttemptCloser(
-            self.run, "supervisor", allocation.client, options, self.metrics, job.job_id
+            self.run, "supervisor", allocation.client, options, self.reader, job.job_id
         )
         for start in earlier:
             decision = closer.close(start, history)

@@ -13,7 +13,7 @@ import click
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
 from jobs.contract.metrics_log import MetricsLog, SkipLine, SpikeLine, StepLine
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import PRETRAIN
 from jobs.contract.units import plural
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -105,19 +105,19 @@ def command(
 
 
 def training_of(run: RunDir) -> tuple[PretrainSpec, dict[int, Done]]:
-    """Return the settings of a run's training and its steps so far, the last line of each: trained,
-    skipped, or a spike that ended the training.
+    """Return the settings of a run's pretraining and its steps so far, the last line of each:
+    trained, skipped, or a spike that ended the training.
 
     Raises:
-        ConfigError: the run has no training, or has trained no step.
+        ConfigError: the run has no pretraining, or has trained no step.
         TaskError: the settings cannot be read.
     """
-    stage = training_stage(record.read(run).require_readable().stages)
-    spec = specs.load_task(run, stage, 0).pretraining if stage else None
-    if stage is None or spec is None:
+    is_planned = PRETRAIN in record.read(run).require_readable().stages
+    spec = specs.load_task(run, PRETRAIN, 0).pretraining if is_planned else None
+    if spec is None:
         hint = f"`{store.command(run, 'status')}` shows its stages"
-        raise ConfigError(f"run {run.name} has no training", hint)
-    lines = MetricsLog(run, stage).read_new()
+        raise ConfigError(f"run {run.name} has no pretraining", hint)
+    lines = MetricsLog(run, PRETRAIN).read_new()
     steps = {line.step: line for line in lines if isinstance(line, Done)}
     if not steps:
         hint = f"`{store.command(run, 'status')}` shows how far it is"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import PRETRAIN
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -205,14 +205,13 @@ def validation_text(times: RunTimes) -> str | None:
 
 
 def checkpoint_step(run: RunDir, view: RunView) -> int | None:
-    """Return the step of the checkpoint from which unfinished training would resume.
+    """Return the step of the checkpoint from which unfinished pretraining would resume.
 
     None where there is none, or the storage does not respond.
     """
     from jobs.checkpoints import manifest
 
-    name = training_stage(view.stages)
-    if name is None or view.stages[name].finished:
+    if PRETRAIN not in view.stages or view.stages[PRETRAIN].finished:
         return None
     try:
         latest = manifest.find_latest(run.path("checkpoints"))

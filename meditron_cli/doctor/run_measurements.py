@@ -9,7 +9,7 @@ from jobs.contract import metrics_log
 from jobs.contract.files import last_change
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec, read_task
-from jobs.contract.stage_specs import TRAINING_STAGES
+from jobs.contract.stage_specs import PRETRAIN
 from meditron_cli.doctor.site_view import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
@@ -24,9 +24,9 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.training.tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    measured = read_task(run, task.stage, 0) if run else None
+    measured = read_task(run, PRETRAIN, 0) if run else None
     training = measured.training if measured else None
-    times = metrics_log.measured_step_times(run, task.stage, training) if run else None
+    times = metrics_log.measured_step_times(run, PRETRAIN, training) if run else None
     if run is None or times is None or measured is None:
         return describe(plan, task, plan.training_lead.times, f"estimated for {plan.size}")
     return describe(plan, measured, times, f"measured in run {run.name}")
@@ -53,11 +53,11 @@ def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
 
 
 def trained_at(run: RunDir) -> int:
-    """Return when a run last logged a training step, in nanoseconds since 1970; 0 for never, and
+    """Return when a run last logged a pretraining step, in nanoseconds since 1970; 0 for never, and
     where this user cannot read the log.
     """
-    logs = [run.metrics(stage) for stage in TRAINING_STAGES]
-    return max((last_change(path) for path in logs if os.access(path, os.R_OK)), default=0)
+    log = run.metrics(PRETRAIN)
+    return last_change(log) if os.access(log, os.R_OK) else 0
 
 
 def is_of(run: RunDir, cluster: str, size: str | None) -> bool:

@@ -72,7 +72,7 @@ class ProgressLines:
                 state = (
                     "" if stage.state == "failed" and stage.names_failures else f"{stage.state} "
                 )
-                console.note(f"{name}: {state}{describe(stage, run)}")
+                console.note(f"{name}: {state}{describe(stage)}")
 
 
 class ProgressBars:
@@ -102,13 +102,13 @@ class ProgressBars:
                 description=f"{name} {stage.state}",
                 completed=done,
                 total=total,
-                detail=describe(stage, run),
+                detail=describe(stage),
             )
 
 
-def describe(stage: StageView, run: RunView) -> str:
+def describe(stage: StageView) -> str:
     """Return the progress of a stage in words."""
-    loss = f", loss {run.loss:.3f}" if stage.target_step and run.loss is not None else ""
+    loss = "" if stage.loss is None else f", loss {stage.loss:.3f}"
     return f"{stage.amount}{loss}"
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.contract.stage_specs import TRAINING_STAGES
 from meditron_cli.reporting import goodput
 from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.goodput import STEPS, Work
@@ -46,35 +45,57 @@ class Interruption:
         }
 
 
-def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption]:
+def find(
+    attempts: Iterable[Attempt], work: Mapping[tuple[str, int], Sequence[Work]]
+) -> list[Interruption]:
     """Return the attempts that ended early, with their cost.
 
     Args:
         attempts: of all stages; with their corrected ends (``goodput.with_ends``).
-        work: of training; other stages have no steps.
+        work: of each training, by stage and index; other tasks have no steps.
     """
-    steps = [item for item in work if item.bucket in STEPS]
-    last_steps, signs = goodput.last_steps(steps), goodput.last_signs(work)
-    lost = Counter(item.attempt for item in steps if item.bucket == "redone")
-    new_steps = first_new_steps(steps)
-    interruptions = []
-    for attempt in attempts:
-        number, trains = attempt.number, attempt.stage in TRAINING_STAGES
-        if not attempt.interrupted:
-            continue
-        detected = detected_after(attempt, signs.get(number) if trains else None)
-        interruptions.append(
-            Interruption(
-                attempt,
-                step=last_steps.get(number, attempt.end.last_step if attempt.end else None)
-                if trains
-                else None,
-                steps_redone=lost[number] if trains else None,
-                detect_s=detected,
-                resume_s=resumed_after(attempt, detected, new_steps) if trains else None,
-            )
-        )
-    return interruptions
+    interrupted = [attempt for attempt in attempts if attempt.interrupted]
+    trainings = {task: TrainingSteps.of(items) for task, items in work.items()}
+    return [
+        cost_of(attempt, trainings.get((attempt.stage, attempt.index))) for attempt in interrupted
+    ]
+
+
+@dataclass(frozen=True)
+class TrainingSteps:
+    """What the metric lines of one training show of its attempts, by their numbers."""
+
+    last: Mapping[int, int]
+    """Last steps."""
+    signs: Mapping[int, float]
+    """Times of the last metric lines."""
+    lost: Counter[int]
+    """Numbers of steps that were redone."""
+    new: list[tuple[int, float]]
+    """As ``first_new_steps`` returns them."""
+
+    @classmethod
+    def of(cls, work: Sequence[Work]) -> TrainingSteps:
+        """Collect them."""
+        steps = [item for item in work if item.bucket in STEPS]
+        lost = Counter(item.attempt for item in steps if item.bucket == "redone")
+        last, signs = goodput.last_steps(steps), goodput.last_signs(work)
+        return cls(last, signs, lost, first_new_steps(steps))
+
+
+def cost_of(attempt: Attempt, training: TrainingSteps | None) -> Interruption:
+    """Return the cost of an attempt that ended early; ``training`` is None for other stages."""
+    number = attempt.number
+    detected = detected_after(attempt, training.signs.get(number) if training else None)
+    if training is None:
+        return Interruption(attempt, None, None, detected, None)
+    return Interruption(
+        attempt,
+        step=training.last.get(number, attempt.end.last_step if attempt.end else None),
+        steps_redone=training.lost[number],
+        detect_s=detected,
+        resume_s=resumed_after(attempt, detected, training.new),
+    )
 
 
 def detected_after(attempt: Attempt, sign: float | None) -> float | None:

@@ -11,7 +11,7 @@ from jobs.contract.files import read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import PRETRAIN, training_stage
 from jobs.data import corpora
 from meditron_cli.reporting import funnel, speed, token_statistics
 from meditron_cli.reporting.run_times import RunTimes
@@ -118,8 +118,7 @@ def corpora_rows(run: RunDir, view: RunView, counted: CountedSteps) -> list[dict
     """Return the corpora of a run's training, their tokens, and how often it has read them so far;
     none while their tokens are not known.
     """
-    stage = training_stage(view.stages)
-    task = specs.read_task(run, stage, 0) if stage else None
+    task = specs.read_task(run, PRETRAIN, 0) if PRETRAIN in view.stages else None
     spec = task.pretraining if task else None
     found = corpora.sizes(run, spec) if spec else None
     if spec is None or not found or not counted.trained:

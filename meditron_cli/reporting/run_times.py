@@ -11,7 +11,7 @@ from typing import Any
 from jobs.contract.events import SubmitEvent
 from jobs.contract.metrics_log import CountedSteps, MetricsLog, SpikeLine, counted_steps
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
+from jobs.contract.stage_specs import PRETRAIN, TRAINING_STAGES
 from meditron_cli.reporting import goodput, interruptions
 from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.goodput import TimeAccount, Work
@@ -42,20 +42,25 @@ class RunTimes:
     attempts: tuple[Attempt, ...]
     """Of all stages, in the order in which they were started."""
     interruptions: tuple[Interruption, ...]
-    steps: CountedSteps
-    """Of training: the metric lines that count."""
+    trainings: Mapping[tuple[str, int], CountedSteps]
+    """The metric lines that count of each training, by stage and index."""
     spikes: tuple[SpikeLine, ...]
-    """Of training, oldest first, also those of steps that were redone."""
-    last_steps: Mapping[int, int]
-    """The last step of each attempt of training that made one."""
+    """Of pretraining, oldest first, also those of steps that were redone."""
+    last_steps: Mapping[tuple[str, int, int], int]
+    """The last step of each attempt of a training that made one, by stage, index and number."""
     training: TimeAccount | None
-    """None before training could start."""
+    """Of pretraining; None before it could start."""
     stages: Mapping[str, StageTime]
     total_s: float | None
     """From the first submission to the last end, or to now while anything is active."""
     node_hours: float
     gpu_hours: float
     """GPUs times the time that they were allocated; 0 on a partition without any."""
+
+    @property
+    def steps(self) -> CountedSteps:
+        """Return the metric lines of pretraining that count."""
+        return self.trainings.get((PRETRAIN, 0)) or counted_steps(())
 
     @property
     def goodput(self) -> float | None:
@@ -72,8 +77,7 @@ class RunTimes:
 
     def steps_of(self, attempt: Attempt) -> tuple[int | None, int | None]:
         """Return the step from which an attempt of training resumed, and its last one."""
-        last = self.last_steps.get(attempt.number) if attempt.stage in TRAINING_STAGES else None
-        return attempt.step, last
+        return attempt.step, self.last_steps.get((attempt.stage, attempt.index, attempt.number))
 
     def to_json(self) -> dict[str, Any]:
         """Return ``time``, ``attempts`` and ``interruptions`` as ``--json`` prints them."""
@@ -106,9 +110,13 @@ class RunTimes:
 
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
-    training_name = training_stage(view.stages)
-    lines = list(MetricsLog(run, training_name).read_new()) if training_name else []
-    work = goodput.work_of(lines)
+    lines = {
+        (name, index): list(MetricsLog(run, name, index).read_new())
+        for name, stage in record.stages.items()
+        if name in TRAINING_STAGES
+        for index in stage.indices
+    }
+    work = {task: goodput.work_of(read) for task, read in lines.items()}
     # A stage leaves a run where one task makes the corpus that several began.
     recorded = [item for item in attempts_of(record.history) if item.stage in view.stages]
     ended = [
@@ -118,18 +126,24 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
             [item for item in recorded if item.stage == name], work, end_if_open(stage.state, now)
         )
     ]
-    training = account(record, view, training_name, ended, work, now) if training_name else None
+    training = None
+    if PRETRAIN in view.stages:
+        training = account(record, view, PRETRAIN, ended, work.get((PRETRAIN, 0), ()), now)
     stages = {name: stage_time(record, ended, name) for name in record.stages}
-    if training_name and training:
-        stages[training_name] = replace(stages[training_name], queued_s=training.buckets["queue"])
+    if training:
+        stages[PRETRAIN] = replace(stages[PRETRAIN], queued_s=training.buckets["queue"])
     nodes, gpus = hours(record, ended)
     corrected = correct(recorded, ended)
     return RunTimes(
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
-        steps=counted_steps(lines),
-        spikes=tuple(line for line in lines if isinstance(line, SpikeLine)),
-        last_steps=goodput.last_steps(work),
+        trainings={task: counted_steps(read) for task, read in lines.items()},
+        spikes=tuple(line for line in lines.get((PRETRAIN, 0), ()) if isinstance(line, SpikeLine)),
+        last_steps={
+            (*task, number): step
+            for task, items in work.items()
+            for number, step in goodput.last_steps(items).items()
+        },
         training=training,
         stages=stages,
         total_s=total_seconds(record, view, ended, now),
@@ -155,22 +169,20 @@ def end_if_open(state: str, now: float) -> float | None:
 
 
 def with_ends(
-    recorded: Iterable[Attempt], work: Sequence[Work], end: float | None
+    recorded: Iterable[Attempt],
+    work: Mapping[tuple[str, int], Sequence[Work]],
+    end: float | None,
 ) -> list[Attempt]:
-    """Return the attempts of one stage, each with an end; only training has metric lines."""
+    """Return the attempts of one stage, each with an end; only trainings have metric lines."""
     by_task = sorted(recorded, key=lambda attempt: attempt.index)
     return [
         attempt
         for _, group in groupby(by_task, key=lambda attempt: attempt.index)
-        for attempt in task_with_ends(list(group), work, end)
+        for attempts in [list(group)]
+        for attempt in goodput.with_ends(
+            attempts, work.get((attempts[0].stage, attempts[0].index), ()), end
+        )
     ]
-
-
-def task_with_ends(
-    recorded: list[Attempt], work: Sequence[Work], end: float | None
-) -> list[Attempt]:
-    """Return the attempts of one task, each with an end."""
-    return goodput.with_ends(recorded, work if recorded[0].stage in TRAINING_STAGES else (), end)
 
 
 def account(

@@ -110,6 +110,7 @@ def interruption_table(times: RunTimes) -> Table:
     """Return the table of interruptions of training and their cost."""
     rows: list[Row] = [
         (
+            f"{item.attempt.stage} {item.attempt.index or ''}".strip(),
             item.attempt.number,
             item.attempt.cause.replace("_", " "),
             item.step,
@@ -120,7 +121,10 @@ def interruption_table(times: RunTimes) -> Table:
         for item in times.interruptions
         if item.attempt.stage in TRAINING_STAGES
     ]
-    columns = ("attempt", "cause", "at step", "steps redone", "detected after", "resumed after")
+    columns = (
+        "training", "attempt", "cause", "at step", "steps redone", "detected after",
+        "resumed after",
+    )  # fmt: skip
     return "interruptions of training", columns, rows[-LATEST:]
 
 

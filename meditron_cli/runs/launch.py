@@ -255,7 +255,7 @@ def tokenizers_of_results(run: RunDir, record: RunRecord) -> dict[str, Tokenizer
     found = {}
     for name in ("tokenize", "convert", *TRAINING_STAGES):
         stage = record.stages.get(name)
-        if stage and (stage.done or stage.progress):
+        if stage and (stage.done or stage.progress or stage.task_progress):
             task = specs.read_task(run, name, min(stage.done, default=0))
             if task is not None:
                 found[name] = cast(TokenizeSpec | ConvertSpec | PretrainSpec, task.spec).tokenizer

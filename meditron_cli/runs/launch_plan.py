@@ -18,11 +18,11 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec
 from jobs.contract.stage_specs import (
     CORPUS_STAGES,
+    PRETRAIN,
     SAVING_STAGES,
     STAGES,
     Spec,
     TokenizerRef,
-    training_stage,
 )
 from jobs.contract.units import plural
 from jobs.slurm.states import WAITS_FOR_JOBS
@@ -114,8 +114,7 @@ def refuse_other_data(
     Raises:
         ConfigError: naming the stage whose inputs or settings have changed.
     """
-    name = training_stage(record.stages)
-    training = record.stages[name] if name else None
+    training = record.stages.get(PRETRAIN)
     if training is None or not (training.progress or training.done):
         return
     for stage in (*CORPUS_STAGES, "tokenize"):

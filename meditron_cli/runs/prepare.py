@@ -20,6 +20,7 @@ from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import (
     CORPUS_STAGES,
     PIPELINE_STAGES,
+    PRETRAIN,
     READING_SOURCES,
     TRAINING_STAGES,
     CleanSpec,
@@ -33,7 +34,6 @@ from jobs.contract.stage_specs import (
     Spec,
     TokenizeSpec,
     TrainingSpec,
-    training_stage,
 )
 from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
@@ -351,7 +351,7 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
             if newest and (phases := newest[1].data.get("phases")):
                 mixture = mixture_of(spec, found)
                 require_same_phases(spec, mixture, phases, newest[1].iteration, newest[0].name)
-        require_untrained(run, plan, spec)
+        require_untrained(run, spec)
 
 
 def require_saved_within(run: RunDir, spec: Spec) -> None:
@@ -376,7 +376,7 @@ def require_saved_within(run: RunDir, spec: Spec) -> None:
             raise retention.beyond_target(path, target)
 
 
-def require_untrained(run: RunDir, plan: Plan, spec: PretrainSpec) -> None:
+def require_untrained(run: RunDir, spec: PretrainSpec) -> None:
     """Refuse to skip steps that the newest checkpoint has trained on, which nothing would undo.
 
     Raises:
@@ -385,14 +385,13 @@ def require_untrained(run: RunDir, plan: Plan, spec: PretrainSpec) -> None:
     from jobs.checkpoints import manifest
     from jobs.contract.metrics_log import MetricsLog, counted_steps
 
-    stage = training_stage([stage.stage for stage in plan.stages])
     newest = manifest.find_latest(run.path(spec.checkpoint_dir))
-    if stage is None or newest is None or not spec.skip_steps:
+    if newest is None or not spec.skip_steps:
         return
     saved = newest[1].iteration
     if spec.skip_steps[0] > saved:
         return
-    trained = {line.step for line in counted_steps(MetricsLog(run, stage).read_new()).trained}
+    trained = {line.step for line in counted_steps(MetricsLog(run, PRETRAIN).read_new()).trained}
     if late := [step for step in spec.skip_steps if step <= saved and step in trained]:
         raise TaskError(
             f"pretrain.skip_steps names step {late[0]}, which is trained: the newest checkpoint is "
@@ -433,13 +432,10 @@ def planned(reader: RecordReader) -> Plan:
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> MetricsSummary | None:
-    """Return how long steps and saves of a run's training took; None for stages that do not
-    train.
-    """
+    """Return how long steps and saves of a run's pretraining took; None for other stages."""
     from jobs.contract.metrics_log import MetricsReader
 
-    stage = training_stage(stages)
-    return MetricsReader(run, stage).current() if stage else None
+    return MetricsReader(run, PRETRAIN).current() if PRETRAIN in stages else None
 
 
 def recorded_folder(run: RunDir) -> Path | None:

@@ -17,7 +17,7 @@ from jobs.contract.exit_record import ExitRecord
 from jobs.contract.json_fields import from_fields
 from jobs.contract.progress_record import ProgressRecord
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request, store
 
@@ -56,6 +56,7 @@ class StageRecord:
     """Of its tasks: those of the last plan, and those of earlier ones that had a job then."""
     after: tuple[str, ...] = ()
     target_step: int | None = None
+    """Of a single training; several have targets of their own."""
     target_tokens: int | None = None
     step_tokens: int | None = None
     """Of a step in the first phase of a training."""
@@ -81,9 +82,9 @@ class StageRecord:
     unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Tasks by attempt whose submission began and has no job id: it was killed, or is running."""
     progress: ProgressRecord | None = None
-    """Of pretraining: its progress file."""
+    """Of a single training: its progress file."""
     task_progress: dict[int, ProgressRecord] = field(default_factory=dict)
-    """Progress files of the current attempts of unfinished tasks; of other stages than pretraining,
+    """Progress files of the current attempts of unfinished tasks; of stages without a target step,
     and at most of ``PROGRESS_FILES`` tasks."""
 
     @property
@@ -184,10 +185,10 @@ class RecordReader:
             record.history = history
         apply_history(record, history)
         for stage in record.stages.values():
-            if stage.stage not in TRAINING_STAGES:
+            if stage.target_step is None:
                 read_progress(run, stage)
             elif stage.attempts:
-                stage.progress = progress_record.read(run, stage.stage, 0)
+                stage.progress = progress_record.read(run, stage.stage, min(stage.indices))
         return record
 
     def _selection(self, stages: Iterable[StageRecord]) -> Select | None:

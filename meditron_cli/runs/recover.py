@@ -168,7 +168,7 @@ def recover_local_stage(services: Services, opened: OpenedRun, stage: str) -> li
     scheduler = services.scheduler("local")
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
-    decisions = recovery_job.Recoverer(run, stage, BY, logs.metrics(stage)).decide_all(over)
+    decisions = recovery_job.Recoverer(run, stage, BY, logs).decide_all(over)
     messages = recovery_job.sentences(stage, decisions)
     delay = max((item.delay for item in decisions.values()), default=0.0)
     is_retried = [item.action in CONTINUES for item in decisions.values()]

@@ -8,7 +8,7 @@ from jobs.contract.errors import STOPPED
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RootCause
 from jobs.contract.progress_record import ProgressRecord
-from jobs.contract.stage_specs import SAVING_STAGES, training_stage
+from jobs.contract.stage_specs import SAVING_STAGES
 from meditron_cli.runs.open_jobs import has_ended
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
 from meditron_cli.runs.views import RunView, StageView, TaskProgress
@@ -35,8 +35,7 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
     for name, stage in record.stages.items():
         stages[name] = derive_stage_view(record, stage, infos, now, before=stages)
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
-    training_name = training_stage(stages)
-    training = record.stages[training_name] if training_name else None
+    training = training_of(record, stages)
     progress = training.progress if training else None
     trains = (
         training is not None
@@ -53,6 +52,15 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
         problem=record.problem,
         unreadable=record.unreadable,
     )
+
+
+def training_of(record: RunRecord, stages: Mapping[str, StageView]) -> StageRecord | None:
+    """Return the single training whose progress is that of the run: one that runs, else the first;
+    None without one.
+    """
+    trainings = [stage for stage in record.stages.values() if stage.target_step is not None]
+    running = [stage for stage in trainings if stages[stage.stage].state == "running"]
+    return next(iter(running or trainings), None)
 
 
 def is_suspended(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
@@ -98,6 +106,7 @@ def derive_stage_view(
         target_step=stage.target_step,
         tokens=tokens,
         target_tokens=stage.target_tokens,
+        loss=stage.progress.loss if stage.progress else None,
         task_states=states,
         pending_reason=pending.reason if pending else "",
         expected_start=pending.start if pending else None,

@@ -386,16 +386,15 @@ def stage_summary(stage: StagePlan, others: Iterable[int] = ()) -> dict[str, Any
         "max_parallel": stage.max_parallel,
         "resources": asdict(stage.resources),
     }
-    for task in stage.tasks:
-        if training := task.training:
-            summary["target_step"] = training.train_steps
-            summary["step_tokens"] = training.step_tokens(1)
-            summary["target_tokens"] = training.tokens(training.train_steps)
-            if later := training.starts[1:]:
-                summary["later_phases"] = [
-                    [start.first_step, start.tokens, training.step_tokens(start.first_step + 1)]
-                    for start in later
-                ]
+    if len(summary["tasks"]) == 1 and (training := stage.tasks[0].training):
+        summary["target_step"] = training.train_steps
+        summary["step_tokens"] = training.step_tokens(1)
+        summary["target_tokens"] = training.tokens(training.train_steps)
+        if later := training.starts[1:]:
+            summary["later_phases"] = [
+                [start.first_step, start.tokens, training.step_tokens(start.first_step + 1)]
+                for start in later
+            ]
     return summary
 
 

@@ -49,6 +49,8 @@ class StageView:
     target_step: int | None
     tokens: int | None
     target_tokens: int | None
+    loss: float | None = None
+    """Of the last step of a single training, in nats per token."""
     task_states: Mapping[int, str] = field(default_factory=dict)
     progress: TaskProgress | None = None
     """Of running tasks, where the stage has no steps."""
@@ -91,8 +93,8 @@ class StageView:
 
     @property
     def amount(self) -> str:
-        """Return ``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress
-        of running tasks and the number of failed ones.
+        """Return ``120/600 steps`` of a single training; of other stages ``3/9 tasks``, with the
+        progress of running tasks and the number of failed ones.
         """
         if self.target_step is not None:
             return f"{self.step or 0}/{plural(self.target_step, 'step')}"
@@ -122,7 +124,7 @@ class RunView:
     stages: dict[str, StageView]
     loss: float | None
     eta_s: float | None
-    """Seconds until pretraining reaches its target at its speed; None when it does not run."""
+    """Seconds until a training reaches its target at its speed; None when it does not run."""
     problem: str
     unreadable: str = ""
     """The system's reason for the problem, such as ``Permission denied``; else empty."""

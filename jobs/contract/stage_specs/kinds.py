@@ -68,6 +68,8 @@ class StageKind:
 
 
 SELFTEST = "selftest"
+PRETRAIN = "pretrain"
+"""The stage that makes a run's checkpoints, with one task."""
 
 STAGE_KINDS: dict[str, StageKind] = {
     "clean": StageKind(CleanSpec, "jobs.stages.clean", ()),
@@ -78,7 +80,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     ),
     "index": StageKind(IndexSpec, "jobs.stages.index", ("tokenize",)),
     "convert": StageKind(ConvertSpec, "jobs.stages.convert", (), reads_tokenizer=True),
-    "pretrain": StageKind(
+    PRETRAIN: StageKind(
         PretrainSpec,
         "jobs.stages.pretrain",
         ("tokenize", "index", "convert"),

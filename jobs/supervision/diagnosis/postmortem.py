@@ -34,7 +34,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     Args:
         options: the recovery options of the process that decides.
         history: of the task.
-        metrics: of its stage.
+        metrics: of the task.
         listing: of the attempt's folder, where many tasks of one attempt are examined.
     """
     attempt = attempt_of(run, start, listing)

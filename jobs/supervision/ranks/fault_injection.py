@@ -45,11 +45,12 @@ def strike(
         PermissionError: the process belongs to another user.
     """
     history = attempt_history.read(run)
-    starts = (history.task(stage, 0).open for stage in TRAINING_STAGES)
-    start = next(filter(None, starts), None)
+    tasks = (task for stage in TRAINING_STAGES for task in history.tasks(stage).values())
+    start = next((task.open for task in tasks if task.open), None)
     if start is None:
         return False
-    beat = heartbeat.find(run, start.stage, 0, start.attempt, environ=environ).get(rank)
+    found = heartbeat.find(run, start.stage, start.index, start.attempt, environ=environ)
+    beat = found.get(rank)
     process = processes.read(beat.pid) if beat else None
     if beat is None or process is None or process.started != beat.started:
         return False

@@ -14,8 +14,8 @@ from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
-from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.outcomes import Decision, NodeEntry, RetryAction
+from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.runtime.log import log
@@ -40,8 +40,8 @@ class AttemptCloser:
     """None without Slurm."""
     options: RecoveryOptions
     """The recovery options of that process."""
-    metrics: MetricsReader
-    """Of the stage whose attempts are closed."""
+    reader: RunReader
+    """Of the run's metrics."""
     own_job: str = ""
     """The job that decides about its own earlier starts."""
     _events: list[Event] = field(default_factory=list)
@@ -57,9 +57,8 @@ class AttemptCloser:
         task = specs.read_task(self.run, start.stage, start.index)
         options = replace(self.options, started_again=start.job_id == self.own_job)
         listing = self._listing(self.run.attempt(start.stage, start.attempt))
-        evidence = examine(
-            self.run, start, task, self.client, options, history, self.metrics, listing
-        )
+        metrics = self.reader.metrics(start.stage, start.index)
+        evidence = examine(self.run, start, task, self.client, options, history, metrics, listing)
         closed = self._closed.setdefault((start.stage, start.index), [])
         path = node_ledger.ledger_of(self.run, task)
         decision = retry_policy.decide(

@@ -18,7 +18,6 @@ from jobs.contract.errors import CONFIGURATION
 from jobs.contract.events import StartEvent, append_event
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
-from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.outcomes import CONTINUES, Decision, RetryAction
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
@@ -158,8 +157,7 @@ def recover_stage(
         with resubmission.waiting_lock(run):
             jobs = {task.job_id for task in over}
             still_open = [t for t in unfinished(run, reader.current(), stage) if t.job_id in jobs]
-            metrics = reader.metrics(stage)
-            recoverer = Recoverer(run, stage, by, metrics, accounting, accounting.rows)
+            recoverer = Recoverer(run, stage, by, reader, accounting, accounting.rows)
             decisions = recoverer.decide_all(still_open)
         messages, refused = resubmit_tasks(run, stage, client, by, decisions, reader)
     except SubmitError as error:
@@ -226,8 +224,8 @@ class Recoverer:
     run: RunDir
     stage: str
     by: str
-    metrics: MetricsReader
-    """Of the stage."""
+    reader: RunReader
+    """Of the run's metrics."""
     client: Client | None = None
     """None without Slurm."""
     rows: Mapping[str, list[AccountRow]] = field(default_factory=dict)
@@ -235,7 +233,7 @@ class Recoverer:
 
     def decide_all(self, tasks: Iterable[UnfinishedTask]) -> dict[int, Decision]:
         """Close the tasks' open attempts and return the decisions, by index."""
-        closer = AttemptCloser(self.run, self.by, self.client, self._options(), self.metrics)
+        closer = AttemptCloser(self.run, self.by, self.client, self._options(), self.reader)
         decisions = {task.index: self._decide(closer, task) for task in tasks}
         closer.write()
         return {index: decision for index, decision in decisions.items() if decision is not None}
@@ -279,6 +277,7 @@ class Recoverer:
         rows = self.rows.get(task.job_id, [])
         began = (queries.seconds(rows[-1].start) if rows else None) or submitted.time
         spec = read_task(self.run, self.stage, task.index)
+        metrics = self.reader.metrics(self.stage, task.index)
         return StartEvent(
             began,
             self.stage,
@@ -287,7 +286,7 @@ class Recoverer:
             task.job_id,
             began,
             restarts=max(0, len(rows) - 1),
-            step=evidence_collection.checkpoint_step(self.run, spec, task.history, self.metrics),
+            step=evidence_collection.checkpoint_step(self.run, spec, task.history, metrics),
         )
 
     def _undone(self, task: UnfinishedTask, last: ExitRecord) -> Decision | None:

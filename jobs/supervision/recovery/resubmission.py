@@ -189,28 +189,32 @@ def following(
     run: RunDir, earlier: Submission, request: ResubmitRequest, reader: RunReader
 ) -> Submission:
     """Return the submission that resumes tasks of an earlier one, as a new attempt."""
-    return replace(
+    resumed = replace(
         earlier,
         indices=request.indices,
         attempt=run.new_attempt(request.stage),
         after=(),
         exclude=request.exclude,
         delay_seconds=round(request.delay),
-        lead_seconds=next_lead(run, earlier, reader),
     )
+    return replace(resumed, lead_seconds=next_lead(run, resumed, reader))
 
 
-def next_lead(run: RunDir, earlier: Submission, reader: RunReader) -> int:
-    """Return the signal lead time of the next job in seconds, by the run's own saves and the
-    longest step of its training, but at most half of the job's time.
+def next_lead(run: RunDir, resumed: Submission, reader: RunReader) -> int:
+    """Return the signal lead time of a job in seconds, by the saves and the longest steps of the
+    trainings that it resumes, but at most half of the job's time.
     """
-    if not earlier.measures_lead:
-        return earlier.lead_seconds
-    task = specs.read_task(run, earlier.stage, earlier.indices[0])
-    times = reader.metrics(earlier.stage).current().step_times(task.training if task else None)
-    if times is None:
-        return earlier.lead_seconds
-    return min(times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
+    if not resumed.measures_lead:
+        return resumed.lead_seconds
+    leads = []
+    for index in resumed.indices:
+        task = specs.read_task(run, resumed.stage, index)
+        metrics = reader.metrics(resumed.stage, index).current()
+        if times := metrics.step_times(task.training if task else None):
+            leads.append(times.lead_seconds)
+    if not leads:
+        return resumed.lead_seconds
+    return min(max(leads), int(resumed.parameters["time"]) * 60 // 2)
 
 
 def intent_of(run: RunDir, next_submission: Submission, request: ResubmitRequest) -> IntentEvent:

@@ -55,6 +55,8 @@ def test_names_are_as_in_the_layout(run: rundir.RunDir, tmp_path: Path) -> None:
         run.progress("tokenize", 0): "stages/tokenize/progress/00000.json",
         run.attempt("pretrain", 3): "stages/pretrain/attempts/3",
         run.metrics("pretrain"): "stages/pretrain/metrics.jsonl",
+        run.metrics("finetune", 2): "stages/finetune/metrics-00002.jsonl",
+        run.spikes("finetune", 2): "stages/finetune/spikes-00002",
         run.path("corpus/train"): "corpus/train",
     }
 

@@ -287,7 +287,7 @@ def test_a_run_that_has_not_trained_is_refused(meditron: Bench, run: RunDir) -> 
 
     assert (untrained.exit_code, other.exit_code) == (2, 2)
     assert f"error: run {run.name} has trained no step yet\n" in untrained.stderr
-    assert "has no training\n" in other.stderr
+    assert "has no pretraining\n" in other.stderr
 
 
 def test_settings_of_another_version_are_named_with_what_writes_them_again(

@@ -576,7 +576,7 @@ def test_one_run_shows_attempts_reason_and_time(resumed: TaskRecords, meditron: 
     assert "last interruption: pretrain attempt 1: the partition was taken" in rows
     assert any(row.endswith("0:02:40 to 10 preempted requeue") for row in rows)
     assert any(row.endswith("0:01:10 8 to 12 running -") for row in rows)
-    assert "1 preempted 10 2 - 0:01:30" in rows
+    assert "pretrain 1 preempted 10 2 - 0:01:30" in rows
     assert "queue 0:01:00 20.7% waiting for the scheduler" in rows
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jobs.contract import events
 from jobs.contract.attempt_history import RunHistory
 from jobs.contract.metrics_log import MetricLine
+from jobs.contract.stage_specs import PRETRAIN
 from meditron_cli.reporting import goodput, interruptions, run_times
 from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.goodput import TimeAccount
@@ -47,6 +48,7 @@ class Story:
         job: str = "7",
         restarts: int = 0,
         eligible: float | None = None,
+        **more: Any,
     ) -> Story:
         if eligible is not None:
             eligible += BEGAN
@@ -57,7 +59,7 @@ class Story:
             "restarts": restarts,
             "nodes": ["n1", "n2"],
         }
-        return self.tell("start", time, began=BEGAN + time, step=None, **fields)
+        return self.tell("start", time, began=BEGAN + time, step=None, **{**fields, **more})
 
     def exit(self, number: int, time: float, cause: str, action: str, **more: Any) -> Story:
         """Record the end of an attempt; with the action ``wait`` it is only observed."""
@@ -104,7 +106,7 @@ class Story:
     def interruptions(self) -> list[Interruption]:
         work = goodput.work_of(self.lines)
         settled = goodput.with_ends(self.attempts, work, None)
-        return interruptions.find(run_times.correct(self.attempts, settled), work)
+        return interruptions.find(run_times.correct(self.attempts, settled), {(PRETRAIN, 0): work})
 
 
 def spent(ledger: TimeAccount) -> dict[str, float]:
@@ -190,6 +192,17 @@ def test_a_fault_that_was_not_announced_was_detected_after_the_last_sign_of_life
     (found,) = story.interruptions()
 
     assert (found.detect_s, found.resume_s) == (5.0, 40.0)
+
+
+def test_steps_of_another_training_of_the_same_attempt_are_not_redone() -> None:
+    """The tasks of an array share numbers of attempts."""
+    story = Story().submit(0).start(1, 0, index=1).steps(1, 1, 4, begin=0)
+    story.exit(1, 50, "crash", "stop", index=1)
+    work = {("pretrain", 0): goodput.work_of(story.lines), ("pretrain", 1): []}
+
+    (found,) = interruptions.find(story.attempts, work)
+
+    assert (found.attempt.index, found.step, found.steps_redone) == (1, None, 0)
 
 
 def test_an_interruption_that_nothing_new_followed_has_no_time_to_resume() -> None:

@@ -319,5 +319,5 @@ def test_the_text_shows_where_the_time_went(interrupted: TaskRecords, meditron: 
 
     rows = [line.split() for line in lines]
     assert ["training", "0:02:00", "40.0%", "steps", "that", "count"] in rows
-    assert ["1", "preempted", "10", "2", "-", "0:01:30"] in rows
+    assert ["pretrain", "1", "preempted", "10", "2", "-", "0:01:30"] in rows
     assert ["node-hours", "0.07", "-", "-"] in rows

@@ -134,7 +134,9 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 def checkpoint_step(bench: Workbench, task: specs.TaskSpec) -> int | None:
     reader = RunReader(bench.run)
     history = reader.current().task("pretrain", 0)
-    return evidence_collection.checkpoint_step(bench.run, task, history, reader.metrics("pretrain"))
+    return evidence_collection.checkpoint_step(
+        bench.run, task, history, reader.metrics("pretrain", 0)
+    )
 
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:

@@ -18,10 +18,13 @@ from ....plans import plan_of
 WISH = ResubmitRequest("pretrain", (0,), replaces=("7",), by="supervisor")
 
 
-def train(run: RunDir, save_seconds: float) -> None:
-    """Leave the metric lines of a step and a save."""
+def train(run: RunDir, save_seconds: float, index: int = 0) -> None:
+    """Leave the metric lines of a step and a save of a task."""
     metric_lines.append(
-        run, metric_lines.step(1, seconds=3.0), metric_lines.save(1, seconds=save_seconds)
+        run,
+        metric_lines.step(1, seconds=3.0),
+        metric_lines.save(1, seconds=save_seconds),
+        index=index,
     )
 
 
@@ -32,6 +35,18 @@ def test_the_signal_lead_time_of_the_next_job_follows_the_saves_so_far(
     earlier = replace(training, measures_lead=True)
 
     assert following(run, earlier, WISH, RunReader(run)).lead_seconds == 150 + 3 + 60 + 30
+
+
+def test_of_several_trainings_the_slowest_of_those_resumed_decides(
+    run: RunDir, training: Submission
+) -> None:
+    for index, seconds in enumerate((10.0, 100.0, 1000.0)):
+        train(run, seconds, index)
+    array = replace(training, measures_lead=True, indices=(0, 1, 2))
+
+    resumed = following(run, array, replace(WISH, indices=(0, 1)), RunReader(run))
+
+    assert resumed.lead_seconds == 150 + 3 + 60 + 30
 
 
 def test_a_lead_that_a_person_gave_stays(run: RunDir, training: Submission) -> None:
