@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
-    "jobs.questions": NODE,
+    "jobs.questions": NODE | {"jobs.data"},
     "jobs.prompts": NODE | {"jobs.data", "jobs.questions"},
     "jobs.finetuning": NODE | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},

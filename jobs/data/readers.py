@@ -16,7 +16,7 @@ import orjson
 from isal import isal_zlib
 
 from jobs.contract.errors import RESUME, TaskError
-from jobs.data import json_stream
+from jobs.data import json_stream, json_text
 
 JSON_SUFFIXES = (".jsonl", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -103,7 +103,7 @@ def unreadable(path: Path, error: OSError) -> TaskError:
 
 def _json_records(path: Path, text_key: str, begin: int, end: int | None) -> Iterator[SourceRecord]:
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
-    with io.BufferedReader(io.FileIO(path), json_stream.BLOCK_BYTES) as file:
+    with io.BufferedReader(io.FileIO(path), json_text.BLOCK_BYTES) as file:
         stream = json_stream.decompressed(path, file)
         is_array = inner.suffix.lower() == ".json" and json_stream.is_array(stream)
         if is_array:

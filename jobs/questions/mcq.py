@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.corpus.benchmark_files import BenchmarkOptions
 from jobs.contract.units import plural
 from jobs.questions.question import TEXTS, Question
-from jobs.questions.records import json_lines, refuse, text_field
+from jobs.questions.records import json_lines, optional_text, refuse, text_field
 
 
-def read_mcq(path: Path) -> Iterator[Question]:
-    """Read ``{"id", "question", "choices": […], "answer": index, "subject"?, "split"?}`` lines."""
+def read_mcq(path: Path, options: BenchmarkOptions, split: str) -> Iterator[Question]:
+    """Read ``{"id", "question", "choices": […], "answer": index, "subject"?, "split"?,
+    "explanation"?}`` lines; those without a split are ``test``, also where train records are read.
+    """
     for where, record in json_lines(path):
         question = text_field(where, record, "question")
-        split = record.get("split", "test")
-        if split not in ("test", "train"):
-            refuse(where, f"`split` is {split!r}", "it is `test` or `train`")
+        own = record.get("split", "test")
+        if own not in ("test", "train"):
+            refuse(where, f"`split` is {own!r}", "it is `test` or `train`")
         choices = choices_field(where, record)
         yield Question(
             id=text_field(where, record, "id"),
@@ -25,9 +28,10 @@ def read_mcq(path: Path) -> Iterator[Question]:
             context=(),
             choices=choices,
             answer=answer_field(where, record, len(choices)),
-            split=split,
+            split=own,
             subject=str(record.get("subject", "")),
             style=TEXTS,
+            explanation=optional_text(record, "explanation"),
         )
 
 

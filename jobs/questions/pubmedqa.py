@@ -1,4 +1,4 @@
-"""Read PubMedQA, whose answers are yes, no and maybe. Standard library only."""
+"""Read PubMedQA, whose answers are yes, no and maybe."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.corpus.benchmark_files import files
+from jobs.contract.corpus.benchmark_files import BenchmarkOptions, files, train_files
+from jobs.data import json_text
 from jobs.questions.question import WORDED, Question
-from jobs.questions.records import json_object, refuse, text_field
+from jobs.questions.records import json_object, optional_text, refuse, text_field
 
 PUBMEDQA_CHOICES = ("yes", "no", "maybe")
 
 
-def read_pubmedqa(path: Path) -> Iterator[Question]:
-    """Read PQA-L: ids of ``test_ground_truth.json`` are ``test``, in its order; the rest, train."""
+def read_pubmedqa(path: Path, options: BenchmarkOptions, split: str) -> Iterator[Question]:
+    """Read PQA-L: ids of ``test_ground_truth.json`` are ``test``, in its order; the rest, train.
+
+    Of train records alone, as in PQA-A, any file of the layout is read as a stream.
+    """
+    if split == "train":
+        yield from _train_records(train_files(path, "pubmedqa"))
+        return
     source, truth = files(path, "pubmedqa")
     records, test = json_object(source), json_object(truth)
     for name in dict.fromkeys([*test, *records]):
@@ -22,8 +29,19 @@ def read_pubmedqa(path: Path) -> Iterator[Question]:
             refuse(source, f"no record of {name}", f"{source.name} and {truth.name} go together")
         if name in test and records[name].get("final_decision") != test[name]:
             refuse(truth, f"{name} has another answer in {source.name}", "take both from one place")
-        split = "test" if name in test else "train"
-        yield pubmedqa_question(f"{source}: {name}", name, records[name], split)
+        own = "test" if name in test else "train"
+        yield pubmedqa_question(f"{source}: {name}", name, records[name], own)
+
+
+def _train_records(paths: list[Path]) -> Iterator[Question]:
+    """Read records that are not among those of ``test_ground_truth.json`` beside them."""
+    source, *truth = paths
+    test = json_object(truth[0]) if truth else {}
+    for line, name, record in json_text.members(source):
+        if not isinstance(record, dict):
+            refuse(f"{source}:{line}", f"the record of {name} is not an object")
+        if name not in test:
+            yield pubmedqa_question(f"{source}:{line}: {name}", name, record, "train")
 
 
 def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str) -> Question:
@@ -42,5 +60,5 @@ def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str)
         split=split,
         subject="",
         style=WORDED,
-        explanation=str(record.get("LONG_ANSWER") or "").strip(),
+        explanation=optional_text(record, "LONG_ANSWER"),
     )

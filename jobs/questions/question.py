@@ -44,6 +44,13 @@ class Question:
         """Return the question behind the texts that it is about, one per line."""
         return "\n".join([*self.context, self.stem])
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Return what is equal for one question in two files: words and choices, whatever the
+        spaces and capitals.
+        """
+        return tuple(" ".join(text.lower().split()) for text in (self.text, *self.choices))
+
 
 def require_examples(path: Path | str, questions: Sequence[Question], shots: int) -> list[Question]:
     """Return the questions that may serve as worked examples.

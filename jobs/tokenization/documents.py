@@ -16,7 +16,8 @@ from typing import Any
 from jobs.contract.errors import RESUME, TaskError
 from jobs.data import document_map
 from jobs.data.cleaning import SPANS_KEY, length_problem
-from jobs.data.json_stream import BLOCK_BYTES, BYTE_ORDER_MARK, MAX_RECORD_BYTES
+from jobs.data.json_stream import BYTE_ORDER_MARK
+from jobs.data.json_text import BLOCK_BYTES, MAX_RECORD_BYTES
 from jobs.tokenization.stretches import Stretch
 
 BATCH_DOCUMENTS = 4096

@@ -2,19 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+SUBJECT_GROUPS: dict[str, tuple[str, ...]] = {
+    "medical": (
+        "anatomy",
+        "clinical_knowledge",
+        "college_biology",
+        "college_medicine",
+        "high_school_biology",
+        "medical_genetics",
+        "nutrition",
+        "professional_medicine",
+        "virology",
+    ),
+    "general": (
+        "college_computer_science",
+        "college_mathematics",
+        "elementary_mathematics",
+        "global_facts",
+        "high_school_computer_science",
+        "high_school_mathematics",
+        "high_school_statistics",
+        "machine_learning",
+    ),
+}
+"""Subjects of MMLU under one name: MMLU-Medical of the paper (arXiv 2311.16079, table 3), and the
+general ones of the released evaluation (epfLLM/meditron:evaluation/benchmarks.py)."""
 
-def files(path: Path, kind: str) -> list[Path]:
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What decides the questions of a benchmark beside its files."""
+
+    train: str = ""
+    """Absolute path of its train records, where they are not in ``path``."""
+    subjects: tuple[str, ...] = ()
+    """The subjects that are read, or names of groups of them; empty for all, for ``truthfulqa`` for
+    the medical ones."""
+    first_answer: int = 1
+    """Number of the first option in ``cop`` of MedMCQA: 1 as published, 0 in mirrors."""
+    skip_first_rows: bool = False
+    """Leave out the first row of each file of MMLU, as the mirror that was evaluated does."""
+    seed: int = 1234
+    """Of the options drawn for ``truthfulqa``."""
+
+    @property
+    def subject_names(self) -> tuple[str, ...]:
+        """Return the subjects, with those of groups."""
+        return tuple(name for key in self.subjects for name in SUBJECT_GROUPS.get(key, (key,)))
+
+
+PUBLISHED = BenchmarkOptions()
+
+
+def files(path: Path, kind: str, options: BenchmarkOptions = PUBLISHED) -> list[Path]:
     """Return the files that are read of a benchmark.
 
     Args:
         path: a file; for ``pubmedqa`` and ``mmlu`` also the folder of their files.
         kind: as in ``EvaluateSpec``.
+        options: that decide them too.
     """
+    train = train_files(Path(options.train), kind, options) if options.train else []
     if kind == "pubmedqa":
         source = path / "ori_pqal.json" if path.is_dir() else path
-        return [source, source.with_name("test_ground_truth.json")]
+        return [source, source.with_name("test_ground_truth.json"), *train]
     if kind == "mmlu" and path.is_dir():
-        return [*sorted(path.glob("*_test.csv")), *sorted(path.glob("*_dev.csv"))]
-    return [path]
+        dev = [] if train else _tables(path, "dev", options)
+        return [*_tables(path, "test", options), *dev, *train]
+    return [path, *train]
+
+
+def train_files(path: Path, kind: str, options: BenchmarkOptions = PUBLISHED) -> list[Path]:
+    """Return the files of which only train records are read."""
+    if kind == "pubmedqa":
+        source = path / "ori_pqal.json" if path.is_dir() else path
+        truth = source.with_name("test_ground_truth.json")
+        return [source, truth] if truth.is_file() else [source]
+    return _tables(path, "dev", options) if kind == "mmlu" and path.is_dir() else [path]
+
+
+def _tables(folder: Path, split: str, options: BenchmarkOptions) -> list[Path]:
+    if names := options.subject_names:
+        return sorted(folder / f"{name}_{split}.csv" for name in names)
+    return sorted(folder.glob(f"*_{split}.csv"))

@@ -15,7 +15,8 @@ from jobs.corpus.document import Document, Record, Rejected
 from jobs.corpus.formats import records
 from jobs.corpus.formats.files import TABLE_SUFFIXES, kind_of, shown
 from jobs.data import json_stream
-from jobs.data.json_stream import BLOCK_BYTES, BYTE_ORDER_MARK, MAX_RECORD_BYTES
+from jobs.data.json_stream import BYTE_ORDER_MARK
+from jobs.data.json_text import BLOCK_BYTES, MAX_RECORD_BYTES
 from jobs.data.readers import AGAIN, encoding_problem, translated
 
 ENCODED = methodcaller("encode", "utf-8", "surrogateescape")

@@ -14,7 +14,7 @@ from jobs.corpus.document import Document, Rejected, Removal
 from jobs.corpus.formats import jats, pubmed
 from jobs.corpus.formats.files import XML_SUFFIXES, is_compressed, kind_of, shown
 from jobs.corpus.formats.xml_text import BadXml, root_name
-from jobs.data import json_stream
+from jobs.data import json_stream, json_text
 from jobs.data.readers import AGAIN, translated
 
 ROOT_BYTES = 1 << 16
@@ -37,7 +37,7 @@ def read(path: Path, layout: str = "auto") -> Iterator[tuple[Document | Rejected
     """
     with (
         translated(path),
-        io.BufferedReader(io.FileIO(path), json_stream.BLOCK_BYTES) as file,
+        io.BufferedReader(io.FileIO(path), json_text.BLOCK_BYTES) as file,
     ):
         try:
             is_bundle = kind_of(path) == ".tar"

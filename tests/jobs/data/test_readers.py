@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import TaskError
-from jobs.data import json_stream, readers
+from jobs.data import json_stream, json_text, readers
 from jobs.data.json_stream import zstd
 
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
@@ -24,7 +24,7 @@ def test_an_array_of_many_blocks_is_read_element_by_element(tmp_path: Path) -> N
     documents = [{"id": number, "text": f"{number} {TEXT}"} for number in range(1500)]
     path = tmp_path / "docs.json"
     path.write_text(json.dumps(documents, indent=2))
-    assert path.stat().st_size > 4 * json_stream.BLOCK_BYTES
+    assert path.stat().st_size > 4 * json_text.BLOCK_BYTES
 
     found = records(path)
 
@@ -33,7 +33,7 @@ def test_an_array_of_many_blocks_is_read_element_by_element(tmp_path: Path) -> N
 
 
 def test_an_element_longer_than_several_blocks_is_read(tmp_path: Path) -> None:
-    documents = [{"text": "a"}, {"text": "\u00e9" * 5 * json_stream.BLOCK_BYTES}, {"text": "b"}]
+    documents = [{"text": "a"}, {"text": "\u00e9" * 5 * json_text.BLOCK_BYTES}, {"text": "b"}]
     path = tmp_path / "docs.json"
     path.write_text(json.dumps(documents, ensure_ascii=False), encoding="utf-8")
 
@@ -42,7 +42,7 @@ def test_an_element_longer_than_several_blocks_is_read(tmp_path: Path) -> None:
 
 def test_a_number_across_two_blocks_is_one_element(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
-    start = "[" + " " * (json_stream.BLOCK_BYTES - 4)
+    start = "[" + " " * (json_text.BLOCK_BYTES - 4)
     path.write_text(start + "123456, 7]")
 
     with path.open("rb") as stream:
@@ -117,7 +117,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path
     path = tmp_path / "docs.jsonl"
     with path.open("wb") as file:
         file.write(b'{"text": "a"}\n')
-        file.truncate(json_stream.MAX_RECORD_BYTES + 100)
+        file.truncate(json_text.MAX_RECORD_BYTES + 100)
 
     with pytest.raises(TaskError) as refused:
         records(path)

@@ -280,10 +280,10 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(TaskError) as caught:
-        readers.read(tmp_path, "medqa")
+        readers.read(tmp_path, "bioasq")
 
-    assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'medqa'"
-    assert caught.value.hint == "kinds are mcq, pubmedqa, mmlu, medmcqa"
+    assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'bioasq'"
+    assert caught.value.hint.startswith("kinds are mcq, pubmedqa, mmlu, medmcqa, medqa, medqa4, ")
 
 
 @settings(max_examples=100)
