@@ -19,7 +19,7 @@ import stat
 import time
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class CheckpointRecord:
     files: int = 0
     manifest: str = ""
     """SHA-256 of ``manifest.json``."""
+    grown: list[str] = field(default_factory=list)
+    """``TokenizerRef.grown``, of whose tokens it has rows."""
 
     def as_trained(self, model: ModelSpec) -> ModelSpec:
         """Return the model with the longest sequences that its weights were trained on."""
@@ -121,18 +123,34 @@ def identity(model: ModelSpec, tokenizer: TokenizerRef) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         "vocabulary": specs.digest(tokenizer.vocabulary),
         "tokenizer": tokenizer.sha256,
+        "grown": list(tokenizer.grown),
     }
 
 
-def difference(record: CheckpointRecord, model: ModelSpec, tokenizer: TokenizerRef) -> str:
+def difference(
+    record: CheckpointRecord, model: ModelSpec, tokenizer: TokenizerRef, *, may_grow: bool = False
+) -> str:
     """Return how a checkpoint's model or vocabulary differs from the expected one, as the end of a
     sentence; empty where they agree. Sequence length, initialisation and padding rows may differ.
+
+    Args:
+        record: of the checkpoint.
+        model: the expected one.
+        tokenizer: the expected one.
+        may_grow: a checkpoint without the tokens that the tokenizer has grown by is as expected:
+            its rows are to grow.
     """
+    if may_grow and not record.grown and record.vocab_size <= model.vocab_size:
+        model = replace(model, vocab_size=record.vocab_size)
+        tokenizer = replace(tokenizer, grown=())
     expected = identity(model, tokenizer)
     if record.architecture != expected["architecture"]:
         return "its model has another architecture than this run's"
     if record.vocab_size != expected["vocab_size"]:
         return f"its vocabulary has {record.vocab_size} tokens, this run's has {model.vocab_size}"
+    if record.grown != expected["grown"]:
+        ours, its = (", ".join(tokens) or "none" for tokens in (tokenizer.grown, record.grown))
+        return f"its vocabulary has grown by {its}, this run's by {ours}"
     if record.tokenizer != expected["tokenizer"]:
         return "it belongs to another tokenizer.json than this run's"
     if record.vocabulary != expected["vocabulary"]:
@@ -216,9 +234,9 @@ def read(path: Path) -> CheckpointRecord:
         record = CheckpointRecord(**value)
     except TypeError as error:
         raise FormatError(f"{path / RECORD}: {error}") from error
-    for field, kind in typing.get_type_hints(CheckpointRecord).items():
-        if not isinstance(getattr(record, field), typing.get_origin(kind) or kind):
-            raise FormatError(f"{path / RECORD}: {field} is {getattr(record, field)!r}")
+    for key, kind in typing.get_type_hints(CheckpointRecord).items():
+        if not isinstance(getattr(record, key), typing.get_origin(kind) or kind):
+            raise FormatError(f"{path / RECORD}: {key} is {getattr(record, key)!r}")
     if record.kind not in KINDS:
         raise FormatError(f"{path / RECORD}: kind is {record.kind!r}")
     return record

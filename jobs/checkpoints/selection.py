@@ -44,7 +44,14 @@ def lease(context: Context, choice: Choice) -> AbstractContextManager[None]:
     return leases.leased(choice.folder, manifest.name(choice.step), holder)
 
 
-def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) -> StoredCheckpoint:
+def find(
+    choice: Choice,
+    model: ModelSpec,
+    tokenizer: TokenizerRef,
+    use: str,
+    *,
+    may_grow: bool = False,
+) -> StoredCheckpoint:
     """Return the folder and the record of a checkpoint.
 
     Args:
@@ -52,6 +59,7 @@ def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) ->
         model: that its weights are read into.
         tokenizer: whose tokens its rows belong to.
         use: the participle of what is done with it, for messages: ``evaluated``.
+        may_grow: as in ``manifest.difference``.
 
     Raises:
         TaskError: it is missing, damaged or of another model, or ``last`` is requested while the
@@ -65,7 +73,7 @@ def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) ->
         newest = manifest.find_latest(folder)
         raise missing(choice, newest[1].iteration if newest else None, use)
     path, record = saved
-    difference = manifest.difference(record, model, tokenizer)
+    difference = manifest.difference(record, model, tokenizer, may_grow=may_grow)
     if difference:
         raise TaskError(
             f"{path}: {difference}", "use the run with the settings that it was trained with"

@@ -176,7 +176,9 @@ def eod_id(ref: TokenizerRef, path: Path) -> int:
 def require_content(
     ref: TokenizerRef, path: Path | None = None
 ) -> tuple[TokenTable, dict[str, Any]]:
-    """Return the tokens of a run's tokenizer and the parsed file, as ``require_tokens`` does."""
+    """Return the tokens of a run's tokenizer and the parsed file, as ``require_tokens`` does; both
+    with the tokens that it has grown by.
+    """
     place = path or Path(ref.path)
     try:
         content = _parse(place)
@@ -187,7 +189,34 @@ def require_content(
         raise TaskError(message, HINT) from error
     for mismatch in mismatches(table, ref.vocabulary):
         raise TaskError(f"{place}: {mismatch.problem}", mismatch.hint)
-    return table, content
+    if not ref.grown:
+        return table, content
+    for token in ref.grown:
+        if token in table.ids:
+            hint = "leave it out of finetune.added_tokens"
+            raise TaskError(f"{place}: the vocabulary has the token {token!r} already", hint)
+    entries = [_entry(token, number) for number, token in enumerate(ref.grown, table.size)]
+    content = {**content, "added_tokens": [*(content.get("added_tokens") or []), *entries]}
+    return token_table(content), content
+
+
+def _entry(token: str, number: int) -> dict[str, Any]:
+    """Return a special token as a ``tokenizer.json`` has it."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": token, **plain, "special": True}
+
+
+def first_grown(ref: TokenizerRef, path: Path) -> int:
+    """Return the id of the first token that a tokenizer has grown by.
+
+    Args:
+        ref: the tokenizer.
+        path: where the file is.
+
+    Raises:
+        TaskError: as ``require_tokens`` raises it.
+    """
+    return require_tokens(ref, path).ids[ref.grown[0]]
 
 
 @dataclass(frozen=True)
@@ -229,6 +258,7 @@ class Encoder:
         """
         tokenizer = load(ref.path)
         table = require_tokens(ref)
+        _grow(tokenizer, table, ref)
         return cls.prepare(tokenizer, table, ref.vocabulary, special_tokens_in_text)
 
     @classmethod
@@ -269,6 +299,23 @@ class Encoder:
             hint = "upgrade the library: `pip install --upgrade tokenizers`"
             raise TaskError(message, hint, FAILED)
         return [encoding.ids for encoding in encodings]
+
+
+def _grow(tokenizer: Tokenizer, table: TokenTable, ref: TokenizerRef) -> None:
+    """Add the tokens that a tokenizer has grown by.
+
+    Raises:
+        TaskError: the library gives one another id, as where the ids of the file have a gap.
+    """
+    from tokenizers import AddedToken
+
+    if ref.grown:
+        tokens = [AddedToken(token, special=True, normalized=False) for token in ref.grown]
+        tokenizer.add_special_tokens(tokens)
+    for token in ref.grown:
+        if (number := tokenizer.token_to_id(token)) != table.ids[token]:
+            message = f"{ref.path}: {token!r} gets the id {number}, not {table.ids[token]}"
+            raise TaskError(message, BUILD)
 
 
 def shield_roles(tokenizer: Tokenizer, table: TokenTable, vocabulary: VocabularySpec) -> None:

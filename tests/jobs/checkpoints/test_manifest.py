@@ -355,3 +355,34 @@ def test_what_must_be_equal_is_named_and_settings_may_differ(model, tokenizer, w
 
     assert words in difference
     assert bool(words) == bool(difference)
+
+
+GROWN = replace(TOKENIZER, grown=("<|im_start|>", "<|im_end|>"))
+LARGER = replace(MODEL, vocab_size=MODEL.vocab_size + 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "may_grow", "words"),
+    [
+        (LARGER, GROWN, True, ""),
+        (MODEL, GROWN, True, ""),
+        (LARGER, GROWN, False, "has 96 tokens, this run's has 98"),
+        (MODEL, GROWN, False, "has grown by none, this run's by <|im_start|>, <|im_end|>"),
+        (LARGER, replace(GROWN, sha256="u"), True, "another tokenizer.json"),
+        (replace(LARGER, vocab_size=95), GROWN, True, "has 96 tokens, this run's has 95"),
+    ],
+)
+def test_a_vocabulary_that_is_to_grow_may_lack_the_tokens(model, tokenizer, may_grow, words):
+    record = checkpoint_record(0, **manifest.identity(MODEL, TOKENIZER))
+
+    difference = manifest.difference(record, model, tokenizer, may_grow=may_grow)
+
+    assert words in difference
+    assert bool(words) == bool(difference)
+
+
+def test_a_vocabulary_that_has_grown_is_no_other():
+    record = checkpoint_record(0, **manifest.identity(LARGER, GROWN))
+
+    assert not manifest.difference(record, LARGER, GROWN)
+    assert manifest.difference(record, LARGER, replace(GROWN, grown=()))

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import TokenizerRef, VocabularySpec
+from jobs.data import tokenizer_file
 from jobs.data.tokenizer_file import Encoder, mismatches, token_table
 
 from ...model_specs import vocabulary_spec
@@ -138,3 +139,27 @@ def test_a_unigram_vocabulary_counts_by_place() -> None:
     table = token_table({"model": {"vocab": [["<EOD>", 0.0], ["a", -1.5]]}})
 
     assert (table.ids, table.size) == ({"<EOD>": 0, "a": 1}, 2)
+
+
+def test_tokens_are_added_behind_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer(*OURS).save(str(path))
+    ref = TokenizerRef(str(path), "", registry(), ("<|im_start|>", "<|im_end|>"))
+
+    encoder = Encoder.load(ref)
+    table, content = tokenizer_file.require_content(ref)
+
+    assert [encoder.tokenizer.token_to_id(token) for token in ref.grown] == [260, 261]
+    assert (encoder.vocabulary_size, table.size) == (262, 262)
+    assert tokenizer_file.first_grown(ref, path) == 260
+    assert not {260, 261} & set(encoder.encode("<|im_start|>a<|im_end|>"))
+    again = Tokenizer.from_str(json.dumps(content))
+    assert again.encode("<|im_start|>").ids == [260]
+
+
+def test_a_token_that_the_file_has_cannot_be_added(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer(*OURS).save(str(path))
+
+    with pytest.raises(TaskError, match=r"the vocabulary has the token '\[fig\]' already"):
+        Encoder.load(TokenizerRef(str(path), "", registry(), ("[fig]",)))
