@@ -112,6 +112,41 @@ class Container(Section):
             yield "image", f"{self.image!r} is not an absolute path"
 
 
+class StageEnvironment(Section):
+    """The interpreter or the container of one stage's ranks, in the place of the cluster's."""
+
+    python: WordOrEmpty = ""
+    """Absolute interpreter on shared storage, without a container."""
+    container: Container | None = None
+    """Container for the ranks."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that there is one of the two, and that an interpreter is absolute."""
+        if bool(self.python) == (self.container is not None):
+            yield "python", "name either an interpreter or a container"
+        elif self.python and not self.python.startswith("/") and not is_placeholder(self.python):
+            yield "python", f"{self.python!r} is not an absolute path"
+
+
+class StageEnvironments(Section):
+    """The stages whose ranks have an environment of their own."""
+
+    pretrain: StageEnvironment | None = None
+    """Continued pretraining."""
+    finetune: StageEnvironment | None = None
+    """Finetuning, with the keys of ``pretrain``."""
+    evaluate: StageEnvironment | None = None
+    """Evaluation by likelihoods, with the keys of ``pretrain``."""
+    generate: StageEnvironment | None = None
+    """Generation, with the keys of ``pretrain``: vLLM pins a torch of its own."""
+
+    def named(self) -> Iterator[tuple[str, StageEnvironment]]:
+        """Yield the stages that have one, and theirs."""
+        for name in type(self).model_fields:
+            if (environment := getattr(self, name)) is not None:
+                yield name, environment
+
+
 class Environment(Section):
     """The environment of a job's processes."""
 
@@ -121,6 +156,8 @@ class Environment(Section):
     """Absolute interpreter on shared storage; default: the one that submits."""
     container: Container | None = None
     """Container for the ranks."""
+    stages: StageEnvironments = StageEnvironments()
+    """Stages whose ranks have another interpreter or container."""
     pass_through: tuple[VariableName, ...] = ()
     """Variables passed on from the submitting shell; no others are."""
     network_interface: WordOrEmpty = ""
@@ -220,9 +257,13 @@ class Cluster(Section):
             yield "health_skip", f"unknown code {code!r}; known are {known}"
         if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
             yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
-        container = self.environment.container
-        if self.scheduler == "local" and container and container.kind == "pyxis":
-            yield "environment.container.kind", "pyxis needs Slurm, and scheduler is local"
+        containers = {"environment.container": self.environment.container} | {
+            f"environment.stages.{name}.container": own.container
+            for name, own in self.environment.stages.named()
+        }
+        for key, container in containers.items():
+            if self.scheduler == "local" and container and container.kind == "pyxis":
+                yield f"{key}.kind", "pyxis needs Slurm, and scheduler is local"
         if self.scheduler == "local" and self.environment.modules:
             yield (
                 "environment.modules",

@@ -68,8 +68,7 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
         result += training_findings(inputs)
     if SELFTEST in stages:
         result += layout_findings(inputs)
-    if inputs.cluster.environment.container:
-        result += container_findings(inputs, stages)
+    result += container_findings(inputs, [s for s in stages if inputs.environment(s)[1]])
     if "evaluate" in stages:
         experiment = inputs.experiment
         tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision

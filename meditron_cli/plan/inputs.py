@@ -30,7 +30,7 @@ from meditron_cli.plan.spec_parts import (
 )
 
 if TYPE_CHECKING:
-    from meditron_cli.config.cluster_schema import Cluster, Partition
+    from meditron_cli.config.cluster_schema import Cluster, Container, Partition
     from meditron_cli.config.experiment_schema import Experiment
 
 
@@ -91,6 +91,14 @@ class Inputs:
     @property
     def python(self) -> str:
         return self.cluster.environment.python or self.interpreter
+
+    def environment(self, stage: str) -> tuple[str, Container | None]:
+        """Return interpreter and container of a stage's ranks."""
+        environment = self.cluster.environment
+        own = getattr(environment.stages, stage, None)
+        if own is None:
+            return self.python, environment.container
+        return own.python, own.container
 
     @cached_property
     def training_lead(self) -> Lead:

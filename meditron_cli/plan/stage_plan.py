@@ -185,7 +185,7 @@ def stage_plan(
             ),
         )
         for index, spec in enumerate(task_specs)
-        for command in [rank_command(inputs, spec)]
+        for command in [rank_command(inputs, stage, spec)]
     )
     return StagePlan(
         stage=stage,
@@ -219,16 +219,16 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for path in paths if path.startswith("/")))
 
 
-def rank_command(inputs: Inputs, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def rank_command(inputs: Inputs, stage: str, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the command of a rank's Python, and srun's extra arguments.
 
     Containers wrap the ranks alone. They see the profile's mounts, the run directory, the scratch
     folder, and, to read only, what the task's specification names.
     """
-    container = inputs.cluster.environment.container
+    python, container = inputs.environment(stage)
     srun = inputs.cluster.slurm.srun
     if container is None:
-        return (inputs.python,), srun
+        return (python,), srun
     scratch, paths = inputs.cluster.scratch_dir, named_paths(spec)
     links = inputs.weights_links if inputs.weights_folder in paths else ()
     mounts = (

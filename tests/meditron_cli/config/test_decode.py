@@ -333,6 +333,10 @@ def test_every_error_is_reported_at_once_in_order() -> None:
          "environment.container.image: 'a.sqsh' is not an absolute path"),
         ("environment: {container: {kind: docker, image: /a}}", "1:33: environment.container.kind: "
          "expected one of pyxis, apptainer, found 'docker'"),
+        ("environment: {stages: {generate: {}}}", "1:34: environment.stages.generate.python: name "
+         "either an interpreter or a container"),
+        ("environment: {stages: {generate: {python: serve}}}", "1:43: "
+         "environment.stages.generate.python: 'serve' is not an absolute path"),
     ],
 )  # fmt: skip
 def test_a_profile_error_has_where_what_and_what_instead(text: str, message: str) -> None:
@@ -353,6 +357,16 @@ def test_pyxis_without_slurm_is_refused() -> None:
 
     assert errors(Cluster, text, container) == [
         "e.yaml:1:33: environment.container.kind: pyxis needs Slurm, and scheduler is local"
+    ]
+
+
+def test_pyxis_of_one_stage_without_slurm_is_refused() -> None:
+    text = SITE.replace("scheduler: slurm", "scheduler: local")
+    container = "environment: {stages: {generate: {container: {kind: pyxis, image: /a.sqsh}}}}\n"
+
+    assert errors(Cluster, text, container) == [
+        "e.yaml:1:53: environment.stages.generate.container.kind: pyxis needs Slurm, and scheduler "
+        "is local"
     ]
 
 

@@ -232,6 +232,25 @@ def test_containers_see_what_their_task_reads_to_read_only() -> None:
     }
 
 
+def test_a_stage_has_the_interpreter_or_the_container_that_the_profile_names_for_it(
+    tmp_path: Path,
+) -> None:
+    profile = tmp_path / "site.yaml"
+    text = profile_of("site-pyxis").read_text()
+    own = "environment:\n  stages: {evaluate: {python: /envs/lm-eval/bin/python}}\n"
+    profile.write_text(text.replace("environment:\n", own))
+    loaded = load(str(profile), "7b", GOLDEN / "experiment.yaml", ["parallel.data=2"])
+
+    plan = build(
+        Inputs(loaded.experiment, loaded.cluster, "7b", "0" * 64, PYTHON), ("evaluate", "export")
+    )
+
+    evaluate, export = (stage.tasks[0] for stage in plan.stages)
+    assert evaluate.python == ("/envs/lm-eval/bin/python",)
+    assert not any("--container" in word for word in evaluate.srun_args)
+    assert any(word.startswith("--container-image=") for word in export.srun_args)
+
+
 def test_a_container_sees_the_files_to_which_those_of_a_model_are_links() -> None:
     loaded = load(
         str(profile_of("site-pyxis")), "7b", GOLDEN / "experiment.yaml", ["parallel.data=2"]
