@@ -15,12 +15,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from jobs.contract.stage_specs import MAIN_CORPUS, TOLERANCE
 from jobs.contract.units import plural
 from meditron_cli.config.corpus.schema import ALL, Curate
+from meditron_cli.config.evaluation.schema import Benchmark, Evaluate
 from meditron_cli.config.field_types import (
     COPY,
     OPERATIONAL,
-    Checkpoint,
     Checkpoints,
-    DataPath,
     DurationMinutes,
     Line,
     Name,
@@ -524,58 +523,6 @@ class Pretrain(Section):
         saved = sorted({*every, *self.keep_steps} - {self.target_step})
         newest = saved[-self.keep_checkpoints :]
         return tuple(sorted({0, *newest, *self.keep_steps, self.target_step}))
-
-
-class Benchmark(Section):
-    """Multiple-choice questions in a file."""
-
-    name: Name
-    """Short name, used in paths and tables."""
-    path: DataPath
-    """The questions: a path, relative to the file that names it, or
-    ``hf://datasets/ORG/NAME/PATH``, with ``@REVISION`` after NAME for one revision, which
-    `meditron fetch` downloads to the profile's ``data_dir``."""
-    kind: Literal["mcq", "pubmedqa", "mmlu", "medmcqa"] = "mcq"
-    """Layout of the file."""
-    shots: NonNegativeInt = 0
-    """Worked examples before each question."""
-    limit: NonNegativeInt = 0
-    """Questions scored, a sample by ``seed`` in which each answer has its share; 0 means all."""
-
-
-class Evaluate(Section):
-    """Checkpoints scored on benchmarks by the log-likelihood of the options."""
-
-    benchmarks: tuple[Benchmark, ...] = ()
-    """Benchmarks to score on, each ``{name, path, kind}``; layouts by ``kind`` (docs/data.md):
-
-    - mcq: .jsonl of {"id", "question", "choices": [texts], "answer": index from 0}
-    - pubmedqa: the folder with ori_pqal.json and test_ground_truth.json
-    - mmlu: the folder of *_test.csv and *_dev.csv, rows question,A,B,C,D,letter without header
-    - medmcqa: .jsonl of {"id", "question", "opa" … "opd", "cop": 1 to 4}
-    """
-    checkpoints: tuple[Checkpoint, ...] = ("first", "last")
-    """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
-    ``kept`` for each of ``pretrain.keep_steps``."""
-    tensor: PositiveInt = 1
-    """GPUs of one task (tensor parallel, one node)."""
-    batch_size: PositiveInt = 16
-    """Sequences per forward pass."""
-    max_parallel: Annotated[PositiveInt, OPERATIONAL] = 16
-    """Tasks that run at once."""
-    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
-    """Time limit of one task."""
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that benchmarks have different names; equal ones would write the same files."""
-        names: set[str] = set()
-        for index, benchmark in enumerate(self.benchmarks):
-            if benchmark.name in names:
-                yield (
-                    f"benchmarks.{index}.name",
-                    f"a benchmark before this one is named {benchmark.name!r} too",
-                )
-            names.add(benchmark.name)
 
 
 class Verify(Section):

@@ -13,7 +13,7 @@ from jobs.contract.stage_specs import TOKENIZER_STAGES
 from jobs.data import tokenizer_file
 
 if TYPE_CHECKING:
-    from meditron_cli.config.experiment_schema import Benchmark
+    from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.load import Loaded, Missing
 
 
