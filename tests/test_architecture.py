@@ -98,7 +98,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.inputs", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.reporting": LOWEST
-    | {"jobs.data", "jobs.tokenization", "meditron_cli.runs", "meditron_cli.scheduler"}
+    | {"jobs.data", "jobs.evaluation", "jobs.tokenization"}
+    | {"meditron_cli.runs", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.profiling": NODE,
     "meditron_cli.tracking": LOWEST | {"meditron_cli.runs"} | SHELL,

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from jobs.contract import metrics_log
-from jobs.contract.units import GIB, plural, ranges_text
+from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.reporting import funnel, token_statistics
+from meditron_cli.reporting import funnel, score_tables, token_statistics
 from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 
 @click.command()
 @options.optional_run_argument
+@click.argument("other", metavar="[RUN2]", required=False, shell_complete=options.complete_run)
 @options.runs_dir_option
 @click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
 @options.json_option
 @click.pass_obj
 def command(
-    services: Services, name: str | None, runs_dir: Path | None, published: bool, as_json: bool
+    services: Services,
+    name: str | None,
+    other: str | None,
+    runs_dir: Path | None,
+    published: bool,
+    as_json: bool,
 ) -> None:
     """Show the results of a run.
 
-    Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
-    and the paths of its files. Without RUN it is the run last worked on. An unfinished run is
-    reported as far as it is.
+    Tokens, losses, accuracy before and after training with its 95 % interval and beside published
+    results, time and throughput, and the paths of its files. Without RUN it is the run last worked
+    on. An unfinished run is reported as far as it is. With RUN2, the paired tests compare the
+    scores of RUN2 with those of RUN.
     """
     if published:
         show_published(as_json)
@@ -49,7 +56,8 @@ def command(
     view = state.derive_view(record, infos, now)
     times = run_times.measure(run, record, view, now)
     errors = task_errors.of_run(run, record, infos, now)
-    results = report.gather(run, record, view, times, errors)
+    second = options.find_run(services, runs_dir, other) if other else None
+    results = report.gather(run, record, view, times, errors, second)
     if as_json:
         console.json_out(results)
         return
@@ -107,14 +115,7 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
         ("stage", "step", "model", "repeated 4-grams", "4-grams of the prompt", "ended early"),
         [row for item in results["verifications"] for row in rate_rows(item)],
     )
-    yield (
-        "evaluation",
-        (
-            *("benchmark", "step", "accuracy", "95 % interval", "chance", "majority"),
-            *("questions", "p", "remarks"),
-        ),
-        [evaluation_row(item) for item in results["evaluations"]],
-    )
+    yield from score_tables.tables(results)
     yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
 
 
@@ -230,32 +231,6 @@ def weights_text(pretrain: Mapping[str, Any]) -> str | None:
     """Return the weights that training started from, with their commit on the hub where known."""
     commit = (pretrain["origin"] or {}).get("commit")
     return f"{pretrain['weights']}, commit {commit[:12]}" if commit else pretrain["weights"]
-
-
-def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the row of one benchmark on one checkpoint."""
-    low, high = item["ci95"]
-    return (
-        item["benchmark"],
-        item["checkpoint_step"],
-        f"{item['accuracy']:.1%}",
-        f"{low:.1%} to {high:.1%}",
-        f"{item['chance']:.1%}",
-        f"{item['majority']:.1%}" if "majority" in item else None,
-        item["n"],
-        f"{item['p_value']:.2g}",
-        "; ".join(remarks(item)) or None,
-    )
-
-
-def remarks(item: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a reader of a score has to know beside it."""
-    if item.get("constant") is not None:
-        yield f"always {item['constant']!r}"
-    if item.get("truncated"):
-        yield f"{plural(item['truncated'], 'prompt')} truncated"
-    if item.get("ties"):
-        yield plural(item["ties"], "tie")
 
 
 def time_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:

@@ -127,7 +127,8 @@ def beside(
     nearest = min(sizes, key=lambda known: abs(math.log(known / size)))
     of_size = [score for score in same if score.size == nearest]
     named = [score for score in of_size if score.step == step and step]
-    return named + [score for score in of_size if score.step is None]
+    models = {score.model for score in named}
+    return named + [one for one in of_size if one.step is None and one.model not in models]
 
 
 def tables() -> Iterator[tuple[Table, Sequence[str]]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
-from jobs.contract.json_fields import from_fields
 from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import PRETRAIN, training_stage
+from jobs.contract.stage_specs import PRETRAIN, ModelSpec, training_stage
 from jobs.data import corpora
-from meditron_cli.reporting import funnel, speed, token_statistics
+from meditron_cli.reporting import comparisons, funnel, scores, speed, token_statistics
 from meditron_cli.reporting.run_times import RunTimes
+from meditron_cli.reporting.scores import Score
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
@@ -37,8 +36,14 @@ def gather(
     view: RunView,
     times: RunTimes,
     errors: Iterable[TaskFailure],
+    other: RunDir | None = None,
 ) -> dict[str, Any]:
-    """Return the content of ``report --json``; None for what does not exist yet."""
+    """Return the content of ``report --json``; None for what does not exist yet.
+
+    Args:
+        other: a run whose scores are compared with this one's.
+    """
+    found, billions = scores.of_run(run), size(run, view)
     return {
         "run": run.name,
         "dir": str(run.root),
@@ -57,7 +62,11 @@ def gather(
             for line in times.spikes
         ],
         "verifications": verifications(run),
-        "evaluations": evaluations(run),
+        "evaluations": evaluations(found),
+        "published": comparisons.beside(found, billions),
+        "paired": comparisons.pairs(found, scores.of_run(other) if other else ()),
+        "subjects": comparisons.by_subject(found, billions),
+        "contamination": comparisons.contamination(found, comparisons.found_in_training(run)),
         **times.to_json(),
         "goodput": times.goodput,
         "errors": [
@@ -180,40 +189,22 @@ def validation_corpora(validated: Sequence[ValidationLine]) -> list[dict[str, An
     ]
 
 
-@dataclass(frozen=True)
-class EvaluationFields:
-    """The fields of an evaluation's result that every report shows."""
-
-    benchmark: str
-    checkpoint_step: int
-    n: int
-    accuracy: float
-    ci95: tuple[float, ...]
-    chance: float
-    p_value: float
-
-    def __post_init__(self) -> None:
-        if len(self.ci95) != 2:
-            raise ValueError("ci95 is not an interval")
+def evaluations(found: Iterable[Score]) -> list[dict[str, Any]]:
+    """Return results by benchmark, model, checkpoint and mode."""
+    return [
+        {**score.results, "checkpoint": score.checkpoint, "protocol": score.protocol}
+        for score in found
+    ]
 
 
-def is_evaluation(result: Mapping[str, Any]) -> bool:
-    """Return whether a file has the fields of an evaluation's result."""
-    try:
-        from_fields(EvaluationFields, result)
-    except ValueError:
-        return False
-    return True
-
-
-def evaluations(run: RunDir) -> list[dict[str, Any]]:
-    """Return results by benchmark and checkpoint step, without damaged ones."""
-    files = run.path("evaluations").glob("*/*/results.json")
-    results = [result for path in files if is_evaluation(result := read_small(path))]
-    return sorted(
-        ({key: value for key, value in result.items() if key != "format"} for result in results),
-        key=lambda result: (result["benchmark"], result["checkpoint_step"]),
-    )
+def size(run: RunDir, view: RunView) -> float | None:
+    """Return the parameters of a run's model in units of 10^9; None without one."""
+    for stage in view.stages:
+        task = specs.read_task(run, stage, 0)
+        model = getattr(task.spec, "model", None) if task else None
+        if isinstance(model, ModelSpec):
+            return model.parameters / 1e9
+    return None
 
 
 def verifications(run: RunDir) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
         "step_seconds": 4.0,
         "speed": None,
     }
-    assert found["evaluations"][1] == RESULT
+    assert found["evaluations"][1] == {**RESULT, "checkpoint": "600", "protocol": "top-token"}
     assert {"total_s", "queued_s"} <= set(found["time"])
     assert "goodput" in found
 
@@ -205,8 +205,30 @@ def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
     remarks = "always 'A'; 200 prompts truncated; 1 tie"
     assert rows == [
-        ["quiz", "0", "25.0%", "70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks],
-        ["quiz", "600", "75.0%", "70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks],
+        [
+            "quiz",
+            "0",
+            "top-token",
+            "25.0%",
+            "70.0% to 80.0%",
+            "25.0%",
+            "35.5%",
+            "200",
+            "1e-09",
+            remarks,
+        ],
+        [
+            "quiz",
+            "600",
+            "top-token",
+            "75.0%",
+            "70.0% to 80.0%",
+            "25.0%",
+            "35.5%",
+            "200",
+            "1e-09",
+            remarks,
+        ],
     ]
 
 

@@ -1,0 +1,262 @@
+"""Scores of a run beside published ones, beside each other, and by parts of their questions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs.contract.files import read_lines
+from jobs.contract.rundir import RunDir
+from jobs.evaluation import comparison, measures, significance
+from meditron_cli.reporting import published
+from meditron_cli.reporting.published import PublishedScore
+from meditron_cli.reporting.scores import Score
+
+PUBLISHED_SAMPLES = 5
+"""Of self-consistency in the paper; the released code takes 10."""
+
+
+def beside(scores: Sequence[Score], size: float | None) -> list[dict[str, Any]]:
+    """Return each score of ours with each published one that it is compared with.
+
+    Args:
+        scores: of a run.
+        size: parameters of its model in units of 10^9; without it nothing is compared.
+    """
+    if not size:
+        return []
+    return [
+        {
+            "benchmark": ours.benchmark,
+            "checkpoint": ours.checkpoint,
+            "protocol": ours.protocol,
+            "place": ours.place,
+            "accuracy": ours.results["accuracy"],
+            "published": share(theirs.value),
+            "spread": None if theirs.spread is None else share(theirs.spread),
+            "model": theirs.model,
+            "table": theirs.table,
+            "page": theirs.page,
+            **difference(ours.results, theirs),
+            "differs": list(differences(ours, theirs, size)),
+        }
+        for ours in scores
+        for theirs in published.beside(
+            ours.published_name, ours.mode, bool(ours.model), size, ours.step
+        )
+    ]
+
+
+def share(per_cent: float) -> float:
+    """Return a printed percentage as a share, without further digits."""
+    return round(per_cent / 100, 6)
+
+
+def difference(results: Mapping[str, Any], theirs: PublishedScore) -> dict[str, Any]:
+    """Return our accuracy minus the published one, its 95 % interval, and whether that holds 0."""
+    change = results["accuracy"] - theirs.value / 100
+    if not theirs.n:
+        return {"difference": change, "ci95": None, "within": None}
+    low, high = significance.difference_interval(
+        (theirs.value / 100 * theirs.n, theirs.n),
+        (results["accuracy"] * results["n"], results["n"]),
+    )
+    return {"difference": change, "ci95": [low, high], "within": low <= 0 <= high}
+
+
+def differences(ours: Score, theirs: PublishedScore, size: float) -> Iterator[str]:
+    """Yield, in few words, what differs between our protocol and the published one."""
+    known = ours.results
+    if theirs.size and not 0.8 < size / theirs.size < 1.25:
+        yield f"size {size:.2g}B"
+    if theirs.n and ours.results["n"] != theirs.n:
+        yield f"n {known['n']:,} for {theirs.n:,}"
+    if theirs.shots is not None and ours.shots != theirs.shots:
+        yield f"shots {ours.shots} for {theirs.shots}"
+    seeds = max(len(ours.seeds), 1)
+    if theirs.seeds and ours.shots and seeds != len(theirs.seeds):
+        yield f"seeds {seeds} for {len(theirs.seeds)}"
+    if ours.mode == "top-token" and theirs.mode == "top-token" and not known.get("legacy"):
+        yield "likelihood" if known.get("score") != "generation" else "parser"
+    samples = known.get("samples")
+    if ours.mode == "sc-cot" and samples and samples != PUBLISHED_SAMPLES:
+        yield f"samples {samples} for {PUBLISHED_SAMPLES}"
+    if known.get("template", "code") != "code":
+        yield f"template {known['template']}"
+
+
+def pairs(scores: Sequence[Score], others: Sequence[Score] = ()) -> list[dict[str, Any]]:
+    """Return paired comparisons of scores of the same questions, joined by id: those of a run with
+    each other, or those of two runs that have the same place in both.
+
+    Scores are paired only where the digests of their benchmarks are the same, and their questions.
+    P-values are corrected over the benchmarks of a comparison (Holm).
+    """
+    wanted = list(across(scores, others) if others else within(scores))
+    compared = [pair(*both) for both in wanted]
+    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (first, second), one in zip(wanted, compared, strict=True):
+        families.setdefault((role(first), role(second)), []).append(one)
+    for family in families.values():
+        corrected = comparison.holm([one["p_value"] for one in family])
+        for one, p_value in zip(family, corrected, strict=True):
+            one["p_holm"], one["family"] = p_value, len(family)
+    return compared
+
+
+def role(score: Score) -> str:
+    """Return what a score is of, the same for all benchmarks: each has a finetuned model of its
+    own.
+    """
+    return f"finetuned {score.protocol}" if score.model else name(score)
+
+
+def name(score: Score) -> str:
+    return f"{score.checkpoint} {score.protocol}"
+
+
+def within(scores: Sequence[Score]) -> Iterator[tuple[Score, Score]]:
+    """Yield the pairs of a run, in the order of the second."""
+    ordered = sorted(scores, key=lambda score: score.order[1:])
+    for place, second in enumerate(ordered):
+        earlier = [
+            first
+            for first in ordered[:place]
+            if first.digest == second.digest != "" and is_paired(first, second)
+        ]
+        for first in partners(second, earlier):
+            yield first, second
+
+
+def partners(score: Score, earlier: Sequence[Score]) -> list[Score]:
+    """Return what a score is compared with, of those that come before it: the first and the last of
+    its protocol, the first of its own checkpoint, and for a finetuned model the last checkpoint of
+    pretraining.
+    """
+    alike = [
+        one
+        for one in earlier
+        if one.protocol == score.protocol and bool(one.model) == bool(score.model)
+    ]
+    own = [one for one in earlier if one.checkpoint == score.checkpoint]
+    bases = [one for one in earlier if score.model and not one.model]
+    last = [one for one in bases if one.step == bases[-1].step]
+    chosen = [*alike[:1], *alike[-1:], *own[:1], *last[:1]]
+    return list({one.place: one for one in chosen}.values())
+
+
+def across(scores: Sequence[Score], others: Sequence[Score]) -> Iterator[tuple[Score, Score]]:
+    """Yield the pairs of two runs: scores of the same checkpoint, as a run names it, and mode."""
+    for first in scores:
+        for second in others:
+            if (
+                first.digest == second.digest != ""
+                and first.place.partition("/")[2] == second.place.partition("/")[2]
+                and is_paired(first, second)
+            ):
+                yield first, second
+
+
+def is_paired(first: Score, second: Score) -> bool:
+    """Return whether two scores of one benchmark have the same questions."""
+    return bool(first.points) and first.points.keys() == second.points.keys()
+
+
+def pair(first: Score, second: Score) -> dict[str, Any]:
+    """Return the comparison of two scores."""
+    found = comparison.compare(first.points, second.points)
+    return {
+        "benchmark": first.benchmark,
+        "first": name(first),
+        "second": name(second),
+        "n": found.n,
+        "difference": found.difference,
+        "ci95": interval(first, second),
+        "gained": found.gained,
+        "lost": found.lost,
+        "p_value": found.p_value,
+    }
+
+
+def interval(first: Score, second: Score) -> list[float] | None:
+    """Return the bootstrap's interval of a difference; None where numpy is not installed."""
+    try:
+        same = first.seeds == second.seeds
+        return list(comparison.difference_interval(first.points, second.points, same))
+    except ImportError:
+        return None
+
+
+def by_subject(scores: Sequence[Score], size: float | None) -> list[dict[str, Any]]:
+    """Return the accuracy of each subject or category of a benchmark that has several, with that
+    of the paper's model where it was published.
+    """
+    rows = []
+    for score in scores:
+        if len(set(score.subjects.values())) < 2:
+            continue
+        groups = measures.by_group([score.subjects[name] for name in score.points], means(score))
+        for subject, found in groups.items():
+            known = beside_subject(score, subject, size)
+            rows.append(
+                {
+                    "benchmark": score.benchmark,
+                    "checkpoint": score.checkpoint,
+                    "protocol": score.protocol,
+                    "subject": subject,
+                    **found,
+                    "published": [{"model": one.model, "value": share(one.value)} for one in known],
+                }
+            )
+    return rows
+
+
+def beside_subject(score: Score, subject: str, size: float | None) -> list[PublishedScore]:
+    """Return the published scores of a subject."""
+    benchmark = f"{score.published_name}/{subject}"
+    if not size:
+        return []
+    return published.beside(benchmark, score.mode, bool(score.model), size, score.step)
+
+
+def means(score: Score) -> list[float]:
+    """Return the points of each question, averaged over seeds."""
+    return [sum(points) / len(points) for points in score.points.values()]
+
+
+def found_in_training(run: RunDir) -> dict[str, set[str]]:
+    """Return, by benchmark, the ids of the questions that documents of the run's corpus contained;
+    these documents were dropped.
+    """
+    found: dict[str, set[str]] = {}
+    for match in read_lines(run.path("corpus/contamination.jsonl")):
+        found.setdefault(str(match.get("benchmark")), set()).add(str(match.get("item")))
+    return found
+
+
+def contamination(
+    scores: Sequence[Score], found: Mapping[str, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Return the accuracy on the questions that were found in what a model was trained with, and on
+    the others.
+
+    Args:
+        scores: of a run.
+        found: ids of questions by benchmark.
+    """
+    return [
+        {
+            "benchmark": score.benchmark,
+            "checkpoint": score.checkpoint,
+            "protocol": score.protocol,
+            **parts,
+        }
+        for score in scores
+        if score.points and found.get(score.benchmark)
+        for parts in [
+            measures.matched(
+                dict(zip(score.points, means(score), strict=True)), found[score.benchmark]
+            )
+        ]
+        if parts["matched"]
+    ]

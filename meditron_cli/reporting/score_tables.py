@@ -1,0 +1,188 @@
+"""Tables of scores: each with its baselines, beside published ones, paired, and by parts of their
+questions. They fit 100 columns; ``report --json`` has more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs.contract.units import plural
+from meditron_cli.reporting.published import FAMILIES, Table, number
+
+WIDTH = 100
+SUBJECT_CELL = len("62.5% (63.6%)")
+
+Items = Sequence[Mapping[str, Any]]
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield the tables of the scores in the content of ``report --json``."""
+    yield (
+        "evaluation",
+        (
+            *("benchmark", "step", "mode", "accuracy", "95 % interval", "chance", "majority"),
+            *("questions", "p", "remarks"),
+        ),
+        [evaluation_row(item) for item in results["evaluations"]],
+    )
+    yield (
+        "beside published results (per cent; not significant: the 95 % interval holds 0)",
+        ("benchmark", "ours is of", "ours", "published", "is of", "points", "significant"),
+        [beside_row(item) for item in results["published"]],
+    )
+    yield "protocol, ours for theirs", ("what", "where"), protocol_rows(results["published"])
+    yield (
+        "paired tests (p of McNemar's exact test, Holm's correction over benchmarks)",
+        ("benchmark", "first", "second", "points", "95 % interval", "won/lost", "p"),
+        [paired_row(item) for item in results["paired"]],
+    )
+    yield from subject_tables(results["subjects"])
+    yield (
+        "questions that training documents contained (these documents were dropped)",
+        ("benchmark", "of", "contained", "accuracy", "95 % interval", "others", "accuracy"),
+        [contamination_row(item) for item in results["contamination"]],
+    )
+
+
+def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of one benchmark on one checkpoint."""
+    return (
+        item["benchmark"],
+        item["checkpoint"],
+        item["protocol"],
+        f"{item['accuracy']:.1%}",
+        interval(item["ci95"]),
+        f"{item['chance']:.1%}",
+        f"{item['majority']:.1%}" if "majority" in item else None,
+        item["n"],
+        f"{item['p_value']:.2g}",
+        "; ".join(remarks(item)) or None,
+    )
+
+
+def remarks(item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a reader of a score has to know beside it."""
+    if item.get("sd") is not None:
+        yield f"±{item['sd']:.1%} over seeds"
+    if item.get("constant") is not None:
+        yield f"always {item['constant']!r}"
+    if item.get("valid", 1) < 1:
+        yield f"{item['valid']:.1%} valid"
+    if item.get("truncated"):
+        yield f"{plural(item['truncated'], 'prompt')} truncated"
+    if item.get("ties"):
+        yield plural(item["ties"], "tie")
+
+
+def interval(ends: Sequence[float]) -> str:
+    """Return ``70.0% to 80.0%``."""
+    return " to ".join(f"{end:.1%}" for end in ends)
+
+
+def points(share: float) -> str:
+    """Return a difference in points: ``+3.4``."""
+    return f"{100 * share:+.1f}"
+
+
+def beside_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of one score beside a published one."""
+    spread = "" if item["spread"] is None else f"±{100 * item['spread']:.3g}"
+    return (
+        item["benchmark"],
+        f"{item['checkpoint']} {item['protocol']}",
+        f"{100 * item['accuracy']:.1f}",
+        number(round(100 * item["published"], 3)) + spread,
+        f"{item['model']}, {item['table']}",
+        points(item["difference"]),
+        None if item["within"] is None else "no" if item["within"] else "yes",
+    )
+
+
+def protocol_rows(found: Items) -> list[tuple[object, ...]]:
+    """Return each difference between our protocol and a published one, and where it is found."""
+    where: dict[str, dict[str, None]] = {}
+    for item in found:
+        for difference in item["differs"]:
+            where.setdefault(difference, {})[item["benchmark"]] = None
+    every = {item["benchmark"] for item in found}
+    return [
+        (difference, "all" if len(names) == len(every) > 1 else ", ".join(names))
+        for difference, names in where.items()
+    ]
+
+
+def paired_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of one paired comparison."""
+    ends = item["ci95"] and [100 * end for end in item["ci95"]]
+    return (
+        item["benchmark"],
+        item["first"],
+        item["second"],
+        points(item["difference"]),
+        None if ends is None else f"{ends[0]:+.1f}, {ends[1]:+.1f}",
+        f"{item['gained']}/{item['lost']}",
+        f"{item['p_holm']:.2g}",
+    )
+
+
+def subject_tables(found: Items) -> Iterator[Table]:
+    """Yield tables for each benchmark: its subjects, and in columns the scores, as many as fit."""
+    for benchmark in dict.fromkeys(item["benchmark"] for item in found):
+        own = [item for item in found if item["benchmark"] == benchmark]
+        sizes = {item["subject"]: item["n"] for item in own}
+        cells = {(item["subject"], contender(item)): subject_cell(item) for item in own}
+        models = dict.fromkeys(one["model"] for item in own for one in ours(item))
+        longest = max(sizes, key=len)
+        title = f"{benchmark} by subject"
+        if models:
+            title += f" (in brackets {', '.join(models)} as published)"
+        for shown in fitting(list(dict.fromkeys(contender(item) for item in own)), longest):
+            rows = [
+                (subject, n, *(cells.get((subject, one)) for one in shown))
+                for subject, n in sizes.items()
+            ]
+            yield title, ("subject", "questions", *shown), rows
+
+
+def fitting(names: Sequence[str], first: str) -> Iterator[list[str]]:
+    """Yield the names of columns, as many at a time as fit beside those of subjects."""
+    left, chosen = 0, list[str]()
+    for name in names:
+        width = max(len(name), SUBJECT_CELL) + 2
+        if chosen and width > left:
+            yield chosen
+            chosen = []
+        left = (left if chosen else WIDTH - len(first) - len("questions") - 2) - width
+        chosen.append(name)
+    if chosen:
+        yield chosen
+
+
+def ours(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the published scores of the paper's own model."""
+    return [one for one in item["published"] if one["model"].startswith(FAMILIES[0])]
+
+
+def subject_cell(item: Mapping[str, Any]) -> str:
+    """Return ``62.5% (63.6%)``: our accuracy, and the published one."""
+    known = "".join(f" ({one['value']:.1%})" for one in ours(item)[:1])
+    return f"{item['accuracy']:.1%}{known}"
+
+
+def contender(item: Mapping[str, Any]) -> str:
+    return f"{item['checkpoint']} {item['protocol']}"
+
+
+def contamination_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of one score on questions that were found in training documents."""
+    inside, outside = item["matched"], item["not_matched"]
+    return (
+        item["benchmark"],
+        contender(item),
+        inside["n"],
+        f"{inside['accuracy']:.1%}",
+        interval(inside["ci95"]),
+        outside["n"] if outside else 0,
+        f"{outside['accuracy']:.1%}" if outside else None,
+    )

@@ -1,0 +1,169 @@
+"""The scores of a run, read from ``evaluations/``, and the points of each of their questions."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.contract import done_markers
+from jobs.contract.files import read_small
+from jobs.contract.json_fields import from_fields
+from jobs.contract.rundir import RunDir
+
+QUESTIONS = "questions.jsonl"
+MODES = ("top-token", "cot", "sc-cot", "harness")
+MEDICAL_SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "high_school_biology",
+    "medical_genetics",
+    "nutrition",
+    "professional_medicine",
+    "virology",
+)
+"""Of MMLU, those of MMLU-Medical."""
+
+
+@dataclass(frozen=True)
+class EvaluationFields:
+    """The fields of an evaluation's result that every report shows."""
+
+    benchmark: str
+    checkpoint_step: int
+    n: int
+    accuracy: float
+    ci95: tuple[float, ...]
+    chance: float
+    p_value: float
+
+    def __post_init__(self) -> None:
+        if len(self.ci95) != 2:
+            raise ValueError("ci95 is not an interval")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One benchmark scored with one checkpoint in one mode."""
+
+    place: str
+    """Its folder behind ``evaluations/``, such as ``mmlu_medical/medmcqa-last/cot``."""
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def benchmark(self) -> str:
+        return str(self.results["benchmark"])
+
+    @property
+    def model(self) -> str:
+        """Return the finetuned model; empty for a checkpoint of pretraining."""
+        return str(self.results.get("model") or "")
+
+    @property
+    def step(self) -> int:
+        return int(self.results["checkpoint_step"])
+
+    @property
+    def shots(self) -> int:
+        return int(self.results.get("shots") or 0)
+
+    @property
+    def mode(self) -> str:
+        """Return ``top-token``, ``cot``, ``sc-cot`` or ``harness``."""
+        mode = str(self.results.get("mode") or "top-token")
+        return "top-token" if mode == "loglikelihood" else mode
+
+    @property
+    def protocol(self) -> str:
+        """Return the mode in words: ``3-shot``, ``cot``, ``top-token, legacy``."""
+        parts = [f"{self.shots}-shot"] if self.shots else []
+        if self.mode != "top-token" or not parts:
+            parts.append(self.mode)
+        if self.mode == "top-token" and self.results.get("score") == "generation":
+            parts.append("generated")
+        if self.results.get("legacy"):
+            parts.append("legacy")
+        return ", ".join(parts)
+
+    @property
+    def checkpoint(self) -> str:
+        """Return the checkpoint in words: ``20``, ``medmcqa 480``."""
+        return f"{self.model} {self.step}".strip()
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the benchmark's files; empty where it is not recorded."""
+        return str((self.results.get("digests") or {}).get("benchmark") or "")
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Return what scores are sorted by: a base model before what was made of it."""
+        mode = MODES.index(self.mode) if self.mode in MODES else len(MODES)
+        variant = bool(self.results.get("legacy")), self.protocol
+        return (self.benchmark, self.model != "", self.model, self.step, mode, *variant)
+
+    @functools.cached_property
+    def records(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the records of its questions; none where the file is missing or damaged."""
+        try:
+            text = (self.folder / QUESTIONS).read_text(encoding="utf-8")
+            found = [json.loads(line) for line in text.splitlines()]
+            [(record["id"], record["points"]) for record in found]
+        except (OSError, ValueError, LookupError, TypeError):
+            return ()
+        return tuple(found)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds of its demonstrations, in their order."""
+        return tuple(sorted({int(record.get("seed", 0)) for record in self.records}))
+
+    @functools.cached_property
+    def points(self) -> dict[str, list[float]]:
+        """Return the points of each question, by its id: one number per seed, in their order."""
+        found: dict[str, list[float]] = {}
+        for record in sorted(self.records, key=lambda record: record.get("seed", 0)):
+            found.setdefault(record["id"], []).append(float(record["points"]))
+        return found
+
+    @functools.cached_property
+    def subjects(self) -> dict[str, str]:
+        """Return the subject of each question, by its id."""
+        return {record["id"]: str(record.get("subject") or "") for record in self.records}
+
+    @property
+    def published_name(self) -> str:
+        """Return the benchmark as the published results name it: by its kind, MMLU by subjects."""
+        kind = str(self.results.get("kind") or "")
+        is_medical = set(self.subjects.values()) <= set(MEDICAL_SUBJECTS)
+        return "mmlu_medical" if kind == "mmlu" and self.subjects and is_medical else kind
+
+
+def of_run(run: RunDir) -> list[Score]:
+    """Return the scores of a run by benchmark, model, checkpoint and mode, without damaged ones."""
+    return sorted(found(run.path("evaluations")), key=lambda score: score.order)
+
+
+def found(folder: Path) -> Iterator[Score]:
+    """Yield the scores under a folder."""
+    for path in folder.glob(f"**/{done_markers.RESULTS}"):
+        results = read_small(path)
+        if is_evaluation(results):
+            place = path.parent.relative_to(folder).as_posix()
+            del results["format"]
+            yield Score(place, path.parent, results)
+
+
+def is_evaluation(result: Mapping[str, Any]) -> bool:
+    """Return whether a file has the fields of an evaluation's result."""
+    try:
+        from_fields(EvaluationFields, result)
+    except ValueError:
+        return False
+    return True
