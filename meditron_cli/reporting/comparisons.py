@@ -159,7 +159,7 @@ def across(scores: Sequence[Score], others: Sequence[Score]) -> Iterator[tuple[S
 
 def is_paired(first: Score, second: Score) -> bool:
     """Return whether two scores of one benchmark have the same questions."""
-    return bool(first.points) and first.points.keys() == second.points.keys()
+    return first.questions == second.questions != {}
 
 
 def pair(first: Score, second: Score) -> dict[str, Any]:

@@ -10,24 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract import done_markers
+from jobs.contract.corpus.benchmark_files import SUBJECT_GROUPS
 from jobs.contract.files import read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
 
 QUESTIONS = "questions.jsonl"
 MODES = ("top-token", "cot", "sc-cot", "harness")
-MEDICAL_SUBJECTS = (
-    "anatomy",
-    "clinical_knowledge",
-    "college_biology",
-    "college_medicine",
-    "high_school_biology",
-    "medical_genetics",
-    "nutrition",
-    "professional_medicine",
-    "virology",
-)
-"""Of MMLU, those of MMLU-Medical."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +122,13 @@ class Score:
         return found
 
     @functools.cached_property
+    def questions(self) -> dict[str, tuple[object, ...]]:
+        """Return what tells questions with one id apart: TruthfulQA's options depend on a seed."""
+        return {
+            record["id"]: (record.get("choices"), record.get("answer")) for record in self.records
+        }
+
+    @functools.cached_property
     def subjects(self) -> dict[str, str]:
         """Return the subject of each question, by its id."""
         return {record["id"]: str(record.get("subject") or "") for record in self.records}
@@ -141,7 +137,7 @@ class Score:
     def published_name(self) -> str:
         """Return the benchmark as the published results name it: by its kind, MMLU by subjects."""
         kind = str(self.results.get("kind") or "")
-        is_medical = set(self.subjects.values()) <= set(MEDICAL_SUBJECTS)
+        is_medical = set(self.subjects.values()) <= set(SUBJECT_GROUPS["medical"])
         return "mmlu_medical" if kind == "mmlu" and self.subjects and is_medical else kind
 
 

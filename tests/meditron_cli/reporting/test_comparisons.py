@@ -35,6 +35,7 @@ def write(run: RunDir) -> Callable[..., None]:
                 "id": f"q{item}",
                 "seed": seed,
                 "subject": fields.get("subjects", ["", ""])[item % 2],
+                "choices": fields.get("choices", ["b", "c"]),
                 "points": float(item < count),
             }
             for seed, count in enumerate(right)
@@ -101,7 +102,9 @@ def test_a_finetuned_model_is_compared_with_its_base_its_modes_and_another_model
 
 
 @pytest.mark.parametrize(
-    "other", [{"digest": "d2"}, {"digest": ""}, {"n": N - 1}], ids=["digest", "none", "questions"]
+    "other",
+    [{"digest": "d2"}, {"digest": ""}, {"n": N - 1}, {"choices": ["c", "b"]}],
+    ids=["digest", "none", "questions", "options"],
 )
 def test_scores_of_other_questions_are_never_paired(run, write, other: dict[str, Any]) -> None:
     write("medqa/0", 10)
