@@ -27,8 +27,9 @@ from meditron_cli.config.field_types import (
     Steps,
     Weight,
 )
-from meditron_cli.config.model_schema import Model, Parallel, Vocabulary
 from meditron_cli.config.section import Section
+from meditron_cli.config.training.finetune import Finetune, Prepare
+from meditron_cli.config.training.model import Model, Parallel, Vocabulary
 
 
 class Tokenize(Section):
@@ -465,6 +466,10 @@ class Experiment(Section):
     """Base weights to the checkpoint of step 0."""
     pretrain: Pretrain
     """Continued pretraining; recipes fill it in."""
+    prepare: Annotated[Prepare, OPERATIONAL] = Prepare()
+    """Rows of tokens of each finetuned model."""
+    finetune: Annotated[Finetune, OPERATIONAL] = Finetune()
+    """Models finetuned on the training questions of benchmarks."""
     evaluate: Annotated[Evaluate, OPERATIONAL] = Evaluate()
     """Checkpoints scored on benchmarks."""
     verify: Annotated[Verify, OPERATIONAL] = Verify()
@@ -501,6 +506,28 @@ class Experiment(Section):
                 )
             elif step == "kept" and not self.pretrain.keep_steps:
                 yield f"{key}.{index}", "pretrain.keep_steps lists no step"
+        yield from self._finetune_conflicts()
+
+    def _finetune_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that finetuning starts from a checkpoint that is kept, and makes the models that
+        benchmarks name.
+        """
+        start, kept = self.finetune.start, self.pretrain.kept_steps
+        if isinstance(start, int) and self.finetune.run is None and start not in kept:
+            steps = ", ".join(map(str, kept))
+            yield (
+                "finetune.start",
+                f"no checkpoint of step {start} is kept; pretrain.save_interval, "
+                f"keep_checkpoints and keep_steps keep those of steps {steps}",
+            )
+        known = ", ".join(model.name for model in self.finetune.models)
+        for index, benchmark in enumerate(self.evaluate.benchmarks):
+            if benchmark.model and self.finetune.model(benchmark.model) is None:
+                there = f"there are {known}" if known else "finetune.models lists none"
+                yield (
+                    f"evaluate.benchmarks.{index}.model",
+                    f"no finetuned model is called {benchmark.model!r}; {there}",
+                )
 
     @property
     def compared_benchmarks(self) -> tuple[Benchmark, ...]:

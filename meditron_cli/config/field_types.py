@@ -182,6 +182,13 @@ def valid_checkpoint(value: Any) -> Any:
     return value
 
 
+def valid_start(value: Any) -> Any:
+    """Accept ``first``, ``last`` or a step."""
+    if value == "kept":
+        raise ValueError("expected first, last or a step number")
+    return valid_checkpoint(value)
+
+
 def listed(value: Any) -> Any:
     """Return a single value as a list of one."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -277,6 +284,7 @@ SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
 Checkpoint = Annotated[
     Literal["first", "last", "kept"] | NonNegativeInt, BeforeValidator(valid_checkpoint)
 ]
+Start = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_start)]
 DataPath = Annotated[str, HUB_OR_PATH, AfterValidator(valid_data_path)]
 Steps = Annotated[tuple[PositiveInt, ...], BeforeValidator(listed)]
 StepRange = Annotated[

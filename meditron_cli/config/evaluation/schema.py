@@ -28,6 +28,9 @@ class Benchmark(Section):
     `meditron fetch` downloads to the profile's ``data_dir``."""
     kind: Literal["mcq", "pubmedqa", "mmlu", "medmcqa"] = "mcq"
     """Layout of the file."""
+    model: str = ""
+    """A finetuned model, by its name in ``finetune.models``, whose last checkpoint is scored;
+    default: the checkpoints of pretraining that ``evaluate.checkpoints`` names."""
     shots: NonNegativeInt = 0
     """Worked examples before each question."""
     limit: NonNegativeInt = 0
