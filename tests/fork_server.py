@@ -193,18 +193,19 @@ def load() -> None:
     from jobs.engine.cpu_backend import _install_stand_ins
 
     _install_stand_ins()
+    from jobs.evaluation import harness
     from jobs.runtime.offline import work_offline
-    from jobs.stages import evaluate, pretrain
+    from jobs.stages import pretrain
 
     work_offline()
-    evaluate.keep_to_itself(Path(tempfile.gettempdir()))
+    harness.keep_to_itself(Path(tempfile.gettempdir()))
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     from jobs.engine import checkpoint, dataset, model, optim, sharded_state, trainer
-    from jobs.evaluation import harness_model
+    from jobs.evaluation import likelihood_results, megatron_scorer, significance
     from jobs.questions import readers
 
-    del torch, pretrain, readers, harness_model
+    del torch, pretrain, readers, likelihood_results, megatron_scorer, significance
     del checkpoint, dataset, model, optim, sharded_state, trainer
     del AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 

@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.questions": NODE | {"jobs.data"},
     "jobs.prompts": NODE | {"jobs.data", "jobs.questions"},
     "jobs.finetuning": NODE | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions"},
-    "jobs.evaluation": NODE | {"jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
+    "jobs.evaluation": NODE
+    | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
     "jobs.generation": NODE,
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},

@@ -1,4 +1,4 @@
-"""Score questions with lm-eval, and summarise the results."""
+"""Records of scored questions, and summaries of them."""
 
 from __future__ import annotations
 
@@ -6,99 +6,68 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.contract.errors import FAILED, TaskError
-from jobs.prompts import plain
-
-if TYPE_CHECKING:
-    from jobs.questions.question import Question
-
-Samples = list[dict[str, Any]]
-"""The harness's records, one per question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
+from jobs.evaluation.items import Answer
+from jobs.evaluation.likelihood_items import Asked
 
 
-def run_harness(
-    lm: Any, name: str, questions: Sequence[Question], examples: Sequence[Question]
-) -> Samples:
-    """Score questions with a model of the harness, each after the same worked examples."""
-    import logging
+def question_records(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Return one record per question and seed of the demonstrations, with log-likelihoods in nats
+    in the order of the choices, and with what was chosen under each permutation of them.
 
-    import datasets
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.evaluator import evaluate
-
-    # It warns that a custom data set could have had arguments.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    test = datasets.Dataset.from_list([document(question) for question in questions])
-    task = ConfigurableTask(
-        config={
-            "task": name,
-            "custom_dataset": lambda: {"test": test},
-            "test_split": "test",
-            "num_fewshot": len(examples),
-            "fewshot_config": {
-                "sampler": "first_n",
-                "samples": [document(question) for question in examples],
-            },
-            "output_type": "multiple_choice",
-            "doc_to_text": "prompt",
-            "doc_to_choice": "continuations",
-            "doc_to_target": "answer",
-            "metric_list": [
-                {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-                for metric in ("acc", "acc_norm")
-            ],
-        }
-    )
-    results = evaluate(lm, {name: task}, bootstrap_iters=0)
-    samples: Samples = results["samples"][name]
-    return sorted(samples, key=lambda sample: sample["doc_id"])
-
-
-def document(question: Question) -> dict[str, Any]:
-    """Return a question as the harness's task reads it."""
-    return {
-        "prompt": plain.prompt(question),
-        "continuations": list(plain.continuations(question)),
-        "answer": question.answer,
-    }
-
-
-def question_records(samples: Samples, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Return one record per question, with log-likelihoods in nats in the order of the choices.
+    Args:
+        asked: ``jobs.evaluation.likelihood_items.ask``.
+        answers: to each of these.
 
     Raises:
         TaskError: a log-likelihood is not finite, so the weights or the arithmetic are broken.
     """
-    records = []
-    for question, sample in zip(questions, samples, strict=True):
-        likelihoods = [value for value, _ in sample["filtered_resps"]]
-        if not all(math.isfinite(value) for value in likelihoods):
-            raise TaskError(
-                f"question {question.id}: the log-likelihoods {likelihoods} are not finite",
-                "the checkpoint's weights are broken; check the training loss before it",
-                FAILED,
-            )
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    for item, answer in zip(asked, answers, strict=True):
+        likelihoods = finite(answer)
         best = [n for n, value in enumerate(likelihoods) if value == max(likelihoods)]
-        records.append(
-            {
+        question = item.question
+        chosen = {
+            "predicted": item.order[best[0]],
+            "tied": len(best),
+            "points": (question.answer in best) / len(best),
+        }
+        if item.key.sample:
+            record = records[item.key.id, item.key.seed]
+            record.setdefault("permutations", []).append({"order": list(item.order), **chosen})
+        else:
+            records[item.key.id, item.key.seed] = {
                 "id": question.id,
+                "seed": item.key.seed,
                 "subject": question.subject,
                 "choices": list(question.choices),
+                "options": list(item.options),
                 "loglikelihoods": likelihoods,
-                "predicted": best[0],
-                "tied": len(best),
                 "answer": question.answer,
-                "points": (question.answer in best) / len(best),
+                **chosen,
             }
+    return list(records.values())
+
+
+def finite(answer: Answer) -> list[float]:
+    """Return the log-likelihoods of an answer.
+
+    Raises:
+        TaskError: one is not finite.
+    """
+    likelihoods: list[float] = answer.payload["loglikelihoods"]
+    if not all(map(math.isfinite, likelihoods)):
+        raise TaskError(
+            f"question {answer.id}: the log-likelihoods {likelihoods} are not finite",
+            "the checkpoint's weights are broken; check the training loss before it",
+            FAILED,
         )
-    return records
+    return likelihoods
 
 
-def summarise(
-    records: Sequence[Mapping[str, Any]], samples: Samples, questions: Sequence[Question]
-) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the accuracy with its confidence interval and baselines.
 
     Of ``k`` choices that are equally likely, each has 1/k of a point. ``chance`` is the accuracy of
@@ -106,44 +75,121 @@ def summarise(
     test split); ``p_value`` is exact and one-sided, against the larger of the two.
     ``constant`` is the choice that the model gives to every question; None where it gives several.
     ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
+
+    Where the questions were scored behind several draws of demonstrations, ``seeds`` has the
+    accuracy of each, ``accuracy`` is their mean, ``sd`` and ``variance`` are those of the sample of
+    seeds; ``ties`` counts all.
+
+    Args:
+        records: one per question and seed, all questions of a seed in their order.
     """
     from jobs.evaluation import significance
 
-    n = len(questions)
-    points = math.fsum(record["points"] for record in records)
-    chances = [1 / len(question.choices) for question in questions]
-    chance, majority = statistics.fmean(chances), commonest_share(questions)
+    by_seed: dict[int, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_seed.setdefault(record["seed"], []).append(record)
+    one_each = next(iter(by_seed.values()))
+    n = len(one_each)
+    seeds = [
+        {
+            "seed": seed,
+            "correct": math.fsum(record["points"] for record in own),
+            "accuracy": math.fsum(record["points"] for record in own) / n,
+            "accuracy_norm": accuracy_norm(own),
+            "ties": sum(record["tied"] > 1 for record in own),
+        }
+        for seed, own in by_seed.items()
+    ]
+    points = statistics.fmean(float(one["correct"]) for one in seeds)
+    chances = [1 / len(record["options"]) for record in one_each]
+    chance, majority = statistics.fmean(chances), commonest_share(one_each)
     p_value = significance.p_value_above_chance(points, chances)
     if majority > chance:
         p_value = significance.p_value_above_majority(points, majority, n)
     return {
-        "mode": "loglikelihood",
         "n": n,
         "correct": points,
         "accuracy": points / n,
-        "accuracy_norm": sum(sample["acc_norm"] for sample in samples) / n,
+        "accuracy_norm": statistics.fmean(float(one["accuracy_norm"]) for one in seeds),
         "ci95": list(significance.wilson_interval(points, n)),
         "chance": chance,
         "majority": majority,
         "p_value": p_value,
-        "ties": sum(record["tied"] > 1 for record in records),
-        "constant": constant_answer(records, questions),
+        "ties": sum(int(one["ties"]) for one in seeds),
+        "constant": constant_answer(records),
+        **spread(seeds),
+        **over_permutations(records),
     }
 
 
-def commonest_share(questions: Sequence[Question]) -> float:
+def spread(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how far accuracies behind several draws of demonstrations differ; nothing of one."""
+    if len(seeds) < 2:
+        return {}
+    accuracies = [float(one["accuracy"]) for one in seeds]
+    return {
+        "seeds": list(seeds),
+        "sd": statistics.stdev(accuracies),
+        "variance": statistics.variance(accuracies),
+    }
+
+
+def over_permutations(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the accuracy under each permutation of the options, its mean and standard deviation,
+    and the consistency: how often two of the orders, that of the file included, lead to the same
+    choice. Nothing where the options were not permuted.
+    """
+    shuffled = [record["permutations"] for record in records if "permutations" in record]
+    if not shuffled:
+        return {}
+    accuracies = [
+        statistics.fmean(item["points"] for item in column)
+        for column in zip(*shuffled, strict=True)
+    ]
+    same = [
+        agreement([record["predicted"], *(item["predicted"] for item in record["permutations"])])
+        for record in records
+    ]
+    return {
+        "permutations": {
+            "accuracies": accuracies,
+            "mean": statistics.fmean(accuracies),
+            "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+            "consistency": statistics.fmean(same),
+        }
+    }
+
+
+def agreement(chosen: Sequence[int]) -> float:
+    """Return the share of the pairs of choices that are equal."""
+    n = len(chosen)
+    equal = sum(count * (count - 1) for count in Counter(chosen).values())
+    return equal / (n * (n - 1))
+
+
+def accuracy_norm(records: Sequence[Mapping[str, Any]]) -> float:
+    """Return the accuracy of the choices with the largest log-likelihood per character, as lm-eval
+    computes ``acc_norm``: of equal ones the first is chosen.
+    """
+    hits = 0
+    for record in records:
+        pairs = zip(record["loglikelihoods"], record["options"], strict=True)
+        scores = [value / len(option) for value, option in pairs]
+        hits += scores.index(max(scores)) == record["answer"]
+    return hits / len(records)
+
+
+def commonest_share(records: Sequence[Mapping[str, Any]]) -> float:
     """Return the share of questions with the commonest answer."""
-    return Counter(question.answer for question in questions).most_common(1)[0][1] / len(questions)
+    return Counter(record["answer"] for record in records).most_common(1)[0][1] / len(records)
 
 
-def constant_answer(
-    records: Sequence[Mapping[str, Any]], questions: Sequence[Question]
-) -> str | None:
+def constant_answer(records: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the choice that is given to every question: its letter, its text where all questions
     have the same, else its number from 1; None where not every answer is the same.
     """
-    if len(questions) < 2 or len({record["predicted"] for record in records}) > 1:
+    if len(records) < 2 or len({record["predicted"] for record in records}) > 1:
         return None
     place = records[0]["predicted"]
-    names = {plain.continuations(question)[place] for question in questions}
-    return names.pop() if len(names) == 1 else f"choice {place + 1}"
+    names = {record["options"][place] for record in records}
+    return str(names.pop()) if len(names) == 1 else f"choice {place + 1}"

@@ -50,8 +50,23 @@ class EvaluateSpec:
     """Questions scored, a seeded sample in which each answer has its share; 0 means all."""
     batch_size: int
     seed: int
+    """Of the sample, and of the permutations."""
     output_dir: str
     """Relative: ``evaluations/<benchmark>/<checkpoint>``."""
+    mode: str = "top-token"
+    """``top-token``: the most likely option; ``harness``: the same with lm-eval's prompts."""
+    seeds: tuple[int, ...] = ()
+    """Of the demonstrations, where there are shots: the questions are scored once per seed."""
+    demonstrations: str = "pooled"
+    """``pooled``: drawn from all train records; ``per-subject``: from those of the question's."""
+    permute: int = 0
+    """Permutations of the options under which each question is scored beside the order of its
+    file."""
+    seq_length: int = 0
+    """Most tokens of a prompt with an option; 0 for those of the longest trained sequences."""
+    part: int = 0
+    """Number of this task, from 0, among those that share the items."""
+    parts: int = 1
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from jobs.contract.errors import TaskError
+from jobs.evaluation.items import Answer, ItemKey
+from jobs.evaluation.likelihood_items import Asked, permuted
 from jobs.evaluation.scoring import question_records, summarise
+from jobs.prompts import plain
 from jobs.questions.question import Question
 
 
@@ -23,12 +28,21 @@ def question(number: int, answer: int, *, style: str = "letters", choices: int =
     )
 
 
+def asked(question: Question, order: tuple[int, ...] = (), seed: int = 0, sample: int = 0) -> Asked:
+    order = order or tuple(range(len(question.choices)))
+    put = permuted(question, order)
+    key = ItemKey(question.id, seed, sample)
+    return Asked(key, put, order, "", plain.continuations(put))
+
+
+def answer(item: Asked, values: list[float]) -> Answer:
+    return Answer(*item.key, "", {"loglikelihoods": values})
+
+
 def results(questions: list[Question], likelihoods: list[list[float]]) -> dict[str, Any]:
-    samples = [
-        {"filtered_resps": [(value, False) for value in values], "acc_norm": 0.0}
-        for values in likelihoods
-    ]
-    return summarise(question_records(samples, questions), samples, questions)
+    items = [asked(question) for question in questions]
+    answers = [answer(item, values) for item, values in zip(items, likelihoods, strict=True)]
+    return summarise(question_records(items, answers))
 
 
 def test_choices_that_are_equally_likely_share_the_point() -> None:
@@ -69,3 +83,73 @@ def test_a_constant_answer_has_a_name(style: str, constant: str) -> None:
 
 def test_one_question_shows_no_constant_answer() -> None:
     assert results([question(0, 0)], [[-1, -2, -2, -2]])["constant"] is None
+
+
+def test_seeds_have_a_mean_a_sample_deviation_and_a_variance() -> None:
+    questions = [question(n, 0) for n in range(4)]
+    right = {1234: 1, 432: 2, 32: 4}
+    items = [asked(item, seed=seed) for seed in right for item in questions]
+    answers = [
+        answer(item, [-1.0 if place < right[item.key.seed] else -3.0, -2.0, -2.5, -4.0])
+        for place, item in zip([*range(4)] * 3, items, strict=True)
+    ]
+
+    found = summarise(question_records(items, answers))
+
+    assert [(one["seed"], one["accuracy"]) for one in found["seeds"]] == [
+        (1234, 0.25),
+        (432, 0.5),
+        (32, 1.0),
+    ]
+    assert (found["n"], found["correct"]) == (4, pytest.approx(7 / 3))
+    assert found["accuracy"] == pytest.approx(7 / 12)
+    assert found["variance"] == pytest.approx(((1 / 3) ** 2 + (1 / 12) ** 2 + (5 / 12) ** 2) / 2)
+    assert found["sd"] == pytest.approx(found["variance"] ** 0.5)
+
+
+def test_one_draw_of_demonstrations_has_no_deviation() -> None:
+    assert "seeds" not in results([question(0, 0)], [[-1, -2, -2, -2]])
+
+
+def test_permuted_options_are_counted_by_their_published_places() -> None:
+    """The model always takes what stands first; then what says 1.2."""
+    item = question(1, 2)
+    orders = [(0, 1, 2, 3), (2, 3, 0, 1), (1, 0, 3, 2)]
+    items = [asked(item, order, sample=n) for n, order in enumerate(orders)]
+
+    first = question_records(items, [answer(one, [-1.0, -2.0, -2.0, -2.0]) for one in items])
+    same = question_records(
+        items, [answer(one, [-float(place != 2) for place in one.order]) for one in items]
+    )
+
+    assert first[0]["predicted"] == 0
+    assert [one["predicted"] for one in first[0]["permutations"]] == [2, 1]
+    found = summarise(first)
+    assert found["accuracy"] == 0
+    assert found["permutations"] == {
+        "accuracies": [1, 0],
+        "mean": 0.5,
+        "sd": pytest.approx(0.5**0.5),
+        "consistency": 0,
+    }
+    assert summarise(same)["permutations"] | {"sd": 0} == {
+        "accuracies": [1, 1],
+        "mean": 1,
+        "sd": 0,
+        "consistency": 1,
+    }
+
+
+def test_a_likelihood_that_is_no_number_is_refused() -> None:
+    item = asked(question(3, 0))
+
+    with pytest.raises(TaskError, match=r"question q3: the log-likelihoods \[nan, -1, -1, -1\]"):
+        question_records([item], [answer(item, [float("nan"), -1, -1, -1])])
+
+
+def test_the_normalised_accuracy_is_per_character() -> None:
+    item = replace(question(0, 1, style="texts", choices=2), choices=("ab", "abcdef"))
+
+    found = results([item], [[-2.0, -3.0]])
+
+    assert (found["accuracy"], found["accuracy_norm"]) == (0, 1)

@@ -1,4 +1,4 @@
-"""The adapter against log-likelihoods computed one token at a time, on a small recurrent model."""
+"""Scores against log-likelihoods computed one token at a time, on a small recurrent model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 
 from jobs.contract.errors import TaskError
 from jobs.data.tokenizer_file import Encoder
-from jobs.evaluation.harness_model import MegatronLM, Scoring, batches
+from jobs.evaluation.items import ItemKey
+from jobs.evaluation.likelihood_items import Asked, encode
+from jobs.evaluation.megatron_scorer import (
+    MegatronScorer,
+    Scoring,
+    batches,
+    fit,
+    is_truncated,
+    rows_of,
+)
+from jobs.questions.question import Question
 
 from ..model_specs import tokenizer_ref
 
@@ -58,19 +67,27 @@ def network(encoder) -> Recurrent:
         return Recurrent(encoder.eod + 1)
 
 
-@pytest.fixture(scope="module")
-def lm(encoder, network):
-    return adapter(encoder, network)
+def scorer_of(encoder, network, batch_size=3) -> MegatronScorer:
+    return MegatronScorer(network, encoder.eod, max_length=MAX_LENGTH, batch_size=batch_size)
 
 
-def adapter(encoder, network, batch_size=3, after_batch=lambda done, total: None):
-    return MegatronLM(
-        network, encoder, max_length=MAX_LENGTH, batch_size=batch_size, after_batch=after_batch
+def items_of(encoder, questions):
+    """Return texts and their continuations, each of which begins with a space, as items."""
+    question = Question("", "", (), (), 0, "test", "", "texts")
+    asked = [
+        Asked(ItemKey(f"{number}"), question, (), text, tuple(option[1:] for option in options))
+        for number, (text, options) in enumerate(questions)
+    ]
+    return encode(asked, encoder)
+
+
+def ask(encoder, network, *questions, batch_size=3):
+    """Return the log-likelihood of each continuation of each text."""
+    items = items_of(encoder, questions)
+    found = scorer_of(encoder, network, batch_size).score(
+        [item.prompt for item in items], [item.options for item in items]
     )
-
-
-def ask(lm, *pairs):
-    return lm.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs])
+    return [[one.value for one in values] for values in found]
 
 
 def asked_directly(network, context: list[int], answer: list[int]) -> float:
@@ -89,113 +106,94 @@ QUESTION = st.tuples(TEXT, st.lists(CHOICE, min_size=1, max_size=4, unique=True)
 
 
 @settings(max_examples=40)
-@given(st.lists(QUESTION, min_size=1, max_size=5, unique_by=lambda question: question[0]))
+@given(
+    st.lists(QUESTION, min_size=1, max_size=5, unique_by=lambda question: question[0]),
+    st.integers(1, 7),
+)
 def test_log_likelihoods_are_those_of_the_model_whatever_is_batched_and_shared(
-    encoder, network, questions
+    encoder, network, questions, batch_size
 ):
-    pairs = [(context, choice) for context, choices in questions for choice in choices]
+    found = ask(encoder, network, *questions, batch_size=batch_size)
 
-    found = ask(adapter(encoder, network), *pairs)
-
-    expected = []
-    for context, choices in questions:
+    for values, (context, choices) in zip(found, questions, strict=True):
         room = MAX_LENGTH + 1 - max(len(choice) for choice in choices)
         known = encoder.encode(context)[-room:]
-        expected += [asked_directly(network, known, encoder.encode(choice)) for choice in choices]
-    assert [value for value, _ in found] == pytest.approx(expected, abs=1e-4)
+        expected = [asked_directly(network, known, encoder.encode(choice)) for choice in choices]
+        assert values == pytest.approx(expected, abs=1e-4)
 
 
 @settings(max_examples=25)
 @given(st.text("abc ", min_size=1, max_size=8), CHOICE, CHOICE)
-def test_log_likelihoods_of_the_parts_of_a_text_add_up(lm, context, first, second):
+def test_log_likelihoods_of_the_parts_of_a_text_add_up(encoder, network, context, first, second):
     context = f"{context}x"
 
-    (whole, _), (start, _), (rest, _) = ask(
-        lm, (context, first + second), (context, first), (context + first, second)
+    (whole, start), (rest,) = ask(
+        encoder, network, (context, [first + second, first]), (context + first, [second])
     )
 
     assert whole == pytest.approx(start + rest, abs=1e-4)
 
 
-def test_the_order_and_the_batches_of_requests_do_not_matter(encoder, network):
-    pairs = [(f"question {i % 3}", f" {'yes' * (i + 1)}") for i in range(7)]
+def test_a_greedy_option_is_told(encoder, network):
+    prompt = encoder.encode("fever")
+    best = int(network(torch.tensor([prompt]), [(0, len(prompt) - 1)]).argmax())
 
-    alone = ask(adapter(encoder, network, batch_size=1), *pairs)
-    together = ask(adapter(encoder, network, batch_size=7), *reversed(pairs))
+    ((first, second),) = scorer_of(encoder, network).score([prompt], [[[best], [best - 1]]])
 
-    for one, other in zip(alone, reversed(together), strict=True):
-        assert one[0] == pytest.approx(other[0], abs=1e-4)
-        assert one[1] == other[1]
+    assert (first.greedy, second.greedy) == (True, False)
+    assert first.value > second.value
 
 
 @pytest.mark.parametrize("context", ["", "  "])
-def test_an_empty_context_is_the_start_of_a_document(lm, network, encoder, context):
-    ((found, _),) = ask(lm, (context, "heart"))
+def test_an_empty_context_is_the_start_of_a_document(network, encoder, context):
+    ((found,),) = ask(encoder, network, (context, [" heart"]))
 
-    expected = asked_directly(network, [encoder.eod], encoder.encode(f"{context}heart"))
+    expected = asked_directly(network, [encoder.eod], encoder.encode(f"{context} heart"))
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("context", ["", "  ", "fever"])
+@pytest.mark.parametrize("context", ["", "  ", "fever", "fever \n"])
 def test_bos_stands_before_a_text_where_documents_began_so(network, encoder, context):
     bos = encoder.encode("b")[0]
-    lm = adapter(dataclasses.replace(encoder, bos=bos), network)
 
-    ((found, _),) = ask(lm, (context, " heart"))
+    ((found,),) = ask(dataclasses.replace(encoder, bos=bos), network, (context, [" heart"]))
 
-    known, answer = (context, " heart") if context.strip() else ("", f"{context} heart")
-    expected = asked_directly(network, [bos, *encoder.encode(known)], encoder.encode(answer))
+    known = context.rstrip()
+    answer = encoder.encode(f"{context[len(known) :]} heart")
+    expected = asked_directly(network, [bos, *encoder.encode(known)], answer)
     assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_choices_of_one_token_cost_one_row_a_question(encoder, network):
-    lm = adapter(encoder, network)
     before = network.rows, network.positions
+    prompts = [encoder.encode(f"{i}. A or B or C?") for i in range(5)]
 
-    ask(lm, *[(f"{i}. A or B or C?", letter) for i in range(5) for letter in "ABC"])
+    scorer_of(encoder, network).score(prompts, [[[1], [2], [3]]] * 5)
 
     assert (network.rows - before[0], network.positions - before[1]) == (5, 5)
 
 
 def test_scores_are_computed_where_a_token_is_scored_and_nowhere_else(encoder, network):
-    """Two positions of each of two choices, of which the first is that of both."""
-    lm = adapter(encoder, network)
+    """Three tokens of each of two choices."""
     before = network.positions
 
-    ask(lm, ("a long context, 2:", "ab"), ("a long context, 2:", "cd"))
+    ask(encoder, network, ("a long context, 2:", [" ab", " cd"]))
 
-    assert network.positions - before == 4
-
-
-def test_cut_contexts_are_counted_once_a_question(lm):
-    ask(lm, ("short", " a"), ("long" * 9, " a"), ("long" * 9, " b"))
-
-    assert lm.truncated == 1
+    assert network.positions - before == 6
 
 
-def test_progress_counts_up_to_all_requests(encoder, network):
-    calls = []
-    lm = adapter(encoder, network, 2, lambda done, total: calls.append((done, total)))
-
-    ask(lm, *[(f"question {i}", f" {'ab' * (i % 3 + 1)}") for i in range(6)])
-
-    assert calls[-1] == (6, 6)
-    assert calls == sorted(calls)
-
-
-@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
-def test_requests_without_choices_are_refused(lm, kind):
-    with pytest.raises(TaskError, match=f"the benchmark requests {kind}, this model answers"):
-        getattr(lm, kind)([Instance(kind, {}, ("a text",), 0)])
+def test_a_prompt_that_fits_with_its_longest_option_is_not_truncated():
+    assert not is_truncated([1] * (MAX_LENGTH - 1), [[2], [2, 2]], MAX_LENGTH)
+    assert is_truncated([1] * MAX_LENGTH, [[2], [2, 2]], MAX_LENGTH)
 
 
 @pytest.mark.parametrize(("choice", "tokens"), [("x" * 25, 25), ("", 0)])
-def test_a_choice_the_model_can_not_read_is_refused(lm, choice, tokens):
+def test_a_choice_the_model_can_not_read_is_refused(encoder, network, choice, tokens):
     with pytest.raises(TaskError) as caught:
-        ask(lm, ("context", choice))
+        scorer_of(encoder, network).score([[1, 2]], [[encoder.encode(choice)]])
 
     assert caught.value.message == (
-        f"the choice {choice!r} has {tokens} tokens, the model reads 1 to {MAX_LENGTH}"
+        f"an option has {tokens} tokens, the model reads 1 to {MAX_LENGTH}"
     )
 
 
@@ -229,15 +227,11 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=30)
 
 
-@given(ROWS, st.integers(1, 5))
-def test_every_request_is_in_one_row_and_every_row_is_needed(reads, size):
-    wanted = [Scoring(read, read[:1]) for read in reads]
+@given(ROWS)
+def test_every_option_is_in_one_row_and_every_row_is_needed(reads):
+    rows = rows_of([Scoring(read, read[:1]) for read in reads])
 
-    made = list(batches(wanted, size))
-
-    rows = [row for batch in made for row in batch]
     assert sorted(index for row in rows for index in row) == list(range(len(reads)))
-    assert all(1 <= len(batch) <= size for batch in made)
     carriers = [reads[row[0]] for row in rows]
     for row in rows:
         assert all(reads[row[0]][: len(reads[index])] == reads[index] for index in row)
@@ -246,3 +240,28 @@ def test_every_request_is_in_one_row_and_every_row_is_needed(reads, size):
         assert not any(other[: len(carrier)] == carrier for other in others)
     lengths = [len(carrier) for carrier in carriers]
     assert lengths == sorted(lengths, reverse=True)
+
+
+PROMPTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 2), max_size=8),
+        st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=5),
+    ),
+    max_size=12,
+)
+
+
+@given(PROMPTS, st.integers(1, 6))
+def test_every_prompt_is_in_one_batch_with_all_its_options(asked, size):
+    prompts, options = [prompt for prompt, _ in asked], [own for _, own in asked]
+
+    made = batches(prompts, options, max_length=6, batch_size=size)
+
+    assert sorted(index for batch in made for index in batch) == list(range(len(asked)))
+    for batch in made:
+        assert len(batch) == 1 or sum(rows_alone(asked[index]) for index in batch) <= size
+
+
+def rows_alone(asked):
+    prompt, options = asked
+    return len(rows_of(fit(prompt or [0], options, 6)))

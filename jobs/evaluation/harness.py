@@ -1,0 +1,151 @@
+"""Questions as lm-evaluation-harness puts them: its task files, with our questions for documents.
+
+lm-eval's tasks name data sets on the hub, some with loading scripts that current ``datasets``
+refuses (``bigbio/pubmed_qa``). Here a task gets the questions of a local file in the schema of its
+own documents; prompt, options and the layout of few-shot examples are lm-eval's, the scoring is the
+same as everywhere. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from jobs.contract.errors import TaskError
+from jobs.questions.question import Question
+
+Document = dict[str, Any]
+
+
+def pubmedqa(question: Question) -> Document:
+    return {
+        "CONTEXTS": list(question.context),
+        "QUESTION": question.stem,
+        "final_decision": question.choices[question.answer],
+    }
+
+
+def medmcqa(question: Question) -> Document:
+    options = zip(("opa", "opb", "opc", "opd"), question.choices, strict=True)
+    return {"question": question.stem, **dict(options), "cop": question.answer}
+
+
+def medqa(question: Question) -> Document:
+    endings = {f"ending{place}": choice for place, choice in enumerate(question.choices)}
+    return {"sent1": question.stem, **endings, "label": question.answer}
+
+
+def mmlu(question: Question) -> Document:
+    return {
+        "question": question.stem,
+        "choices": list(question.choices),
+        "answer": question.answer,
+    }
+
+
+def headqa(question: Question) -> Document:
+    answers = [{"aid": n, "atext": choice} for n, choice in enumerate(question.choices, 1)]
+    return {"qtext": question.stem, "ra": question.answer + 1, "answers": answers}
+
+
+SCHEMAS: dict[str, tuple[str, Callable[[Question], Document]]] = {
+    "pubmedqa": ("pubmedqa/pubmedqa.yaml", pubmedqa),
+    "medmcqa": ("medmcqa/medmcqa.yaml", medmcqa),
+    "medqa4": ("medqa/medqa.yaml", medqa),
+    "mmlu": ("mmlu/default/mmlu_{subject}.yaml", mmlu),
+    "headqa": ("headqa/headqa_en.yaml", headqa),
+}
+"""By kind of benchmark: the file of the task among lm-eval's, and its documents."""
+
+
+class HarnessPrompts:
+    """The prompts of one benchmark as lm-eval makes them."""
+
+    def __init__(self, kind: str) -> None:
+        """Load lm-eval.
+
+        Raises:
+            TaskError: lm-eval has no task for questions of this kind.
+        """
+        if kind not in SCHEMAS:
+            raise TaskError(
+                f"lm-eval has no task for benchmarks of kind {kind}",
+                f"mode harness scores {', '.join(SCHEMAS)}; remove it from `modes`",
+            )
+        keep_to_itself(Path(gettempdir()))
+        self._file, self._document = SCHEMAS[kind]
+        self._of_subject = cache(self._load)
+
+    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
+        """Return a question behind worked examples.
+
+        Raises:
+            TaskError: lm-eval has no task for the question's subject.
+        """
+        task = self._of_subject(question.subject if "{subject}" in self._file else "")
+        task.sampler.shown = [self._document(example) for example in examples]
+        text = task.fewshot_context(self._document(question), len(examples))
+        return str(text)
+
+    def options(self, question: Question) -> tuple[str, ...]:
+        """Return the texts to score, one per choice."""
+        task = self._of_subject(question.subject if "{subject}" in self._file else "")
+        return tuple(task.doc_to_choice(self._document(question)))
+
+    def _load(self, subject: str) -> Any:
+        import datasets
+        import lm_eval
+        from lm_eval.api.samplers import ContextSampler
+        from lm_eval.api.task import ConfigurableTask
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        class Given(ContextSampler):  # type: ignore[misc]
+            """The examples that are set as ``shown``."""
+
+            def sample(self, n: int, *unused: Any, **more: Any) -> list[Document]:
+                del unused, more
+                shown: list[Document] = self.shown[:n]
+                return shown
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        path = Path(lm_eval.__file__).parent / "tasks" / self._file.format(subject=subject)
+        if not path.is_file():
+            raise TaskError(
+                f"lm-eval has no task for the subject {subject!r}",
+                "remove `harness` from `modes`, or the subject's file from the folder",
+            )
+        config = {
+            key: value
+            for key, value in load_yaml(path).items()
+            if key not in ("tag", "group", "task_list")
+        }
+        document = self._document(blank(subject))
+        splits = dict.fromkeys(
+            ("train", "validation", "test", "dev"), datasets.Dataset.from_list([document])
+        )
+        config["custom_dataset"] = lambda **_: splits
+        config["fewshot_config"] = {"sampler": Given, "samples": [document]}
+        return ConfigurableTask(config=config)
+
+
+def blank(subject: str) -> Question:
+    """Return a question that lm-eval may look at while it loads a task."""
+    return Question("", "", (), ("yes", "no", "maybe", "?"), 0, "test", subject, "letters")
+
+
+def keep_to_itself(scratch: Path) -> None:
+    """Keep the Hugging Face libraries out of the home folder and quiet.
+
+    They read these variables at import, so call this before the first import.
+    """
+    os.environ.update(
+        HF_HOME=str(scratch / "huggingface"),
+        LM_HARNESS_CACHE_PATH=str(scratch / "harness"),
+        TOKENIZERS_PARALLELISM="false",
+        TQDM_DISABLE="1",
+    )

@@ -1,0 +1,212 @@
+"""The items of a score by likelihood, as token ids: a question, behind demonstrations, with its
+options in some order.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from jobs.contract.errors import TaskError
+from jobs.contract.stage_specs import EvaluateSpec
+from jobs.contract.units import plural
+from jobs.data.tokenizer_file import Encoder
+from jobs.evaluation.items import ItemKey, digest_of
+from jobs.prompts import few_shot, plain
+from jobs.questions.question import LETTERED, Question, require_examples, stratified
+
+ENCODED_TEXTS = 256
+"""Texts that are encoded at once, by all cores."""
+TOP_TOKEN, HARNESS = "top-token", "harness"
+POOLED, PER_SUBJECT = "pooled", "per-subject"
+
+
+class Prompts(Protocol):
+    """How questions are put."""
+
+    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
+        """Return all text before the answer, behind worked examples."""
+        ...
+
+    def options(self, question: Question) -> tuple[str, ...]:
+        """Return the texts to score, one per choice."""
+        ...
+
+
+class PlainPrompts:
+    """Questions as the released evaluation puts them to pretrained models."""
+
+    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
+        return few_shot.prompt(question, examples)
+
+    def options(self, question: Question) -> tuple[str, ...]:
+        return plain.continuations(question)
+
+
+def prompts_of(spec: EvaluateSpec) -> Prompts:
+    """Return how the questions of a score are put.
+
+    Raises:
+        TaskError: lm-eval, for mode ``harness``, has no task for the benchmark.
+    """
+    if spec.mode == HARNESS:
+        from jobs.evaluation.harness import HarnessPrompts
+
+        return HarnessPrompts(spec.kind)
+    return PlainPrompts()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it is put, in text."""
+
+    key: ItemKey
+    question: Question
+    """With its options in the order in which they are put."""
+    order: tuple[int, ...]
+    """Of each option, its place as published."""
+    prompt: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LikelihoodItem:
+    """A question as it is put, in token ids."""
+
+    asked: Asked
+    prompt: array[int]
+    options: tuple[tuple[int, ...], ...]
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of what the model is asked."""
+        return digest_of(self.prompt.tolist(), self.options)
+
+
+def sample_of(questions: Sequence[Question], spec: EvaluateSpec) -> list[Question]:
+    """Return the questions to score, in the order of their file."""
+    test = [question for question in questions if question.split == "test"]
+    return stratified(test, spec.limit, spec.seed) if spec.limit else test
+
+
+def ask(questions: Sequence[Question], spec: EvaluateSpec) -> Iterator[Asked]:
+    """Yield what is asked of the model: all questions once per seed of the demonstrations, then
+    once per permutation of their options.
+
+    Args:
+        questions: all of a benchmark, train records included.
+        spec: of the score.
+
+    Raises:
+        TaskError: there are fewer demonstrations than ``shots``, or no option has a place in the
+            prompt, so that permuting them changes nothing.
+    """
+    train = require_examples(spec.path, questions, spec.shots)
+    prompts = prompts_of(spec)
+    sample = sample_of(questions, spec)
+    if spec.permute and not any(question.style == LETTERED for question in sample):
+        raise TaskError(
+            f"{spec.path}: `permute` has no effect, no prompt lists its options under letters",
+            "remove `permute` from the benchmark",
+        )
+    for seed in seeds_of(spec):
+        shown = Demonstrations(train, spec, seed)
+        for number in range(spec.permute + 1):
+            for question in sample:
+                order = permutation(question, number, spec.seed)
+                put = permuted(question, order)
+                yield Asked(
+                    ItemKey(question.id, seed, number),
+                    put,
+                    order,
+                    prompts.prompt(put, shown.before(question)),
+                    prompts.options(put),
+                )
+
+
+def seeds_of(spec: EvaluateSpec) -> tuple[int, ...]:
+    """Return the seeds of the demonstrations; 0 alone where there are none."""
+    return (spec.seeds or (spec.seed,)) if spec.shots else (0,)
+
+
+class Demonstrations:
+    """The worked examples before each question: of the train records, shuffled with a seed, the
+    first, as in the released evaluation (epfLLM/meditron:evaluation/benchmarks.py), which shuffles
+    as Hugging Face's ``datasets`` does.
+    """
+
+    def __init__(self, train: Sequence[Question], spec: EvaluateSpec, seed: int) -> None:
+        self._spec = spec
+        self._shuffled: list[Question] = []
+        if spec.shots:
+            import numpy  # not where no example is drawn
+
+            order = numpy.random.default_rng(seed).permutation(len(train))
+            self._shuffled = [train[int(place)] for place in order]
+
+    def before(self, question: Question) -> list[Question]:
+        """Return the examples before a question.
+
+        Raises:
+            TaskError: its subject has fewer train records than ``shots``.
+        """
+        if self._spec.demonstrations == POOLED:
+            return self._shuffled[: self._spec.shots]
+        own = [example for example in self._shuffled if example.subject == question.subject]
+        if len(own) < self._spec.shots:
+            raise TaskError(
+                f"{self._spec.path}: `shots` is {self._spec.shots}, the subject "
+                f"{question.subject!r} has {plural(len(own), 'train record')}",
+                f"set `demonstrations` to {POOLED}, or `shots` to {len(own)}",
+            )
+        return own[: self._spec.shots]
+
+
+def permutation(question: Question, number: int, seed: int) -> tuple[int, ...]:
+    """Return the order of the options of a permutation; that of number 0 is as published.
+
+    The options of a prompt that does not list them have no order.
+    """
+    order = list(range(len(question.choices)))
+    if number and question.style == LETTERED:
+        random.Random(f"{seed} {number} {question.id}").shuffle(order)
+    return tuple(order)
+
+
+def permuted(question: Question, order: Sequence[int]) -> Question:
+    """Return a question with its options in another order."""
+    choices = tuple(question.choices[place] for place in order)
+    return replace(question, choices=choices, answer=order.index(question.answer))
+
+
+def encode(asked: Sequence[Asked], encoder: Encoder) -> list[LikelihoodItem]:
+    """Return what is asked as token ids, each option as it is tokenized behind its prompt.
+
+    A space stands between the two, and belongs to the option, as does any space at the end of the
+    prompt. The start of a document stands before an empty prompt.
+    """
+    items = []
+    for some in chunks(asked, ENCODED_TEXTS):
+        texts = []
+        for item in some:
+            prompt = item.prompt.rstrip()
+            space = item.prompt[len(prompt) :]
+            texts += [prompt, *(f"{prompt}{space} {option}" for option in item.options)]
+        encoded = iter(encoder.encode_all(texts))
+        for item in some:
+            prompt_ids = next(encoded)
+            options = [next(encoded)[len(prompt_ids) :] for _ in item.options]
+            begin = [] if encoder.bos is None else [encoder.bos]
+            ids = [*begin, *prompt_ids] or [encoder.prefix]
+            items.append(LikelihoodItem(item, array("i", ids), tuple(map(tuple, options))))
+    return items
+
+
+def chunks(asked: Sequence[Asked], texts: int) -> Iterator[Sequence[Asked]]:
+    """Yield items a few at a time, of about as many texts."""
+    step = max(1, texts // (1 + max((len(item.options) for item in asked), default=1)))
+    for start in range(0, len(asked), step):
+        yield asked[start : start + step]
