@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.contract.errors import FAILED, TaskError
+from jobs.evaluation import measures
 from jobs.evaluation.items import Answer
 from jobs.evaluation.likelihood_items import Asked
 
@@ -117,8 +118,23 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "p_value": p_value,
         "ties": sum(int(one["ties"]) for one in seeds),
         "constant": constant_answer(records),
+        **measured(records),
         **spread(seeds),
         **over_permutations(records),
+    }
+
+
+def measured(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return precision, recall, F1 and the calibration error of all records."""
+    likelihoods = [record["loglikelihoods"] for record in records]
+    scored = [record["points"] for record in records]
+    given = [
+        [place for place, value in enumerate(values) if value == max(values)]
+        for values in likelihoods
+    ]
+    return {
+        **measures.fields([record["answer"] for record in records], given, scored),
+        "calibration_error": measures.calibration_error(likelihoods, scored),
     }
 
 

@@ -27,6 +27,21 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
         [evaluation_row(item) for item in results["evaluations"]],
     )
     yield (
+        "answers (precision, recall and F1 weighted by choices; ECE: expected calibration error)",
+        (
+            "benchmark",
+            "of",
+            "valid",
+            "right of valid",
+            "precision",
+            "recall",
+            "F1",
+            "macro-F1",
+            "ECE",
+        ),
+        [answers_row(item) for item in results["evaluations"] if "macro_f1" in item],
+    )
+    yield (
         "beside published results (per cent; not significant: the 95 % interval holds 0)",
         ("benchmark", "ours is of", "ours", "published", "is of", "points", "significant"),
         [beside_row(item) for item in results["published"]],
@@ -73,6 +88,17 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
         yield f"{plural(item['truncated'], 'prompt')} truncated"
     if item.get("ties"):
         yield plural(item["ties"], "tie")
+
+
+def answers_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of the measures of one score beside its accuracy."""
+    names = ("valid", "accuracy_valid", "precision", "recall", "f1", "macro_f1")
+    return (
+        item["benchmark"],
+        contender(item),
+        *(None if item.get(name) is None else f"{item[name]:.1%}" for name in names),
+        f"{item['calibration_error']:.3f}" if "calibration_error" in item else None,
+    )
 
 
 def interval(ends: Sequence[float]) -> str:
