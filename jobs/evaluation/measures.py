@@ -94,6 +94,16 @@ def fields(
     }
 
 
+def spread(accuracies: Sequence[float]) -> dict[str, float | None]:
+    """Return mean, sample standard deviation and sample variance over seeds; None of one seed."""
+    several = len(accuracies) > 1
+    return {
+        "mean": statistics.fmean(accuracies),
+        "sd": statistics.stdev(accuracies) if several else None,
+        "variance": statistics.variance(accuracies) if several else None,
+    }
+
+
 def by_group(groups: Sequence[str], points: Sequence[float]) -> dict[str, dict[str, Any]]:
     """Return questions, accuracy and its 95 % interval of each group (a subject, a category), in
     the order of their first questions.

@@ -142,12 +142,8 @@ def spread(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how far accuracies behind several draws of demonstrations differ; nothing of one."""
     if len(seeds) < 2:
         return {}
-    accuracies = [float(one["accuracy"]) for one in seeds]
-    return {
-        "seeds": list(seeds),
-        "sd": statistics.stdev(accuracies),
-        "variance": statistics.variance(accuracies),
-    }
+    found = measures.spread([float(one["accuracy"]) for one in seeds])
+    return {"seeds": list(seeds), "sd": found["sd"], "variance": found["variance"]}
 
 
 def over_permutations(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

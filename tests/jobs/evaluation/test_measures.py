@@ -102,6 +102,13 @@ def test_the_calibration_error_of_answers_that_are_certain_and_of_guesses(
     assert measures.calibration_error(likelihoods, points) == pytest.approx(error)
 
 
+def test_the_spread_over_seeds_is_that_of_a_sample() -> None:
+    found = measures.spread([0.40, 0.42, 0.47])
+
+    assert found == pytest.approx({"mean": 0.43, "sd": 0.0360555, "variance": 0.0013}, rel=1e-5)
+    assert measures.spread([0.4]) == {"mean": 0.4, "sd": None, "variance": None}
+
+
 def test_accuracy_by_group_and_by_what_a_corpus_contained() -> None:
     groups = measures.by_group(["b", "a", "b"], [1.0, 0.5, 0.0])
     found = measures.matched({"q1": 1.0, "q2": 0.0, "q3": 1.0}, {"q2", "q3", "elsewhere"})
