@@ -424,7 +424,11 @@ def settings_key(rules: CorpusRules) -> str:
         TaskError: the file of a benchmark cannot be read.
     """
     benchmarks = rules.decontamination.benchmarks if rules.decontamination else ()
-    files = [file for one in benchmarks for file in benchmark_files.files(Path(one.path), one.kind)]
+    files = [
+        file
+        for one in benchmarks
+        for file in benchmark_files.files(Path(one.path), one.kind, one.options)
+    ]
     try:
         digests = [sha256(file) for file in files]
     except OSError as error:

@@ -41,7 +41,7 @@ def finish(context: Context, checkpoint: Path, record: CheckpointRecord, work: W
         if work.truncated:
             print(truncation(spec.benchmark, work.truncated, len(asked)), flush=True)
     read = [
-        *(str(file) for file in benchmark_files.files(Path(spec.path), spec.kind)),
+        *(str(file) for file in benchmark_files.files(Path(spec.path), spec.kind, spec.options)),
         spec.tokenizer.path,
         context.run.name_of(checkpoint / manifest.RECORD),
     ]

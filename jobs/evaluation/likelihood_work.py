@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.contract import done_markers, specs
 from jobs.contract.corpus import benchmark_files
+from jobs.contract.corpus.benchmark_files import BenchmarkOptions
 from jobs.contract.errors import Stopped
 from jobs.contract.files import sha256
 from jobs.contract.stage_specs import EvaluateSpec
@@ -67,7 +68,7 @@ class Work:
             batch_size=spec.batch_size,
         )
         digests = {
-            "benchmark": benchmark_digest(Path(spec.path), spec.kind),
+            "benchmark": benchmark_digest(Path(spec.path), spec.kind, spec.options),
             "prompts": digest_of([item.digest for item in items]),
             "checkpoint": record.manifest,
         }
@@ -135,11 +136,11 @@ def has_ended(context: Context, part: int) -> bool:
     return done_markers.is_done(context.run, context.task.stage, index, digest)
 
 
-def benchmark_digest(path: Path, kind: str) -> str:
+def benchmark_digest(path: Path, kind: str, options: BenchmarkOptions) -> str:
     """Return the SHA-256 of a benchmark's file; of several, that of the lines that ``sha256sum``
     prints of their names.
     """
-    files = benchmark_files.files(path, kind)
+    files = benchmark_files.files(path, kind, options)
     if len(files) == 1:
         return sha256(files[0])
     import hashlib

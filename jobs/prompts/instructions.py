@@ -40,12 +40,10 @@ OTHERS = "mcq"
 
 
 class Instruction(NamedTuple):
-    """What a model is asked to do with a question."""
+    """A text before a question and one behind it."""
 
     system: str
-    """Before the question."""
     user: str
-    """Behind it."""
 
 
 class Instructions:

@@ -21,7 +21,7 @@ def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
         TaskError: a benchmark cannot be read.
     """
     for benchmark in spec.benchmarks:
-        for question in readers.read(Path(benchmark.path), benchmark.kind):
+        for question in readers.read(Path(benchmark.path), benchmark.kind, benchmark.options):
             if question.split == "test":
                 short = len(question.text.split()) < spec.ngram
                 choices = question.choices if short else ()

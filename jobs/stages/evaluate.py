@@ -40,7 +40,7 @@ def run(context: Context) -> None:
     """
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer)
-    asked = list(likelihood_items.ask(readers.read(Path(spec.path), spec.kind), spec))
+    asked = list(likelihood_items.ask(readers.read(Path(spec.path), spec.kind, spec.options), spec))
     choice = Choice(context.path(spec.checkpoint_dir), spec.checkpoint, spec.target_step)
     with selection.lease(context, choice):
         evaluate(context, choice, asked)

@@ -247,6 +247,8 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
         is_compared = benchmark in experiment.compared_benchmarks
         readers = (*(READING_SOURCES if is_compared else ()), "evaluate")
         yield readers, ("evaluate", "benchmarks", number, "path"), benchmark.path
+        if benchmark.train:
+            yield ("evaluate",), ("evaluate", "benchmarks", number, "train"), benchmark.train
 
 
 def absence(path: Path) -> str:

@@ -13,6 +13,7 @@ from jobs.contract.stage_specs import TOKENIZER_STAGES
 from jobs.data import tokenizer_file
 
 if TYPE_CHECKING:
+    from jobs.contract.corpus.benchmark_files import BenchmarkOptions
     from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.load import Loaded, Missing
 
@@ -31,17 +32,24 @@ def of_stages(loaded: Loaded, stages: Collection[str]) -> list[str]:
 def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
     """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
     from meditron_cli.config import data_files, load
+    from meditron_cli.plan import spec_parts
 
     experiment = loaded.experiment
     sentences: list[str] = []
-    for readers, (section, name, number, *_), path in load.data_files(experiment):
+    for readers, (section, name, number, *key), path in load.data_files(experiment):
         place = data_files.place(path, loaded.cluster.data_dir)
         if place is None or set(stages).isdisjoint(readers):
             continue
-        if name == "benchmarks":
+        if key == ["train"]:
+            sentences += path_problems(f"{section}.{name}[{number}].train", place)
+        elif name == "benchmarks":
             benchmark = experiment.evaluate.benchmarks[int(number)]
-            shots = benchmark.shots if "evaluate" in stages else 0
-            sentences += benchmark_problems(benchmark, shots, place)
+            scored = "evaluate" in stages
+            options = spec_parts.benchmark_options(
+                experiment, benchmark, loaded.cluster.data_dir, train=scored
+            )
+            shots = benchmark.shots if scored else 0
+            sentences += benchmark_problems(benchmark, shots, place, options)
         else:
             sentences += path_problems(f"{section}.{name}", place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
@@ -51,7 +59,9 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
     return sentences
 
 
-def benchmark_problems(benchmark: Benchmark, shots: int, path: Path) -> Iterator[str]:
+def benchmark_problems(
+    benchmark: Benchmark, shots: int, path: Path, options: BenchmarkOptions
+) -> Iterator[str]:
     """Yield a sentence for a benchmark that cannot be read, or has fewer worked examples than
     ``shots``.
     """
@@ -60,11 +70,12 @@ def benchmark_problems(benchmark: Benchmark, shots: int, path: Path) -> Iterator
 
     key = f"evaluate.benchmarks ({benchmark.name})"
     unreadable = list(path_problems(key, path))
-    if unreadable or not path.exists():
+    missing = [one for one in (path, Path(options.train)) if not one.exists()]
+    if unreadable or missing:
         yield from unreadable
         return
     try:
-        questions = readers.read(path, benchmark.kind)
+        questions = readers.read(path, benchmark.kind, options)
         require_examples(path, questions, shots)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"

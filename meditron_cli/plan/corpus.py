@@ -17,6 +17,7 @@ from jobs.contract.corpus.rules import (
 from jobs.contract.units import plural
 from meditron_cli.config.data_files import place
 from meditron_cli.plan.figures import size
+from meditron_cli.plan.spec_parts import benchmark_options
 
 if TYPE_CHECKING:
     from meditron_cli.config.corpus.schema import Curate, Source
@@ -109,7 +110,12 @@ def decontamination(experiment: Experiment, data_dir: Path | None) -> Decontamin
     """Return the benchmarks whose questions no document may contain; None without any."""
     settings = experiment.curate.decontaminate
     files = tuple(
-        BenchmarkFile(item.name, str(place(item.path, data_dir) or item.path), item.kind)
+        BenchmarkFile(
+            item.name,
+            str(place(item.path, data_dir) or item.path),
+            item.kind,
+            benchmark_options(experiment, item, data_dir, train=False),
+        )
         for item in experiment.compared_benchmarks
     )
     return DecontaminationSpec(files, settings.ngram, settings.share) if files else None

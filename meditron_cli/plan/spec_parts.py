@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.contract.corpus.benchmark_files import BenchmarkOptions
 from jobs.contract.stage_specs import (
     MAIN_CORPUS,
     OWN_RUN,
@@ -19,9 +21,11 @@ from jobs.contract.stage_specs import (
     VerifySpec,
     VocabularySpec,
 )
+from meditron_cli.config.data_files import place
 from meditron_cli.plan import layout
 
 if TYPE_CHECKING:
+    from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.experiment_schema import Experiment, Mixture
 
 
@@ -42,6 +46,22 @@ def model_spec(experiment: Experiment) -> ModelSpec:
             "rope_scaling": RopeScaling(**shared(scaling, RopeScaling)) if scaling else None,
         },
         padded_vocab_size=layout.padded_vocabulary(model.vocab_size, model.vocab_multiple),
+    )
+
+
+def benchmark_options(
+    experiment: Experiment, benchmark: Benchmark, data_dir: Path | None, *, train: bool = True
+) -> BenchmarkOptions:
+    """Return what decides the questions of a benchmark beside its file; without ``train``, of its
+    test questions.
+    """
+    named = benchmark.train if train else None
+    return BenchmarkOptions(
+        train=str(place(named, data_dir) or named) if named else "",
+        subjects=benchmark.subjects,
+        first_answer=benchmark.first_answer,
+        skip_first_rows=benchmark.skip_first_rows,
+        seed=experiment.seed,
     )
 
 

@@ -26,7 +26,13 @@ from meditron_cli.config.data_files import place
 from meditron_cli.plan import corpus
 from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import StagePlan
-from meditron_cli.plan.spec_parts import checkpoints_of, model_spec, shared, verify_spec
+from meditron_cli.plan.spec_parts import (
+    benchmark_options,
+    checkpoints_of,
+    model_spec,
+    shared,
+    verify_spec,
+)
 from meditron_cli.plan.stage_plan import cpu_resources, idle_stages, rank_resources, stage_plan
 
 DEDUPLICATE_CORES = 4
@@ -172,6 +178,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
             batch_size=evaluate.batch_size,
             seed=experiment.seed,
             output_dir=f"evaluations/{benchmark.name}/{checkpoint}",
+            options=benchmark_options(experiment, benchmark, inputs.cluster.data_dir),
         )
         for benchmark in evaluate.benchmarks
         for checkpoint in checkpoints_of(experiment, evaluate.checkpoints)

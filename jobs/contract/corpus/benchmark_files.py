@@ -34,7 +34,7 @@ general ones of the released evaluation (epfLLM/meditron:evaluation/benchmarks.p
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What decides the questions of a benchmark beside its files."""
+    """Settings that decide the questions of a benchmark beside its files."""
 
     train: str = ""
     """Absolute path of its train records, where they are not in ``path``."""

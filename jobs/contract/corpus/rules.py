@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobs.contract.corpus.benchmark_files import PUBLISHED, BenchmarkOptions
+
 
 @dataclass(frozen=True)
 class SourceSpec:
@@ -51,6 +53,7 @@ class BenchmarkFile:
     """Absolute."""
     kind: str
     """As in ``EvaluateSpec``."""
+    options: BenchmarkOptions = PUBLISHED
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jobs.contract.corpus.benchmark_files import PUBLISHED, BenchmarkOptions
 from jobs.contract.stage_specs.model import ASIDE, ModelSpec, ParallelSpec, TokenizerRef, VerifySpec
 from jobs.contract.stage_specs.training import PretrainSpec
 
@@ -32,7 +33,7 @@ class EvaluateSpec:
     path: str
     """Absolute path of the benchmark's questions (a file, or a folder for pubmedqa)."""
     kind: str
-    """``mcq``, ``pubmedqa``, ``mmlu`` or ``medmcqa``: the layout of the file."""
+    """The layout of the file, one of ``jobs.questions.readers``."""
     checkpoint: str
     """``first`` (step 0), ``last`` (the target step) or a step number."""
     target_step: int
@@ -67,6 +68,7 @@ class EvaluateSpec:
     part: int = 0
     """Number of this task, from 0, among those that share the items."""
     parts: int = 1
+    options: BenchmarkOptions = PUBLISHED
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 
 from meditron_cli.config.field_types import (
     OPERATIONAL,
     Checkpoint,
     DataPath,
     DurationMinutes,
+    Line,
     Name,
+    listed,
 )
 from meditron_cli.config.section import Section
+
+QuestionKind = Literal[
+    "mcq",
+    "pubmedqa",
+    "mmlu",
+    "medmcqa",
+    "medqa",
+    "medqa4",
+    "truthfulqa",
+    "medxpertqa",
+    "mmlu_pro",
+    "headqa",
+    "med_concepts_qa",
+]
+"""As ``jobs.questions.readers`` reads them."""
+WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
+"""Kinds of which some subjects can be read."""
 
 
 class Benchmark(Section):
@@ -26,8 +45,19 @@ class Benchmark(Section):
     """The questions: a path, relative to the file that names it, or
     ``hf://datasets/ORG/NAME/PATH``, with ``@REVISION`` after NAME for one revision, which
     `meditron fetch` downloads to the profile's ``data_dir``."""
-    kind: Literal["mcq", "pubmedqa", "mmlu", "medmcqa"] = "mcq"
+    kind: QuestionKind = "mcq"
     """Layout of the file."""
+    train: DataPath | None = None
+    """Records of the same layout to learn from, where they are not in ``path``: worked
+    examples."""
+    subjects: Annotated[tuple[Line, ...], BeforeValidator(listed)] = ()
+    """Subjects that are read, all without any; of mmlu also ``medical`` (the nine of MEDITRON) and
+    ``general``, of truthfulqa the medical categories without any."""
+    first_answer: Literal[0, 1] = 1
+    """Number of the first option in ``cop`` of medmcqa: 1 as published, 0 in mirrors."""
+    skip_first_rows: bool = False
+    """Leave out the first row of each file of mmlu, as the mirror that MEDITRON was scored on does:
+    1,862 questions of the medical subjects, not 1,871."""
     model: str = ""
     """A finetuned model, by its name in ``finetune.models``, whose last checkpoint is scored;
     default: the checkpoints of pretraining that ``evaluate.checkpoints`` names."""
@@ -36,17 +66,50 @@ class Benchmark(Section):
     limit: NonNegativeInt = 0
     """Questions scored, a sample by ``seed`` in which each answer has its share; 0 means all."""
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that settings of some kinds stand with these."""
+        if self.subjects and self.kind not in WITH_SUBJECTS:
+            yield "subjects", f"{self.kind} has no subjects, {', '.join(WITH_SUBJECTS)} have"
+        if self.first_answer != 1 and self.kind != "medmcqa":
+            yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
+        if self.skip_first_rows and self.kind != "mmlu":
+            yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
+
 
 class Evaluate(Section):
     """Checkpoints scored on benchmarks by the log-likelihood of the options."""
 
     benchmarks: tuple[Benchmark, ...] = ()
-    """Benchmarks to score on, each ``{name, path, kind}``; layouts by ``kind`` (docs/data.md):
+    """Benchmarks to score on, each ``{name, path, kind}``. Two lines of each layout, as published
+    (docs/data.md):
 
-    - mcq: .jsonl of {"id", "question", "choices": [texts], "answer": index from 0}
-    - pubmedqa: the folder with ori_pqal.json and test_ground_truth.json
-    - mmlu: the folder of *_test.csv and *_dev.csv, rows question,A,B,C,D,letter without header
-    - medmcqa: .jsonl of {"id", "question", "opa" … "opd", "cop": 1 to 4}
+    - mcq, .jsonl: {"id": "1", "question": "Which?", "choices": ["one", "two"], "answer": 0}
+    - mcq: {"id": "2", "question": "Who?", "choices": ["a", "b"], "answer": 1, "split": "train"}
+    - pubmedqa, ori_pqal.json beside test_ground_truth.json: {"21645374": {"QUESTION": "Do …?",
+      "CONTEXTS": ["…"], "LONG_ANSWER": "…", "final_decision": "yes"}, …
+    - pubmedqa, as train, ori_pqaa.json: {"25429730": {"QUESTION": "…", "CONTEXTS": ["…"], …}, …
+    - mmlu, *_test.csv beside *_dev.csv: "Which nerve, if cut, …?",Ulnar,Median,Radial,Axillary,C
+    - mmlu: Which bone is in the thigh?,Tibia,Femur,Fibula,Ulna,B
+    - medmcqa, .json or .jsonl: {"id": "a1", "question": "…", "opa": "…", …, "opd": "…", "cop": 4}
+    - medmcqa: {"id": "a2", "question": "…", "opa": "…", …, "cop": 1, "subject_name": "…", "exp": …}
+    - medqa with five options, medqa4 with four, .jsonl: {"question": "…", "answer": "…", "options":
+      {"A": "…", …}, "meta_info": "step1", "answer_idx": "E"}
+    - medqa, as train: {"question": "…", "options": {"A": "…", …}, "answer_idx": "B", "exp": "…"}
+    - truthfulqa, TruthfulQA.csv: Type,Category,Question,Best Answer,Correct Answers,Incorrect
+      Answers,Source
+    - truthfulqa: Adversarial,Health,Does …?,"No, …",No; Never,Yes; Always; Often,https://…
+    - medxpertqa, Text/test.jsonl: {"id": "Text-0", "question": "…", "options": {"A": "…", …, "J":
+      "…"}, "label": "E", "medical_task": "Diagnosis"}
+    - medxpertqa, as train, Text/dev.jsonl: {"id": "Text-1", "question": "…", "options": {…}, …}
+    - mmlu_pro, .parquet or .jsonl: {"question_id": 70, "question": "…", "options": ["…", …],
+      "answer": "I", "category": "health"}
+    - mmlu_pro: {"question_id": 71, "question": "…", "options": ["…", …], "answer": "A", …}
+    - headqa, .json as published: {"exams": {"Cuaderno_2013_1_B": {"category": "biology", "data":
+      [{"qtext": "…", "ra": "3", "answers": [{"aid": 1, "atext": "…"}, …]}, …
+    - headqa, .jsonl or .parquet: {"qtext": "…", "ra": 3, "answers": […], "category": "biology"}
+    - med_concepts_qa, .parquet or .jsonl: {"question_id": 1, "question": "…", "option1": "…", …,
+      "option4": "…", "answer_id": "A", "vocab": "ICD10CM", "level": "easy"}
+    - med_concepts_qa: {"question_id": 2, "question": "…", …, "vocab": "ATC", "level": "hard"}
     """
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), step numbers that are kept, or

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
+from jobs.contract.corpus.benchmark_files import BenchmarkOptions
 from jobs.contract.corpus.rules import (
     BenchmarkFile,
     CorpusRules,
@@ -80,6 +81,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Return any value of a spec dataclass, from the types its fields are declared with."""
     kinds = (
+        BenchmarkOptions,
         CorpusRules,
         ModelSpec,
         OptimizerSpec,

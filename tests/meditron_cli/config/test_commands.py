@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner, Result
 
 from meditron_cli.config import files
+from meditron_cli.config.evaluation.schema import QuestionKind
 from meditron_cli.main import main
 
 
@@ -171,10 +173,14 @@ def test_explain_shows_value_meaning_and_place(folder: Path) -> None:
     )
 
 
+LAYOUTS = [kind for kind in get_args(QuestionKind) if kind != "medqa4"]
+"""The last is a layout of medqa, with fewer options."""
+
+
 @pytest.mark.parametrize(
     ("key", "layouts"),
     [
-        ("evaluate.benchmarks", ("mcq: ", "pubmedqa: ", "mmlu: ", "medmcqa: ")),
+        ("evaluate.benchmarks", tuple(kind for kind in LAYOUTS for _ in range(2))),
         ("curate.sources", (".jsonl, ", ".json, ", ".parquet: ", ".nxml, ")),
     ],
 )

@@ -131,6 +131,11 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("evaluate: {benchmarks: [{name: a}]}", "1:25: evaluate.benchmarks[0].path: missing"),
         ("evaluate: {benchmarks: [{name: a, path: x}, {name: a, path: y}]}", "1:52: "
          "evaluate.benchmarks[1].name: a benchmark before this one is named 'a' too"),
+        ("evaluate: {benchmarks: [{name: a, path: x, kind: medqa, first_answer: 0}]}", "1:71: "
+         "evaluate.benchmarks[0].first_answer: it is a setting of medmcqa, not of medqa"),
+        ("evaluate: {benchmarks: [{name: a, path: x, subjects: [b]}]}", "1:54: "
+         "evaluate.benchmarks[0].subjects: mcq has no subjects, mmlu, truthfulqa, mmlu_pro, "
+         "headqa, med_concepts_qa have"),
         ("evaluate: {checkpoints: [frist]}", "1:26: evaluate.checkpoints[0]: expected first, last, "
          "kept or a step number, found 'frist'"),
         ("export: {step: -1}", "1:16: export.step[0]: expected first, last, "
