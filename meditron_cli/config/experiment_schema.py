@@ -506,6 +506,14 @@ class Experiment(Section):
                 )
             elif step == "kept" and not self.pretrain.keep_steps:
                 yield f"{key}.{index}", "pretrain.keep_steps lists no step"
+        phases = self.pretrain.phases
+        longest = max([self.model.seq_length, *(phase.sequence_length or 0 for phase in phases)])
+        asked = self.evaluate.seq_length or 0
+        if self.model.weights == "random" and asked > longest:
+            yield (
+                "evaluate.seq_length",
+                f"{asked} is more than the {longest} tokens of the longest sequence in training",
+            )
         yield from self._finetune_conflicts()
 
     def _finetune_conflicts(self) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.contract.corpus.folder import CORPUS
 from jobs.contract.stage_specs import (
@@ -34,6 +34,9 @@ from meditron_cli.plan.spec_parts import (
     verify_spec,
 )
 from meditron_cli.plan.stage_plan import cpu_resources, idle_stages, rank_resources, stage_plan
+
+if TYPE_CHECKING:
+    from meditron_cli.config.evaluation.schema import Benchmark
 
 DEDUPLICATE_CORES = 4
 """Of the task that finds duplicates, whose memory they decide: 14 bytes per document, 13 more per
@@ -156,36 +159,51 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
 
 
 def evaluate_stage(inputs: Inputs) -> StagePlan:
-    """Plan one task per pair of checkpoint and benchmark."""
-    experiment = inputs.experiment
-    evaluate = experiment.evaluate
-    parallel = ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none")
+    """Plan the tasks of each benchmark, mode and checkpoint."""
+    experiment, evaluate = inputs.experiment, inputs.experiment.evaluate
     tasks = [
-        EvaluateSpec(
-            benchmark=benchmark.name,
-            path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
-            kind=benchmark.kind,
-            checkpoint=str(checkpoint),
-            target_step=experiment.pretrain.target_step,
-            checkpoint_dir="checkpoints",
-            model=model_spec(experiment),
-            parallel=parallel,
-            device=inputs.cluster.device,
-            precision=experiment.pretrain.precision,
-            tokenizer=inputs.tokenizer,
-            shots=benchmark.shots,
-            limit=benchmark.limit,
-            batch_size=evaluate.batch_size,
-            seed=experiment.seed,
-            output_dir=f"evaluations/{benchmark.name}/{checkpoint}",
-            options=benchmark_options(experiment, benchmark, inputs.cluster.data_dir),
-        )
+        replace(spec, part=part, parts=evaluate.tasks)
         for benchmark in evaluate.benchmarks
+        for mode in benchmark.modes
         for checkpoint in checkpoints_of(experiment, evaluate.checkpoints)
+        for spec in [evaluate_spec(inputs, benchmark, mode, checkpoint)]
+        for part in range(evaluate.tasks)
     ]
     resources = rank_resources(inputs, "evaluate", evaluate.tensor)
     plan = stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
     return after_its_checkpoints(inputs, plan, evaluate.checkpoints)
+
+
+def evaluate_spec(
+    inputs: Inputs, benchmark: Benchmark, mode: str, checkpoint: str | int
+) -> EvaluateSpec:
+    """Return what the tasks of one score by likelihood share."""
+    experiment, evaluate = inputs.experiment, inputs.experiment.evaluate
+    folder = f"evaluations/{benchmark.name}/{checkpoint}"
+    return EvaluateSpec(
+        benchmark=benchmark.name,
+        path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
+        kind=benchmark.kind,
+        checkpoint=str(checkpoint),
+        target_step=experiment.pretrain.target_step,
+        checkpoint_dir="checkpoints",
+        model=model_spec(experiment),
+        parallel=ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none"),
+        device=inputs.cluster.device,
+        precision=experiment.pretrain.precision,
+        tokenizer=inputs.tokenizer,
+        shots=benchmark.shots,
+        limit=benchmark.limit,
+        batch_size=evaluate.batch_size,
+        seed=experiment.seed,
+        output_dir=folder if mode == "top-token" else f"{folder}/{mode}",
+        mode=mode,
+        seeds=evaluate.seeds if benchmark.shots else (),
+        demonstrations=benchmark.demonstrations,
+        permute=benchmark.permute,
+        seq_length=evaluate.seq_length or 0,
+        options=benchmark_options(experiment, benchmark, inputs.cluster.data_dir),
+    )
 
 
 def export_stage(inputs: Inputs) -> StagePlan:

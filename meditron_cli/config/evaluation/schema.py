@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from meditron_cli.config.field_types import (
     OPERATIONAL,
@@ -34,6 +34,8 @@ QuestionKind = Literal[
 """As ``jobs.questions.readers`` reads them."""
 WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
 """Kinds of which some subjects can be read."""
+HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa")
+"""Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 
 class Benchmark(Section):
@@ -61,19 +63,33 @@ class Benchmark(Section):
     model: str = ""
     """A finetuned model, by its name in ``finetune.models``, whose last checkpoint is scored;
     default: the checkpoints of pretraining that ``evaluate.checkpoints`` names."""
+    modes: tuple[Literal["top-token", "harness"], ...] = ("top-token",)
+    """``top-token``: the option with the highest log-likelihood; ``harness``: the same with the
+    prompts of lm-eval's task, for ``pubmedqa``, ``medmcqa``, ``medqa4``, ``mmlu`` and
+    ``headqa``."""
     shots: NonNegativeInt = 0
     """Worked examples before each question."""
+    demonstrations: Literal["pooled", "per-subject"] = "pooled"
+    """Train records that worked examples are drawn from: all of the benchmark, or those of the
+    question's subject."""
+    permute: Annotated[int, Field(ge=0, le=100)] = 0
+    """Permutations of the options under which each question is scored beside the order of its
+    file; the report has their mean, spread and consistency."""
     limit: NonNegativeInt = 0
     """Questions scored, a sample by ``seed`` in which each answer has its share; 0 means all."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that settings of some kinds stand with these."""
+        """Check that settings of some kinds stand with these, and that no mode is named twice."""
         if self.subjects and self.kind not in WITH_SUBJECTS:
             yield "subjects", f"{self.kind} has no subjects, {', '.join(WITH_SUBJECTS)} have"
         if self.first_answer != 1 and self.kind != "medmcqa":
             yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
         if self.skip_first_rows and self.kind != "mmlu":
             yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
+        if len(set(self.modes)) < len(self.modes):
+            yield "modes", "a mode is listed twice"
+        if "harness" in self.modes and self.kind not in HARNESS_KINDS:
+            yield "modes", f"lm-eval has no task for benchmarks of kind {self.kind}"
 
 
 class Evaluate(Section):
@@ -114,6 +130,14 @@ class Evaluate(Section):
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
     ``kept`` for each of ``pretrain.keep_steps``."""
+    seeds: tuple[NonNegativeInt, ...] = (1234, 432, 32)
+    """Of the worked examples, where a benchmark has ``shots``: its questions are scored once per
+    seed. Default: those of the released evaluation."""
+    seq_length: PositiveInt | None = None
+    """Most tokens of a prompt with an option, which loses its beginning otherwise; default: those
+    of the longest sequences in training, the most for a model that began with random weights."""
+    tasks: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Array tasks that share the questions of one benchmark and checkpoint."""
     tensor: PositiveInt = 1
     """GPUs of one task (tensor parallel, one node)."""
     batch_size: PositiveInt = 16
@@ -133,3 +157,7 @@ class Evaluate(Section):
                     f"a benchmark before this one is named {benchmark.name!r} too",
                 )
             names.add(benchmark.name)
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", "a seed is listed twice"
+        if not self.seeds and any(benchmark.shots for benchmark in self.benchmarks):
+            yield "seeds", "a benchmark has shots, whose worked examples are drawn with a seed"

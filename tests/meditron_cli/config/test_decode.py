@@ -136,6 +136,13 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("evaluate: {benchmarks: [{name: a, path: x, subjects: [b]}]}", "1:54: "
          "evaluate.benchmarks[0].subjects: mcq has no subjects, mmlu, truthfulqa, mmlu_pro, "
          "headqa, med_concepts_qa have"),
+        ("evaluate: {benchmarks: [{name: a, path: x, modes: [top-token, top-token]}]}", "1:51: "
+         "evaluate.benchmarks[0].modes: a mode is listed twice"),
+        ("evaluate: {benchmarks: [{name: a, path: x, modes: [harness]}]}", "1:51: "
+         "evaluate.benchmarks[0].modes: lm-eval has no task for benchmarks of kind mcq"),
+        ("evaluate: {seeds: [], benchmarks: [{name: a, path: x, shots: 1}]}", "1:19: "
+         "evaluate.seeds: a benchmark has shots, whose worked examples are drawn with a seed"),
+        ("evaluate: {seeds: [1, 1]}", "1:19: evaluate.seeds: a seed is listed twice"),
         ("evaluate: {checkpoints: [frist]}", "1:26: evaluate.checkpoints[0]: expected first, last, "
          "kept or a step number, found 'frist'"),
         ("export: {step: -1}", "1:16: export.step[0]: expected first, last, "
@@ -149,6 +156,17 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
 )  # fmt: skip
 def test_an_experiment_error_has_where_what_and_what_instead(text: str, message: str) -> None:
     assert errors(Experiment, WHOLE, text + "\n") == [f"e.yaml:{message}"]
+
+
+def test_a_model_that_began_with_random_weights_reads_no_longer_texts_than_in_training() -> None:
+    text = MODEL.replace("layers", "weights: random, layers") + "evaluate: {seq_length: 33}"
+
+    (found,) = errors(Experiment, PRETRAIN, text + "\n")
+
+    assert found.endswith(
+        "evaluate.seq_length: 33 is more than the 32 tokens of the longest sequence in training"
+    )
+    assert not errors(Experiment, PRETRAIN, text.replace("random", "/weights") + "\n")
 
 
 def test_added_tokens_must_leave_a_base() -> None:

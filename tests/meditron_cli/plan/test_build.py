@@ -184,6 +184,28 @@ def test_every_checkpoint_meets_every_benchmark() -> None:
     ]
 
 
+def test_tasks_share_the_questions_of_each_score() -> None:
+    tasks = plan_of("test-slurm", "tiny", "evaluate.tasks=3").stage("evaluate").tasks
+
+    specs = [task.spec for task in tasks if isinstance(task.spec, EvaluateSpec)]
+    assert [(spec.part, spec.parts) for spec in specs[:4]] == [(0, 3), (1, 3), (2, 3), (0, 3)]
+    assert len({spec.output_dir for spec in specs}) == len(specs) / 3
+
+
+def test_a_mode_has_a_folder_of_its_own_and_seeds_are_those_of_shots() -> None:
+    quiz = "evaluate.benchmarks=[{name: p, path: /p, kind: pubmedqa, modes: [top-token, harness], "
+    specs = [
+        task.spec
+        for task in plan_of("test-slurm", "tiny", f"{quiz}shots: 3}}]").stage("evaluate").tasks
+        if isinstance(task.spec, EvaluateSpec)
+    ]
+
+    folders = ["p/first", "p/last", "p/first/harness", "p/last/harness"]
+    assert [spec.output_dir for spec in specs] == [f"evaluations/{name}" for name in folders]
+    assert [spec.mode for spec in specs] == ["top-token"] * 2 + ["harness"] * 2
+    assert {spec.seeds for spec in specs} == {(1234, 432, 32)}
+
+
 def test_four_ranks_of_the_test_slurm_lie_on_two_nodes() -> None:
     resources = plan_of("test-slurm", "tiny").stage("pretrain").resources
 
