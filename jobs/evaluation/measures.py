@@ -23,10 +23,10 @@ BINS = 10
 class Classification:
     """Precision, recall and F1 by choices, of which an answer without one counts to none."""
 
-    precision: float
-    """Weighted by how often each choice is right, as are ``recall`` and ``f1``."""
-    recall: float
-    f1: float
+    weighted_precision: float
+    """Weighted by how often each choice is right, as the next two."""
+    weighted_recall: float
+    weighted_f1: float
     macro_f1: float
     """The mean of all choices that are right at least once (PubMedQA's second measure)."""
 

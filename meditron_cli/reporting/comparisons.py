@@ -203,6 +203,7 @@ def by_subject(scores: Sequence[Score], size: float | None) -> list[dict[str, An
                     "benchmark": score.benchmark,
                     "checkpoint": score.checkpoint,
                     "protocol": score.protocol,
+                    "kind": score.kind,
                     "subject": subject,
                     **found,
                     "published": [{"model": one.model, "value": share(one.value)} for one in known],

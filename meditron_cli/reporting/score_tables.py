@@ -12,6 +12,8 @@ from meditron_cli.reporting.published import FAMILIES, Table, number
 
 WIDTH = 100
 SUBJECT_CELL = len("62.5% (63.6%)")
+OF_SUBJECTS = ("mmlu", "mmlu_pro", "truthfulqa", "headqa", "med_concepts_qa")
+"""Kinds of benchmarks whose subjects are printed; those of others are in ``report --json``."""
 
 Items = Sequence[Mapping[str, Any]]
 
@@ -27,7 +29,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
         [evaluation_row(item) for item in results["evaluations"]],
     )
     yield (
-        "answers (precision, recall and F1 weighted by choices; ECE: expected calibration error)",
+        "answers (precision, recall and F1 weighted by choices; ECE: calibration error)",
         (
             "benchmark",
             "of",
@@ -82,8 +84,9 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
         yield f"±{item['sd']:.1%} over seeds"
     if item.get("constant") is not None:
         yield f"always {item['constant']!r}"
-    if item.get("valid", 1) < 1:
-        yield f"{item['valid']:.1%} valid"
+    for name in ("unparsable", "cut_off"):
+        if item.get(name):
+            yield f"{item[name]} {name.replace('_', ' ')}"
     if item.get("truncated"):
         yield f"{plural(item['truncated'], 'prompt')} truncated"
     if item.get("ties"):
@@ -92,7 +95,8 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
 
 def answers_row(item: Mapping[str, Any]) -> tuple[object, ...]:
     """Return the row of the measures of one score beside its accuracy."""
-    names = ("valid", "accuracy_valid", "precision", "recall", "f1", "macro_f1")
+    weighted = ("weighted_precision", "weighted_recall", "weighted_f1")
+    names = ("valid", "accuracy_valid", *weighted, "macro_f1")
     return (
         item["benchmark"],
         contender(item),
@@ -153,8 +157,11 @@ def paired_row(item: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def subject_tables(found: Items) -> Iterator[Table]:
-    """Yield tables for each benchmark: its subjects, and in columns the scores, as many as fit."""
-    for benchmark in dict.fromkeys(item["benchmark"] for item in found):
+    """Yield tables for each benchmark that is made of subjects: in columns the scores, as many as
+    fit.
+    """
+    benchmarks = (item["benchmark"] for item in found if item["kind"] in OF_SUBJECTS)
+    for benchmark in dict.fromkeys(benchmarks):
         own = [item for item in found if item["benchmark"] == benchmark]
         sizes = {item["subject"]: item["n"] for item in own}
         cells = {(item["subject"], contender(item)): subject_cell(item) for item in own}

@@ -50,6 +50,11 @@ class Score:
         return str(self.results["benchmark"])
 
     @property
+    def kind(self) -> str:
+        """Return the layout of the benchmark's file, which also names it; empty if not recorded."""
+        return str(self.results.get("kind") or "")
+
+    @property
     def model(self) -> str:
         """Return the finetuned model; empty for a checkpoint of pretraining."""
         return str(self.results.get("model") or "")
@@ -136,9 +141,9 @@ class Score:
     @property
     def published_name(self) -> str:
         """Return the benchmark as the published results name it: by its kind, MMLU by subjects."""
-        kind = str(self.results.get("kind") or "")
         is_medical = set(self.subjects.values()) <= set(SUBJECT_GROUPS["medical"])
-        return "mmlu_medical" if kind == "mmlu" and self.subjects and is_medical else kind
+        is_of_paper = self.kind == "mmlu" and self.subjects and is_medical
+        return "mmlu_medical" if is_of_paper else self.kind
 
 
 def of_run(run: RunDir) -> list[Score]:

@@ -63,7 +63,9 @@ def test_a_model_that_always_gives_one_choice_is_not_better_than_its_baseline() 
 
     assert (found["accuracy"], found["majority"], found["constant"]) == (0.355, 0.355, "A")
     assert found["p_value"] > 0.4
-    assert (found["recall"], found["precision"]) == pytest.approx((0.355, 0.355**2))
+    assert (found["weighted_recall"], found["weighted_precision"]) == pytest.approx(
+        (0.355, 0.355**2)
+    )
     assert found["macro_f1"] == pytest.approx(2 * 71 / (200 + 71) / 4)
     assert found["calibration_error"] == pytest.approx(1 / (1 + 3 / math.e) - 0.355)
 

@@ -11,8 +11,9 @@ import pytest
 
 from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
+from jobs.evaluation import measures
 from meditron_cli import console
-from meditron_cli.reporting import comparisons, score_tables, scores
+from meditron_cli.reporting import comparisons, report, score_tables, scores
 from meditron_cli.reporting.scores import Score
 
 N = 40
@@ -56,6 +57,9 @@ def write(run: RunDir) -> Callable[..., None]:
             "p_value": 0.5,
             "shots": 0,
             "digests": {"benchmark": digest},
+            "precision": "bf16",
+            "calibration_error": 0.123,
+            **measures.fields([0], [[0]], [1.0]),
             **fields,
         }
         write_json(folder / "results.json", result)
@@ -237,16 +241,27 @@ def test_tables_of_long_rows_fit_100_columns(run, write) -> None:
         write(place, 35, checkpoint_step=7_490, model="medmcqa", mode=mode, **many)
     found = of(run)
     results = {
-        "evaluations": [],
+        "evaluations": report.evaluations(found),
         "published": comparisons.beside(found, 69.0),
         "paired": comparisons.pairs(found),
         "subjects": comparisons.by_subject(found, 69.0),
         "contamination": comparisons.contamination(found, {"mmlu_medical": {"q0", "q3"}}),
     }
 
-    tables = [table for table in score_tables.tables(results) if table[2]]
+    # What is remarked on a score has no limit; a terminal breaks these cells.
+    _, *tables = (table for table in score_tables.tables(results) if table[2])
 
     assert [title.split()[0] for title, *_ in tables].count("mmlu_medical") == 2
     for title, columns, rows in tables:
         cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
         assert max(map(len, [title, *console.plain_table(columns, cells)])) <= 100, title
+
+
+def test_subjects_are_printed_of_benchmarks_that_are_made_of_them(run, write) -> None:
+    write("a/last", 10, kind="mmlu", subjects=["astronomy", "virology"])
+    write("b/last", 10, kind="medmcqa", subjects=["Surgery", "Anatomy"])
+
+    found = comparisons.by_subject(of(run), 7.0)
+
+    assert {one["benchmark"] for one in found} == {"a", "b"}
+    assert [title for title, *_ in score_tables.subject_tables(found)] == ["a by subject"]
