@@ -34,7 +34,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
             "benchmark",
             "of",
             "valid",
-            "right of valid",
+            "of valid",
             "precision",
             "recall",
             "F1",
