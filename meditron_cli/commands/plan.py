@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
+from jobs.contract.stage_specs import PRETRAIN
 from meditron_cli.commands.options import (
     json_option,
     load_target,
@@ -57,14 +57,15 @@ def command(
     """
     from meditron_cli import console
     from meditron_cli.plan import corpus, early, summary
+    from meditron_cli.plan.finetuning import stages as finetuning
     from meditron_cli.runs import prepare, space
 
     loaded = load_target(cluster, size, config, overrides)
     if search:
-        if training_stage([stage]) is None:
+        if stage != PRETRAIN:
             words = search_words(cluster, size, config, overrides)
             raise ConfigError(
-                f"--search ranks layouts of a training, and {stage} does not train",
+                f"--search ranks layouts of pretraining, not of {stage}",
                 hint=f"`{shlex.join(words)}` ranks them",
             )
         show_layouts(loaded, as_json)
@@ -85,6 +86,7 @@ def command(
     else:
         console.table(*summary.table(rows))
         lines = [*(summary.training_lines(facts) if facts else ()), *early.lines(plan)]
+        lines += finetuning.lines(plan)
         lines += corpus.lines(plan, planned.experiment.curate)
         if lines:
             console.data("\n".join(["", *lines]))
@@ -102,7 +104,7 @@ def search_words(
     cluster: str, size: str, config: Path | None, overrides: tuple[str, ...]
 ) -> list[str]:
     """Return the command that searches a layout of the first stage that trains."""
-    words = ["meditron", "plan", TRAINING_STAGES[0], "--search"]
+    words = ["meditron", "plan", PRETRAIN, "--search"]
     words += ["--cluster", cluster, "--size", size]
     words += ["--config", str(config)] if config else []
     return [*words, *(word for value in overrides for word in ("--set", value))]
@@ -127,12 +129,12 @@ def show_layouts(loaded: Loaded, as_json: bool) -> None:
 
 
 def training_figures(plan: Plan, loaded: Loaded, run: RunDir) -> dict[str, Any] | None:
-    """Return the figures of the plan's training; None where it has none."""
+    """Return the figures of the plan's pretraining; None where it has none."""
     from meditron_cli.plan import summary
 
     if plan.lead is None:
         return None
-    stage = plan.training
+    stage = plan.stage(PRETRAIN)
     task = stage.tasks[0]
     assert task.pretraining
     facts = summary.training(task.pretraining, loaded.cluster, stage.resources, plan.lead)

@@ -392,6 +392,8 @@ class Export(Section):
     """``last`` (the target step, into ``export``), ``first`` (before training) or a step number
     that is kept (into ``export-first``, ``export-500``), ``kept`` for each of
     ``pretrain.keep_steps``, or a list of these; [] for none."""
+    finetuned: bool = True
+    """Whether the last checkpoint of each finetuned model is written too (into ``export-NAME``)."""
     dtype: Literal["source", "bf16", "fp32"] = "source"
     """Type of the tensors; ``source`` is that of the checkpoint, for the first one that of the base
     weights."""

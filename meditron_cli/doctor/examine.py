@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.outcomes import NodeEntry
-from jobs.contract.stage_specs import PIPELINE_STAGES
+from jobs.contract.stage_specs import FINETUNE, PIPELINE_STAGES, PREPARE
 from jobs.health import node_ledger
 from jobs.runtime.termination import deferred_signals
 from jobs.slurm.client import Client
@@ -35,6 +35,9 @@ from meditron_cli.scheduler.slurm import no_answer
 if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan
     from meditron_cli.services import Clock
+
+UNPLANNED = ("clean", "deduplicate", PREPARE, FINETUNE)
+"""Stages whose jobs are like those of others, and that many runs do without."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
         SchedulerError: Slurm answers no query.
     """
     loaded = target.loaded
-    stages = [name for name in PIPELINE_STAGES if name not in ("clean", "deduplicate")]
+    stages = [name for name in PIPELINE_STAGES if name not in UNPLANNED]
     plan = prepare.plan_of(loaded, stages)
     client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))

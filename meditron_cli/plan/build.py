@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from jobs.contract.stage_specs import SELFTEST, STAGE_KINDS, STAGES, training_stage
+from jobs.contract.stage_specs import FINETUNE, PREPARE, PRETRAIN, SELFTEST, STAGE_KINDS, STAGES
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import corpus, fit, layout, memory
+from meditron_cli.plan.finetuning import stages as finetuning
 from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.plan.spec_parts import batch_of, model_spec, models_of, parallel_spec
@@ -48,7 +49,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         ),
         site=site_settings(inputs),
         warnings=result.warnings,
-        lead=inputs.training_lead if training_stage(stages) else None,
+        lead=inputs.training_lead if PRETRAIN in stages else None,
         weights_folder=inputs.weights_folder,
     )
 
@@ -64,8 +65,10 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     result = fit.Findings()
     for stage in {section_name(stage): stage for stage in stages}.values():
         result += time_findings(inputs, stage)
-    if training_stage(stages):
+    if PRETRAIN in stages:
         result += training_findings(inputs)
+    if FINETUNE in stages and inputs.experiment.finetune.models:
+        result += finetuning.findings(inputs)
     if SELFTEST in stages:
         result += layout_findings(inputs)
     result += container_findings(inputs, [s for s in stages if inputs.environment(s)[1]])
@@ -87,7 +90,7 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 def core_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     """Check that a node has the cores of a task."""
     result = fit.Findings()
-    for name in ("curate", "tokenize", "export"):
+    for name in ("curate", "tokenize", PREPARE, "export"):
         if name in stages:
             cores = fit.core_findings(
                 name, getattr(inputs.experiment, name).cpus, inputs.cpu_partition
@@ -100,9 +103,9 @@ def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
     """Return what to change in a plan that has errors: settings that fit, or where to find them."""
     late = [stage for stage in stages if time_findings(inputs, stage).errors]
     lines = [line for stage in late if (line := time_hint(inputs, stage))]
-    if (training_stage(stages) or SELFTEST in stages) and layout_findings(inputs).errors:
+    if (PRETRAIN in stages or SELFTEST in stages) and layout_findings(inputs).errors:
         lines.append(layout_hint(inputs) or HINT_LAYOUT)
-    if training_stage(stages) and copy_findings(inputs).errors:
+    if PRETRAIN in stages and copy_findings(inputs).errors:
         half = inputs.cluster.gpu_partition.node.memory_gb / 2
         lines.append(f"--set pretrain.save_memory_gb={half:g} would fit")
     if lines:

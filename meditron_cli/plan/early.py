@@ -8,8 +8,20 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from jobs.contract.specs import TaskSpec
-from jobs.contract.stage_specs import COMPUTING_STAGES, TRAINING_STAGES, early_step
+from jobs.contract.stage_specs import (
+    COMPUTING_STAGES,
+    FINETUNE,
+    PRETRAIN,
+    TRAINING_STAGES,
+    EvaluateSpec,
+    ExportSpec,
+    Spec,
+    early_step,
+)
 from meditron_cli.plan.model import Plan, StagePlan
+
+CHECKPOINTS = "checkpoints"
+"""The folder of pretraining's checkpoints."""
 
 IMPORT = "convert"
 """The stage that makes step 0 of base weights."""
@@ -26,14 +38,29 @@ def waits_for(
         known: the stages of the run.
         saved: steps of the checkpoints that exist.
     """
-    step = early_step(task.spec)
+    step, others = early_step(task.spec), others_of(task.spec)
+    after = tuple(name for name in stage.after if name not in others)
     if step is None:
-        return stage.after
+        return after
     if step in saved:
         return ()
     if step == 0 and IMPORT in known:
         return (IMPORT,)
-    return tuple(name for name in stage.after if name in TRAINING_STAGES) or stage.after
+    return tuple(name for name in after if name in TRAINING_STAGES) or after
+
+
+def is_finetuned(spec: EvaluateSpec | ExportSpec) -> bool:
+    """Return whether a task reads a checkpoint of a finetuned model, and not of pretraining."""
+    return spec.checkpoint_dir != CHECKPOINTS
+
+
+def others_of(spec: Spec) -> tuple[str, ...]:
+    """Return the stages that make checkpoints of the other kind than a task reads; none for a task
+    that reads none.
+    """
+    if not isinstance(spec, EvaluateSpec | ExportSpec):
+        return ()
+    return (PRETRAIN, IMPORT) if is_finetuned(spec) else (FINETUNE,)
 
 
 def parts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
     SELFTEST,
     TRAINING_STAGES,
+    ModelSpec,
     OptimizerSpec,
     PretrainSpec,
     TokenizerRef,
@@ -21,6 +22,9 @@ from meditron_cli.plan.model import Lead, StagePlan
 from meditron_cli.plan.spec_parts import (
     batch_of,
     corpora_of,
+    finetune_batch,
+    finetune_parallel,
+    finetuned_model_spec,
     model_spec,
     models_of,
     parallel_spec,
@@ -58,6 +62,10 @@ class Inputs:
     """Other folders to which its files are symbolic links, as in the hub's cache."""
     source_bytes: int | None = None
     """Of the documents to curate; None where this machine does not have all of them."""
+    grown: tuple[str, ...] = ()
+    """Tokens of ``finetune.added_tokens`` that the tokenizer lacks."""
+    start_target: int = 0
+    """Target step of the training of ``finetune.run``; 0 without one."""
     built: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
     """Stages that were planned, each once."""
 
@@ -66,6 +74,16 @@ class Inputs:
         tokenize = self.experiment.tokenize
         path = str(tokenize.tokenizer or "")
         return TokenizerRef(path, self.tokenizer_sha256, vocabulary_spec(self.experiment))
+
+    @property
+    def finetuned_tokenizer(self) -> TokenizerRef:
+        """Return the tokenizer of finetuned models."""
+        return replace(self.tokenizer, grown=self.grown)
+
+    @property
+    def finetuned_model(self) -> ModelSpec:
+        """Return the architecture of finetuned models."""
+        return finetuned_model_spec(self.experiment, self.grown)
 
     @property
     def corpus_tasks(self) -> int:
@@ -115,6 +133,17 @@ class Inputs:
         estimated = StepTimes(step_times.save_seconds(size), step)
         measured = self.measured.step_times(pretrain_spec(self)) if self.measured else None
         return step_times.lead_of(pretrain.signal_lead_seconds, measured, estimated, size)
+
+    @cached_property
+    def finetune_lead(self) -> Lead:
+        """Return the signal lead time of finetuning, estimated until its saves are measured."""
+        experiment, model = self.experiment, self.finetuned_model
+        precision, node = experiment.pretrain.precision, self.cluster.gpu_partition.node
+        size = model.checkpoint_bytes(precision)
+        parallel, batch = finetune_parallel(experiment), finetune_batch(experiment)
+        step = step_times.step_seconds(model, parallel, batch, precision, node)
+        estimated = StepTimes(step_times.save_seconds(size), step)
+        return step_times.lead_of(None, None, estimated, size)
 
 
 def pretrain_spec(inputs: Inputs) -> PretrainSpec:

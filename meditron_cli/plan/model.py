@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import TaskSpec
-from jobs.contract.stage_specs import CORPUS_STAGES, CurateSpec, training_stage
+from jobs.contract.stage_specs import CORPUS_STAGES, PRETRAIN, CurateSpec
 
-NO_TRAINING = "no stage of the plan trains"
+NO_TRAINING = "the plan has no pretraining"
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,8 @@ class Plan:
 
     @property
     def training(self) -> StagePlan:
-        """Return the plan of the stage that trains; KeyError if the plan has none."""
-        name = training_stage(stage.stage for stage in self.stages)
-        if name is None:
-            raise KeyError(NO_TRAINING)
-        return self.stage(name)
+        """Return the plan of pretraining; KeyError if the plan has none."""
+        return self.stage(PRETRAIN)
 
     @property
     def training_lead(self) -> Lead:

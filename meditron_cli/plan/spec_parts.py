@@ -27,6 +27,7 @@ from meditron_cli.plan import layout
 if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.experiment_schema import Experiment, Mixture
+    from meditron_cli.config.training.model import Parallel
 
 
 def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
@@ -65,6 +66,28 @@ def benchmark_options(
     )
 
 
+def finetuned_model_spec(experiment: Experiment, grown: Sequence[str]) -> ModelSpec:
+    """Return the architecture of finetuned models: with rows for the tokens that they add, and
+    sequences of their own length.
+    """
+    model, multiple = model_spec(experiment), experiment.model.vocab_multiple
+    tokens = vocabulary_spec(experiment).size + len(grown)
+    rows = max(model.vocab_size, tokens)
+    length = experiment.finetune.sequence_length or model.seq_length
+    padded = layout.padded_vocabulary(rows, multiple)
+    return replace(model, vocab_size=rows, padded_vocab_size=padded, seq_length=length)
+
+
+def checkpoint_dir_of(model: str) -> str:
+    """Return the folder of a finetuned model's checkpoints, relative to the run's."""
+    return f"finetune/{model}/checkpoints"
+
+
+def rows_dir_of(model: str) -> str:
+    """Return the folder of the rows that a model is finetuned on, relative to the run's."""
+    return f"finetune/{model}/rows"
+
+
 def models_of(experiment: Experiment) -> list[ModelSpec]:
     """Return the architecture with each sequence length of the training, the longest last."""
     model = model_spec(experiment)
@@ -88,8 +111,17 @@ def vocabulary_spec(experiment: Experiment) -> VocabularySpec:
 
 
 def parallel_spec(experiment: Experiment) -> ParallelSpec:
-    """Return the training layout; sequence parallelism follows tensor parallelism by default."""
-    parallel = experiment.parallel
+    """Return the training layout."""
+    return layout_spec(experiment.parallel)
+
+
+def finetune_parallel(experiment: Experiment) -> ParallelSpec:
+    """Return the layout of finetuning: its own, else that of pretraining."""
+    return layout_spec(experiment.finetune.parallel or experiment.parallel)
+
+
+def layout_spec(parallel: Parallel) -> ParallelSpec:
+    """Return a layout; sequence parallelism follows tensor parallelism by default."""
     enabled = parallel.sequence_parallel
     return ParallelSpec(
         tensor=parallel.tensor,
@@ -108,6 +140,12 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
     return layout.BatchLayout(
         pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
     )
+
+
+def finetune_batch(experiment: Experiment) -> layout.BatchLayout:
+    """Return the rows of a finetuning's step."""
+    section, data = experiment.finetune, finetune_parallel(experiment).data
+    return layout.BatchLayout(section.micro_batch_size, section.global_batch_size, data)
 
 
 def verify_spec(experiment: Experiment) -> VerifySpec:

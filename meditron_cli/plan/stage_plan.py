@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
@@ -11,6 +11,9 @@ from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
     CORPUS_STAGES,
     CPU_STAGE_GIB_PER_CORE,
+    FINETUNE,
+    PREPARE,
+    PRETRAIN,
     STAGE_KINDS,
     TRAINING_STAGES,
     CleanSpec,
@@ -21,9 +24,12 @@ from jobs.contract.stage_specs import (
     ExportSpec,
     FinetuneSpec,
     IndexSpec,
+    PrepareSpec,
+    PretrainSpec,
     SelftestSpec,
     Spec,
     TokenizeSpec,
+    TrainingSpec,
 )
 from meditron_cli.plan import corpus, fit, step_times
 from meditron_cli.plan.inputs import Inputs
@@ -39,8 +45,10 @@ SHORT_LEAD = 30
 
 
 def signal_lead(inputs: Inputs, stage: str) -> int:
-    """Return the signal lead time of a stage in seconds; only training has much to save."""
-    return inputs.training_lead.seconds if stage in TRAINING_STAGES else SHORT_LEAD
+    """Return the signal lead time of a stage in seconds; only trainings have much to save."""
+    if stage == FINETUNE:
+        return inputs.finetune_lead.seconds
+    return inputs.training_lead.seconds if stage == PRETRAIN else SHORT_LEAD
 
 
 def startup_limit(inputs: Inputs, stage: str) -> int:
@@ -67,7 +75,10 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
         idle.add("convert")
     if not experiment.evaluate.benchmarks:
         idle.add("evaluate")
-    if not experiment.export.step:
+    models = experiment.finetune.models
+    if not models:
+        idle |= {PREPARE, FINETUNE}
+    if not experiment.export.step and not (models and experiment.export.finetuned):
         idle.add("export")
     return frozenset(idle)
 
@@ -75,7 +86,18 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
 def stages_before(inputs: Inputs, stage: str) -> tuple[str, ...]:
     """Return the stages whose results a stage needs."""
     idle = idle_stages(inputs.experiment)
+    if stage == FINETUNE:
+        return tuple(name for name in start_stages(inputs.experiment) if name not in idle)
     return tuple(name for name in STAGE_KINDS[stage].after if name not in idle)
+
+
+def start_stages(experiment: Experiment) -> tuple[str, ...]:
+    """Return the stages that make the rows of a finetuning, and the checkpoint it begins with."""
+    section = experiment.finetune
+    if section.run is not None:
+        return (PREPARE,)
+    is_base = section.start in ("first", 0) and experiment.model.weights != "random"
+    return ("convert" if is_base else PRETRAIN, PREPARE)
 
 
 def section_of(experiment: Experiment, stage: str) -> Any:
@@ -199,24 +221,35 @@ def stage_plan(
 
 def named_paths(spec: Spec) -> tuple[str, ...]:
     """Return files and folders outside of the run directory that a task reads."""
-    if isinstance(spec, IndexSpec):
-        return named_paths(spec.training)
+    paths: tuple[str, ...]
     if isinstance(spec, CleanSpec) or (isinstance(spec, CurateSpec) and spec.whole):
         paths = corpus.paths_of(spec.corpus)
     elif isinstance(spec, CurateSpec | DeduplicateSpec | SelftestSpec):
         paths = ()
-    elif isinstance(spec, TokenizeSpec | ExportSpec):
-        paths = (spec.tokenizer.path,)
-    elif isinstance(spec, EvaluateSpec):
-        paths = (spec.tokenizer.path, spec.path)
-    elif isinstance(spec, ConvertSpec):
-        paths = (spec.tokenizer.path, spec.folder)
-    elif isinstance(spec, FinetuneSpec):
-        paths = (spec.tokenizer.path, spec.start.checkpoint_dir)
-    else:  # a dataset is two files beside each other, and a run has its documents beside tokens
-        data = (path for c in spec.corpora for path in (*c.data, *c.validation_data))
-        paths = (spec.tokenizer.path, *(path.rpartition("/")[0] for path in data))
+    else:
+        training = spec.training if isinstance(spec, IndexSpec) else spec
+        paths = (training.tokenizer.path, *paths_beside_tokenizer(training))
     return tuple(dict.fromkeys(path for path in paths if path.startswith("/")))
+
+
+def paths_beside_tokenizer(
+    spec: TokenizeSpec | ExportSpec | EvaluateSpec | ConvertSpec | PrepareSpec | TrainingSpec,
+) -> Iterable[str]:
+    """Return what else a task reads that reads the tokenizer; relative paths are in the run."""
+    if isinstance(spec, EvaluateSpec):
+        return (spec.path,)
+    if isinstance(spec, ConvertSpec):
+        return (spec.folder,)
+    if isinstance(spec, PrepareSpec):
+        compared = spec.decontamination.benchmarks if spec.decontamination else ()
+        return (spec.instructions, *(file.path for file in (*spec.data, *compared)))
+    if isinstance(spec, FinetuneSpec):
+        return (spec.start.checkpoint_dir,)
+    if isinstance(spec, PretrainSpec):
+        # a dataset is two files beside each other, and a run has its documents beside tokens
+        data = (path for c in spec.corpora for path in (*c.data, *c.validation_data))
+        return (path.rpartition("/")[0] for path in data)
+    return ()
 
 
 def rank_command(inputs: Inputs, stage: str, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:

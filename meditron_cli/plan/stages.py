@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.contract.corpus.folder import CORPUS
 from jobs.contract.stage_specs import (
+    FINETUNE,
+    PREPARE,
+    PRETRAIN,
     SELFTEST,
     CleanSpec,
     ConvertSpec,
@@ -24,6 +27,8 @@ from jobs.contract.stage_specs import (
 from jobs.contract.units import GIB
 from meditron_cli.config.data_files import place
 from meditron_cli.plan import corpus
+from meditron_cli.plan.early import is_finetuned, others_of
+from meditron_cli.plan.finetuning import stages as finetuning
 from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import StagePlan
 from meditron_cli.plan.spec_parts import (
@@ -37,6 +42,7 @@ from meditron_cli.plan.stage_plan import cpu_resources, idle_stages, rank_resour
 
 if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
+    from meditron_cli.config.experiment_schema import Experiment
 
 DEDUPLICATE_CORES = 4
 """Of the task that finds duplicates, whose memory they decide: 14 bytes per document, 13 more per
@@ -165,13 +171,20 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
         replace(spec, part=part, parts=evaluate.tasks)
         for benchmark in evaluate.benchmarks
         for mode in benchmark.modes
-        for checkpoint in checkpoints_of(experiment, evaluate.checkpoints)
+        for checkpoint in scored_checkpoints(experiment, benchmark)
         for spec in [evaluate_spec(inputs, benchmark, mode, checkpoint)]
         for part in range(evaluate.tasks)
     ]
     resources = rank_resources(inputs, "evaluate", evaluate.tensor)
     plan = stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
-    return after_its_checkpoints(inputs, plan, evaluate.checkpoints)
+    return after_its_checkpoints(inputs, plan)
+
+
+def scored_checkpoints(experiment: Experiment, benchmark: Benchmark) -> list[str | int]:
+    """Return the checkpoints that are scored on a benchmark: the last of a finetuned model."""
+    if benchmark.model:
+        return ["last"]
+    return checkpoints_of(experiment, experiment.evaluate.checkpoints)
 
 
 def evaluate_spec(
@@ -180,7 +193,7 @@ def evaluate_spec(
     """Return what the tasks of one score by likelihood share."""
     experiment, evaluate = inputs.experiment, inputs.experiment.evaluate
     folder = f"evaluations/{benchmark.name}/{checkpoint}"
-    return EvaluateSpec(
+    spec = EvaluateSpec(
         benchmark=benchmark.name,
         path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
         kind=benchmark.kind,
@@ -204,41 +217,51 @@ def evaluate_spec(
         seq_length=evaluate.seq_length or 0,
         options=benchmark_options(experiment, benchmark, inputs.cluster.data_dir),
     )
+    return finetuning.evaluation_of_model(inputs, spec, benchmark.model)
 
 
 def export_stage(inputs: Inputs) -> StagePlan:
     """Plan one task per checkpoint."""
     experiment, export = inputs.experiment, inputs.experiment.export
     tasks = [
-        ExportSpec(
-            checkpoint=str(checkpoint),
-            target_step=experiment.pretrain.target_step,
-            checkpoint_dir="checkpoints",
-            model=model_spec(experiment),
-            tokenizer=inputs.tokenizer,
-            special_tokens_in_text=experiment.tokenize.special_tokens_in_text,
-            shard_bytes=int(export.max_shard_gb * GIB),
-            output_dir="export" if checkpoint == "last" else f"export-{checkpoint}",
-            verify=verify_spec(experiment),
-            **shared(export, ExportSpec),
-        )
-        for checkpoint in checkpoints_of(experiment, export.step)
+        export_spec(inputs, checkpoint) for checkpoint in checkpoints_of(experiment, export.step)
     ]
+    tasks += finetuning.exports_of_models(inputs, export_spec(inputs, "last"))
     resources = cpu_resources(inputs, "export", export.cpus)
     plan = stage_plan(
         inputs, "export", tasks, resources, export.max_parallel, min_free_gb=OWN_CHECK
     )
-    return after_its_checkpoints(inputs, plan, export.step)
+    return after_its_checkpoints(inputs, plan)
 
 
-def after_its_checkpoints(
-    inputs: Inputs, plan: StagePlan, checkpoints: Sequence[object]
-) -> StagePlan:
-    """Return the plan of a stage that reads step 0 alone behind convert, which makes it."""
-    converted = "convert" not in idle_stages(inputs.experiment)
-    if converted and all(checkpoint in ("first", 0) for checkpoint in checkpoints):
-        return replace(plan, after=("convert",))
-    return plan
+def export_spec(inputs: Inputs, checkpoint: str | int) -> ExportSpec:
+    """Return the export of a checkpoint of pretraining."""
+    experiment, export = inputs.experiment, inputs.experiment.export
+    return ExportSpec(
+        checkpoint=str(checkpoint),
+        target_step=experiment.pretrain.target_step,
+        checkpoint_dir="checkpoints",
+        model=model_spec(experiment),
+        tokenizer=inputs.tokenizer,
+        special_tokens_in_text=experiment.tokenize.special_tokens_in_text,
+        shard_bytes=int(export.max_shard_gb * GIB),
+        output_dir="export" if checkpoint == "last" else f"export-{checkpoint}",
+        verify=verify_spec(experiment),
+        **shared(export, ExportSpec),
+    )
+
+
+def after_its_checkpoints(inputs: Inputs, plan: StagePlan) -> StagePlan:
+    """Return the plan of a stage that reads checkpoints behind those that make them: of step 0
+    alone convert does.
+    """
+    specs = [task.spec for task in plan.tasks if isinstance(task.spec, EvaluateSpec | ExportSpec)]
+    unneeded = set.intersection(*(set(others_of(spec)) for spec in specs)) if specs else set()
+    after = [name for name in plan.after if name not in unneeded]
+    steps = {spec.checkpoint for spec in specs if not is_finetuned(spec)}
+    if "convert" not in idle_stages(inputs.experiment) and steps and steps <= {"first", "0"}:
+        after = ["convert" if name == PRETRAIN else name for name in after]
+    return replace(plan, after=tuple(after))
 
 
 def selftest_stage(inputs: Inputs) -> StagePlan:
@@ -258,6 +281,8 @@ BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "index": index_stage,
     "convert": convert_stage,
     "pretrain": pretrain_stage,
+    PREPARE: finetuning.prepare_stage,
+    FINETUNE: finetuning.finetune_stage,
     "evaluate": evaluate_stage,
     "export": export_stage,
     SELFTEST: selftest_stage,

@@ -9,7 +9,7 @@ from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
 from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import PRETRAIN, ModelSpec, training_stage
+from jobs.contract.stage_specs import PRETRAIN, ModelSpec
 from jobs.data import corpora
 from meditron_cli.reporting import comparisons, funnel, scores, speed, token_statistics
 from meditron_cli.reporting.run_times import RunTimes
@@ -118,7 +118,7 @@ def weights(run: RunDir, view: RunView) -> str | None:
     """Return the weights that training starts from, as the experiment named them: ``random``, a
     folder, or a name on the hub; None for a run that neither trains nor converts.
     """
-    stage = training_stage(view.stages) or next((s for s in view.stages if s == "convert"), None)
+    stage = next((name for name in (PRETRAIN, "convert") if name in view.stages), None)
     task = specs.read_task(run, stage, 0) if stage else None
     return getattr(task.spec, "weights", None) or None if task else None
 

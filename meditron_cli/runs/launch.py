@@ -229,7 +229,7 @@ def saved_steps(plan: Plan, run: RunDir) -> frozenset[int]:
         task.spec.checkpoint_dir
         for stage in plan.stages
         for task in stage.tasks
-        if isinstance(task.spec, EvaluateSpec | ExportSpec)
+        if isinstance(task.spec, EvaluateSpec | ExportSpec) and not early.is_finetuned(task.spec)
     }
     return frozenset().union(*(manifest.saved_steps(run.path(folder)) for folder in folders))
 

@@ -17,7 +17,7 @@ from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import RUN
-from jobs.contract.stage_specs import TRAINING_STAGES
+from jobs.contract.stage_specs import PRETRAIN, TRAINING_STAGES
 from jobs.contract.units import plural
 from jobs.slurm import sbatch, submission
 from jobs.slurm.client import SILENCE, Client
@@ -210,7 +210,8 @@ def submission_of(
     plan: Plan, stage: StagePlan, run: Path, indices: Sequence[int], attempt: int
 ) -> Submission:
     """Return the submission of some tasks of a stage. Pure."""
-    recovery_job, is_training = plan.site.recovery_job, stage.stage in TRAINING_STAGES
+    recovery_job, lead = plan.site.recovery_job, plan.lead
+    is_measured = lead is not None and lead.is_computed if stage.stage == PRETRAIN else True
     return Submission(
         stage=stage.stage,
         indices=tuple(indices),
@@ -222,7 +223,7 @@ def submission_of(
             "array_parallelism": stage.max_parallel,
         },
         lead_seconds=stage.resources.signal_lead_seconds,
-        measures_lead=is_training and plan.lead is not None and plan.lead.is_computed,
+        measures_lead=stage.stage in TRAINING_STAGES and is_measured,
         longest_array=max(len(chunk) for chunk in stage.chunks),
         recovery_job=None if recovery_job is None else parameters(plan, recovery_job, run),
         exclude=stage.exclude,

@@ -16,7 +16,9 @@ from jobs.contract.stage_specs.corpus import (
 from jobs.contract.stage_specs.kinds import (
     COMPUTING_STAGES,
     CORPUS_STAGES,
+    FINETUNE,
     PIPELINE_STAGES,
+    PREPARE,
     PRETRAIN,
     READING_SOURCES,
     READING_STAGES,
@@ -42,6 +44,7 @@ from jobs.contract.stage_specs.model import (
     VerifySpec,
     VocabularySpec,
 )
+from jobs.contract.stage_specs.preparation import PrepareSpec
 from jobs.contract.stage_specs.training import (
     BY_TOKENS,
     LINEAR,
@@ -71,10 +74,12 @@ __all__ = [
     "COMPUTING_STAGES",
     "CORPUS_STAGES",
     "CPU_STAGE_GIB_PER_CORE",
+    "FINETUNE",
     "LINEAR",
     "MAIN_CORPUS",
     "OWN_RUN",
     "PIPELINE_STAGES",
+    "PREPARE",
     "PRETRAIN",
     "READING_SOURCES",
     "READING_STAGES",
@@ -105,6 +110,7 @@ __all__ = [
     "ParallelSpec",
     "PhaseSpec",
     "PhaseStart",
+    "PrepareSpec",
     "PretrainSpec",
     "RopeScaling",
     "SelftestSpec",

@@ -13,6 +13,7 @@ from jobs.contract.stage_specs.checkpoints import (
     SelftestSpec,
 )
 from jobs.contract.stage_specs.corpus import CleanSpec, CurateSpec, DeduplicateSpec, TokenizeSpec
+from jobs.contract.stage_specs.preparation import PrepareSpec
 from jobs.contract.stage_specs.training import FinetuneSpec, IndexSpec, PretrainSpec
 
 Spec = (
@@ -23,6 +24,7 @@ Spec = (
     | IndexSpec
     | ConvertSpec
     | PretrainSpec
+    | PrepareSpec
     | FinetuneSpec
     | EvaluateSpec
     | ExportSpec
@@ -70,6 +72,8 @@ class StageKind:
 SELFTEST = "selftest"
 PRETRAIN = "pretrain"
 """The stage that makes a run's checkpoints, with one task."""
+PREPARE, FINETUNE = "prepare", "finetune"
+"""The stages that make a run's finetuned models, with one task per model."""
 
 STAGE_KINDS: dict[str, StageKind] = {
     "clean": StageKind(CleanSpec, "jobs.stages.clean", ()),
@@ -92,7 +96,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "evaluate": StageKind(
         EvaluateSpec,
         "jobs.stages.evaluate",
-        ("pretrain",),
+        (PRETRAIN,),
         reads_tokenizer=True,
         polls_stop=True,
         computes=True,
@@ -100,7 +104,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "export": StageKind(
         ExportSpec,
         "jobs.stages.export",
-        ("pretrain",),
+        (PRETRAIN,),
         after_if_planned=("evaluate",),
         reads_tokenizer=True,
     ),

@@ -78,6 +78,8 @@ class FinetunedModel(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that there are questions, and that the number of steps is known."""
+        if self.name in ("first", "last", "kept") or self.name.isdigit():
+            yield "name", f"{self.name} names a checkpoint; give the model another name"
         if not self.data:
             yield "data", "names no file with questions"
         if self.counted_items is None and self.train_steps is None:

@@ -68,7 +68,7 @@ def test_a_search_as_json_has_every_layout_that_fits_fastest_first(meditron: Ben
     [
         (
             ("tokenize", "--cluster", "rcp", "--size", "70b"),
-            "--search ranks layouts of a training, and tokenize does not train",
+            "--search ranks layouts of pretraining, not of tokenize",
             "`meditron plan pretrain --search --cluster rcp --size 70b` ranks them",
         ),
         (
