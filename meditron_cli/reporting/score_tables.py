@@ -87,6 +87,9 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
     for name in ("unparsable", "cut_off"):
         if item.get(name):
             yield f"{item[name]} {name.replace('_', ' ')}"
+    if permuted := item.get("permutations"):
+        orders, same = plural(len(permuted["accuracies"]), "more order"), permuted["consistency"]
+        yield f"{permuted['mean']:.1%} in {orders} of options, {same:.0%} the same answers"
     if item.get("truncated"):
         yield f"{plural(item['truncated'], 'prompt')} truncated"
     if item.get("ties"):

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.contract.done_markers import write_done
 from jobs.contract.files import write_json
+from jobs.contract.rundir import RunDir
 from jobs.tokenization.counts import Counts
 
 from ...conftest import Bench
@@ -204,32 +205,69 @@ def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
     remarks = "always 'A'; 200 prompts truncated; 1 tie"
+    same = ["70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks]
     assert rows == [
-        [
-            "quiz",
-            "0",
-            "top-token",
-            "25.0%",
-            "70.0% to 80.0%",
-            "25.0%",
-            "35.5%",
-            "200",
-            "1e-09",
-            remarks,
-        ],
-        [
-            "quiz",
-            "600",
-            "top-token",
-            "75.0%",
-            "70.0% to 80.0%",
-            "25.0%",
-            "35.5%",
-            "200",
-            "1e-09",
-            remarks,
-        ],
+        ["quiz", "0", "top-token", "25.0%", *same],
+        ["quiz", "600", "top-token", "75.0%", *same],
     ]
+
+
+def score(run: RunDir, place: str, right: int, **fields: Any) -> None:
+    """Write a score of 40 questions of PubMedQA."""
+    folder = run.path(f"evaluations/{place}")
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [{"id": f"q{item}", "points": float(item < right)} for item in range(40)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    known = {"kind": "pubmedqa", "digests": {"benchmark": "d"}, "n": 40, "accuracy": right / 40}
+    write_json(folder / "results.json", {**RESULT, "benchmark": "pm", **known, **fields})
+
+
+def rows_of(text: str, title: str) -> list[list[str]]:
+    """Return the rows of a table that `report` printed."""
+    table = text.partition(f"\n{title}")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in table[2:]]
+
+
+def test_scores_stand_beside_published_ones_and_beside_each_other(trained: Bench) -> None:
+    run = trained.run()
+    score(run, "pm/first", 10, checkpoint_step=0)
+    score(run, "pm/last", 28, checkpoint_step=600)
+
+    text = trained("report", run.name).stdout
+
+    beside = rows_of(text, "beside published")
+    assert ["pm", "600 top-token", "70.0", "69.3±15.1", "Meditron-7B, Table 4", "+0.7", "no"] in (
+        beside
+    )
+    assert len(beside) == 6
+    ((*start, interval, split, p_value),) = rows_of(text, "paired tests")
+    assert (start, split, p_value) == (
+        ["pm", "0 top-token", "600 top-token", "+45.0"],
+        "18/0",
+        "7.6e-06",
+    )
+    assert interval.startswith("+")
+
+
+def test_two_runs_are_compared_with_each_other(trained: Bench) -> None:
+    first = trained.run()
+    trained.submit("--set", "seed=5")
+    (second,) = (run for run in (trained.run(0), trained.run(1)) if run.root != first.root)
+    for run, right in ((first, 10), (second, 28)):
+        score(run, "pm/last", right)
+
+    found = json.loads(trained("report", first.name, second.name, "--json").stdout)
+
+    assert [(one["gained"], one["lost"]) for one in found["paired"]] == [(18, 0)]
+
+
+def test_published_results_are_printed_without_a_run(meditron: Bench) -> None:
+    text = meditron("report", "--published").stdout
+    value = json.loads(meditron("report", "--published", "--json").stdout)
+
+    row = "Meditron-70B         sc-cot     77.6          81.6      66.0     64.4   70.2     72.0"
+    assert row in text.splitlines()
+    assert value["tables"][0]["table"] == "Table 4"
 
 
 VERIFICATION = {
