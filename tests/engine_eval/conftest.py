@@ -127,15 +127,17 @@ class Evaluation:
     server: ForkServer
     starts: int = 0
 
-    def begin(self, port: int = 0, code: str = "", **variables: str) -> list[ForkedRank]:
-        """Fork every rank of the task, running ``code`` where it is given; several meet at a
-        port.
+    def begin(
+        self, port: int = 0, code: str = "", index: int = 0, **variables: str
+    ) -> list[ForkedRank]:
+        """Fork every rank of the task of an index, running ``code`` where it is given; several meet
+        at a port.
         """
         self.starts += 1
         logs = [self.run.root / f"{self.starts}-{rank}" for rank in range(self.task.ranks)]
         return [
             self.server.start(
-                self.words,
+                (*self.words[:-1], str(index)),
                 env=environment(**(variables | self._rank(rank, port))),
                 cwd=self.run.root,
                 stdout=log.with_suffix(".out"),
@@ -160,10 +162,10 @@ class Evaluation:
     def words(self) -> tuple[str, ...]:
         return ("evaluate", str(self.run.root), "0")
 
-    def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
+    def start(self, index: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run every rank of the task to its end, and return the first rank's outcome."""
         with reserved_port() as port:
-            ranks = self.begin(port, **variables)
+            ranks = self.begin(port, index=index, **variables)
             outcomes = [(process.communicate(timeout=PATIENCE), process) for process in ranks]
         (stdout, stderr), first = outcomes[0]
         assert all(process.returncode == first.returncode for _, process in outcomes), outcomes
