@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.contract import specs
 from jobs.contract.files import (
     STAGES,
     DamagedFile,
@@ -22,6 +23,9 @@ from jobs.contract.rundir import RunDir
 
 RESULTS = "results.json"
 """Name of the output that reports show."""
+EVALUATIONS = "evaluations"
+"""Folder of a run with the scores of evaluations."""
+SCORING_STAGES = ("evaluate", "generate")
 
 
 @dataclass(frozen=True)
@@ -222,3 +226,29 @@ def is_unchanged(run: RunDir, item: dict[str, Any]) -> bool:
         return "sha256" in item and sha256(path) == item["sha256"]
     except OSError:
         return False
+
+
+def current_results(run: RunDir) -> Iterator[Path]:
+    """Yield each ``results.json`` below ``evaluations/`` but those that a task of the run will
+    replace: its settings, or the files of its benchmark, are no longer what was scored.
+    """
+    outdated = outdated_folders(run)
+    for path in sorted(run.path(EVALUATIONS).glob(f"**/{RESULTS}")):
+        if path.parent not in outdated:
+            yield path
+
+
+def outdated_folders(run: RunDir) -> frozenset[Path]:
+    """Return the folders of scores of which a task has not finished with its present settings and
+    the present files of its benchmark.
+    """
+    found = set()
+    for stage in SCORING_STAGES:
+        for index in specs.indices(run, stage):
+            task = specs.read_task(run, stage, index)
+            if task is None:
+                continue
+            state = check_done(run, stage, index, specs.digest(task.spec), aside=True)
+            if state not in ("done", "gone"):
+                found.add(run.path(getattr(task.spec, "output_dir", "")))
+    return frozenset(found)

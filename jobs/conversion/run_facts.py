@@ -153,13 +153,17 @@ def losses(run: RunDir, step: int) -> Losses:
 
 def scores(run: RunDir) -> Iterator[Score]:
     """Yield the results of the run's evaluations, by benchmark and step."""
-    found = [score(read_small(path)) for path in run.path("evaluations").glob("*/*/results.json")]
+    found = [score(read_small(path)) for path in done_markers.current_results(run)]
     unique = {(item.benchmark, item.step, item.shots): item for item in found if item}
     yield from (unique[key] for key in sorted(unique))
 
 
 def score(results: Mapping[str, Any]) -> Score | None:
-    """Return a result of an evaluation; None where the record is incomplete."""
+    """Return the score by likelihood, with our prompts, of a checkpoint of pretraining; None of
+    another score, and where the record is incomplete.
+    """
+    if results.get("mode", "top-token") != "top-token" or results.get("model"):
+        return None
     try:
         low, high = results["ci95"]
         return Score(

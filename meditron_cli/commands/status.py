@@ -12,6 +12,7 @@ import click
 
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN
+from jobs.contract.units import plural
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -130,6 +131,8 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     print_unconfirmed(full)
     print_blocked(full, stuck)
     print_errors(full)
+    for warning in truncations(run):
+        console.warning(warning)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,19 @@ class RunDetail:
     times: RunTimes
     errors: list[TaskFailure]
     now: float
+
+
+def truncations(run: RunDir) -> list[str]:
+    """Return a warning for each score whose prompts lost their beginning."""
+    from meditron_cli.reporting import scores
+
+    return [
+        f"{score.place}: {score.results['truncated']} of "
+        f"{plural(score.results.get('prompts', score.results['n']), 'prompt')} had more tokens "
+        "than the model reads and lost their beginning"
+        for score in scores.of_run(run)
+        if score.results.get("truncated")
+    ]
 
 
 def to_json(full: RunDetail) -> dict[str, Any]:
@@ -165,6 +181,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "validation_corpora": report.validation_corpora(full.times.steps.validated),
         "weights": report.weights(full.run, full.view),
         "checkpoint_step": checkpoint_step(full.run, full.view),
+        "warnings": truncations(full.run),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,16 @@ class Score:
 
 
 def of_run(run: RunDir) -> list[Score]:
-    """Return the scores of a run by benchmark, model, checkpoint and mode, without damaged ones."""
-    return sorted(found(run.path("evaluations")), key=lambda score: score.order)
+    """Return the scores of a run by benchmark, model, checkpoint and mode, without damaged ones and
+    those of other settings or files than the present ones.
+    """
+    paths = done_markers.current_results(run)
+    return sorted(found(run.path("evaluations"), paths), key=lambda score: score.order)
 
 
-def found(folder: Path) -> Iterator[Score]:
-    """Yield the scores under a folder."""
-    for path in folder.glob(f"**/{done_markers.RESULTS}"):
+def found(folder: Path, paths: Iterable[Path]) -> Iterator[Score]:
+    """Yield the scores in some files under a folder."""
+    for path in paths:
         results = read_small(path)
         if is_evaluation(results):
             place = path.parent.relative_to(folder).as_posix()

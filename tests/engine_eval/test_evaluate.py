@@ -9,13 +9,16 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from jobs.checkpoints import manifest, retention
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json, sha256
+from jobs.conversion import run_facts
 from jobs.runtime import processes
+from meditron_cli.reporting import scores
 
 from ..ranks import wait_until
 
@@ -70,9 +73,41 @@ def test_a_finished_task_is_done_until_its_benchmark_changes(evaluation, benchma
     assert done.start().returncode == 0
     assert (done.results()["n"], done.results()["checkpoint_step"]) == (2, 4)
     assert done_markers.is_done(done.run, "evaluate", 0, digest)
+    assert shown(done) == ["sample"]
 
-    (tmp_path / "copy.jsonl").write_text("")
+    (tmp_path / "copy.jsonl").write_text(Path(benchmark).read_text().replace("aspirin", "Aspirin"))
     assert not done_markers.is_done(done.run, "evaluate", 0, digest)
+    assert shown(done) == []
+
+    assert done.start().returncode == 0
+    assert shown(done) == ["sample"]
+
+
+def shown(evaluation):
+    """Return the benchmarks of the scores that the report and the card of an export show."""
+    found = [score.benchmark for score in scores.of_run(evaluation.run)]
+    assert [score.benchmark for score in run_facts.scores(evaluation.run)] == found
+    return found
+
+
+def test_results_of_another_file_are_not_shown_under_a_reused_name(
+    evaluation, finished, benchmark, tmp_path
+):
+    other = evaluation(path=str(shutil.copy(benchmark, tmp_path / "other.jsonl")))
+    shutil.copytree(finished.folder, other.folder)
+    shutil.copytree(finished.run.done_folder("evaluate"), other.run.done_folder("evaluate"))
+
+    assert shown(finished) == ["sample"]
+    assert shown(other) == []
+
+
+def test_results_identify_the_files_the_prompts_and_the_checkpoint(finished, benchmark, made):
+    digests = finished.results()["digests"]
+
+    assert digests["benchmark"] == sha256(benchmark)
+    assert digests["checkpoint"] == sha256(made.folder / "iter_0000004/manifest.json")
+    assert len(digests["prompts"]) == 64
+    assert finished.results()["first_prompt"].endswith("?\nThe answer is:")
 
 
 def test_progress_ends_with_all_questions(finished):

@@ -21,7 +21,6 @@ from jobs.runtime.context import Context
 
 from ..ranks import wait_until
 
-
 encoder_of = functools.cache(Encoder.load)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import append_event
-from jobs.contract.files import FORMAT
+from jobs.contract.files import FORMAT, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import follow
 from meditron_cli.reporting.goodput import BUCKETS
@@ -36,6 +36,22 @@ def test_no_runs_is_an_answer(meditron: Bench) -> None:
 
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.startswith(f"no runs in {meditron.runs}")
+
+
+def test_truncated_prompts_are_warned_about(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    result = {"benchmark": "quiz", "checkpoint_step": 20, "n": 6, "accuracy": 0.5, "chance": 0.25,
+              "ci95": [0.2, 0.8], "p_value": 0.1, "truncated": 2, "prompts": 18}  # fmt: skip
+    write_json(meditron.run().path("evaluations/quiz/last/results.json"), result)
+
+    shown = meditron("status", meditron.run().name)
+    as_json = json.loads(meditron("status", meditron.run().name, "--json").stdout)
+
+    warning = (
+        "quiz/last: 2 of 18 prompts had more tokens than the model reads and lost their beginning"
+    )
+    assert f"warning: {warning}\n" in shown.stderr
+    assert as_json["runs"][0]["warnings"] == [warning]
 
 
 def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
