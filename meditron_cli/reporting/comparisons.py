@@ -9,19 +9,22 @@ from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from jobs.evaluation import comparison, measures, significance
 from meditron_cli.reporting import published
-from meditron_cli.reporting.published import PublishedScore
+from meditron_cli.reporting.published import FAMILIES, Place, PublishedScore
 from meditron_cli.reporting.scores import Score
 
 PUBLISHED_SAMPLES = 5
 """Of self-consistency in the paper; the released code takes 10."""
 
 
-def beside(scores: Sequence[Score], size: float | None) -> list[dict[str, Any]]:
+def beside(
+    scores: Sequence[Score], size: float | None, families: Sequence[str] = FAMILIES
+) -> list[dict[str, Any]]:
     """Return each score of ours with each published one that it is compared with.
 
     Args:
         scores: of a run.
         size: parameters of its model in units of 10^9; without it nothing is compared.
+        families: beginnings of the names of models that are compared with.
     """
     if not size:
         return []
@@ -41,10 +44,13 @@ def beside(scores: Sequence[Score], size: float | None) -> list[dict[str, Any]]:
             "differs": list(differences(ours, theirs, size)),
         }
         for ours in scores
-        for theirs in published.beside(
-            ours.published_name, ours.mode, bool(ours.model), size, ours.step
-        )
+        for theirs in published.beside(place(ours, ours.published_name, size), families)
     ]
+
+
+def place(score: Score, benchmark: str, size: float) -> Place:
+    """Return where a score, or a part of it, stands among the published ones."""
+    return Place(benchmark, score.mode, bool(score.model), size, score.step)
 
 
 def share(per_cent: float) -> float:
@@ -118,10 +124,10 @@ def name(score: Score) -> str:
 def within(scores: Sequence[Score]) -> Iterator[tuple[Score, Score]]:
     """Yield the pairs of a run, in the order of the second."""
     ordered = sorted(scores, key=lambda score: score.order[1:])
-    for place, second in enumerate(ordered):
+    for count, second in enumerate(ordered):
         earlier = [
             first
-            for first in ordered[:place]
+            for first in ordered[:count]
             if first.digest == second.digest != "" and is_paired(first, second)
         ]
         for first in partners(second, earlier):
@@ -187,9 +193,11 @@ def interval(first: Score, second: Score) -> list[float] | None:
         return None
 
 
-def by_subject(scores: Sequence[Score], size: float | None) -> list[dict[str, Any]]:
+def by_subject(
+    scores: Sequence[Score], size: float | None, families: Sequence[str] = FAMILIES
+) -> list[dict[str, Any]]:
     """Return the accuracy of each subject or category of a benchmark that has several, with that
-    of the paper's model where it was published.
+    of the models that ``beside`` compares with, where it was published.
     """
     rows = []
     for score in scores:
@@ -197,7 +205,8 @@ def by_subject(scores: Sequence[Score], size: float | None) -> list[dict[str, An
             continue
         groups = measures.by_group([score.subjects[name] for name in score.points], means(score))
         for subject, found in groups.items():
-            known = beside_subject(score, subject, size)
+            where = place(score, f"{score.published_name}/{subject}", size or 1)
+            known = published.beside(where, families) if size else []
             rows.append(
                 {
                     "benchmark": score.benchmark,
@@ -210,14 +219,6 @@ def by_subject(scores: Sequence[Score], size: float | None) -> list[dict[str, An
                 }
             )
     return rows
-
-
-def beside_subject(score: Score, subject: str, size: float | None) -> list[PublishedScore]:
-    """Return the published scores of a subject."""
-    benchmark = f"{score.published_name}/{subject}"
-    if not size:
-        return []
-    return published.beside(benchmark, score.mode, bool(score.model), size, score.step)
 
 
 def means(score: Score) -> list[float]:

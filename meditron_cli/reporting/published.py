@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE = Path(__file__).with_name("published.json")
-FAMILIES = ("Meditron-", "Llama-2-")
-"""Models that scores of ours stand beside: the paper's, and what it was trained from."""
+FAMILIES = ("Meditron", "Llama-2")
+"""Beginnings of the names of models that scores of ours stand beside by default: the paper's, and
+what they were trained from.
+"""
 
 Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 """Title, columns, rows."""
@@ -101,32 +103,38 @@ def row_scores(table: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[Pub
         )
 
 
-def beside(
-    benchmark: str, mode: str, finetuned: bool, size: float, step: int
-) -> list[PublishedScore]:
-    """Return the published scores that stand beside one of ours: those of the paper's models and of
-    Llama-2, of the same benchmark and mode, and of the size that is nearest (as a ratio).
+class Place(NamedTuple):
+    """Where a score of ours stands among the published ones."""
+
+    benchmark: str
+    """As ``published.json`` names it."""
+    mode: str
+    finetuned: bool
+    size: float
+    """Parameters in units of 10^9."""
+    step: int
+    """Of the checkpoint in continued pretraining."""
+
+
+def beside(place: Place, families: Sequence[str] = FAMILIES) -> list[PublishedScore]:
+    """Return the published scores that stand beside one of ours: those of the same benchmark and
+    mode, of models of some families, and of the size that is nearest (as a ratio).
 
     A training's checkpoint is compared with that of the same step where it was published (Table 6).
-
-    Args:
-        benchmark: as ``published.json`` names it.
-        size: parameters in units of 10^9.
-        step: of the checkpoint in continued pretraining.
     """
     same = [
         score
         for score in scores()
         if score.beside_ours
-        and score.model.startswith(FAMILIES)
-        and (score.benchmark, score.mode, score.finetuned) == (benchmark, mode, finetuned)
+        and score.model.startswith(tuple(families))
+        and (score.benchmark, score.mode, score.finetuned) == place[:3]
     ]
     sizes = {score.size for score in same if score.size}
     if not sizes:
         return []
-    nearest = min(sizes, key=lambda known: abs(math.log(known / size)))
+    nearest = min(sizes, key=lambda known: abs(math.log(known / place.size)))
     of_size = [score for score in same if score.size == nearest]
-    named = [score for score in of_size if score.step == step and step]
+    named = [score for score in of_size if score.step == place.step != 0]
     models = {score.model for score in named}
     return named + [one for one in of_size if one.step is None and one.model not in models]
 

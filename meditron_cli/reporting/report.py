@@ -12,9 +12,11 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, ModelSpec
 from jobs.data import corpora
 from meditron_cli.reporting import comparisons, funnel, scores, speed, token_statistics
+from meditron_cli.reporting.published import FAMILIES
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
 from meditron_cli.reporting.task_errors import TaskFailure
+from meditron_cli.runs import request
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
 
@@ -44,6 +46,8 @@ def gather(
         other: a run whose scores are compared with this one's.
     """
     found, billions = scores.of_run(run), size(run, view)
+    settings = request.last_request(run, record.history)["experiment"].get("evaluate", {})
+    families = settings.get("published", FAMILIES)
     return {
         "run": run.name,
         "dir": str(run.root),
@@ -63,9 +67,9 @@ def gather(
         ],
         "verifications": verifications(run),
         "evaluations": evaluations(found),
-        "published": comparisons.beside(found, billions),
+        "published": comparisons.beside(found, billions, families),
         "paired": comparisons.pairs(found, scores.of_run(other) if other else ()),
-        "subjects": comparisons.by_subject(found, billions),
+        "subjects": comparisons.by_subject(found, billions, families),
         "contamination": comparisons.contamination(found, comparisons.found_in_training(run)),
         **times.to_json(),
         "goodput": times.goodput,

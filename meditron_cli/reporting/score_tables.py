@@ -168,7 +168,7 @@ def subject_tables(found: Items) -> Iterator[Table]:
         own = [item for item in found if item["benchmark"] == benchmark]
         sizes = {item["subject"]: item["n"] for item in own}
         cells = {(item["subject"], contender(item)): subject_cell(item) for item in own}
-        models = dict.fromkeys(one["model"] for item in own for one in ours(item))
+        models = dict.fromkeys(one["model"] for item in own for one in nearest(item)[:1])
         longest = max(sizes, key=len)
         title = f"{benchmark} by subject"
         if models:
@@ -195,14 +195,15 @@ def fitting(names: Sequence[str], first: str) -> Iterator[list[str]]:
         yield chosen
 
 
-def ours(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the published scores of the paper's own model."""
-    return [one for one in item["published"] if one["model"].startswith(FAMILIES[0])]
+def nearest(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the published scores of the paper's own model, else of those that there are."""
+    own = [one for one in item["published"] if one["model"].startswith(FAMILIES[0])]
+    return own or list(item["published"])
 
 
 def subject_cell(item: Mapping[str, Any]) -> str:
     """Return ``62.5% (63.6%)``: our accuracy, and the published one."""
-    known = "".join(f" ({one['value']:.1%})" for one in ours(item)[:1])
+    known = "".join(f" ({one['value']:.1%})" for one in nearest(item)[:1])
     return f"{item['accuracy']:.1%}{known}"
 
 

@@ -130,6 +130,9 @@ class Evaluate(Section):
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
     ``kept`` for each of ``pretrain.keep_steps``."""
+    published: tuple[str, ...] = ("Meditron", "Llama-2")
+    """Models whose published scores `meditron report` prints beside ours, where benchmark and mode
+    are the same, in the size that is nearest: beginnings of their names, as ``PMC-Llama``."""
     seeds: tuple[NonNegativeInt, ...] = (1234, 432, 32)
     """Of the worked examples, where a benchmark has ``shots``: its questions are scored once per
     seed. Default: those of the released evaluation."""

@@ -171,6 +171,14 @@ def test_a_score_stands_beside_those_of_its_benchmark_mode_and_size(run, write) 
     assert comparisons.beside(of(run), None) == []
 
 
+def test_the_experiment_names_the_models_that_scores_stand_beside(run, write) -> None:
+    write("exam/m-last", 10, model="m")
+
+    found = comparisons.beside(of(run), 7.0, ("PMC-Llama",))
+
+    assert [(one["model"], one["published"]) for one in found] == [("PMC-Llama-7B", 0.424)]
+
+
 def test_a_difference_of_all_questions_is_outside_of_its_interval(run, write) -> None:
     write("exam/m-last/cot", 2, model="m", mode="cot", template="paper", n=1_273)
 

@@ -10,6 +10,7 @@ import pytest
 
 from meditron_cli import console
 from meditron_cli.reporting import published
+from meditron_cli.reporting.published import Place
 
 FIVE = ("mmlu_medical", "pubmedqa", "medmcqa", "medqa", "medqa4")
 
@@ -182,7 +183,7 @@ def test_the_curves_of_figures_4_and_5() -> None:
 
 
 def test_a_score_carries_its_protocol() -> None:
-    found = published.beside("pubmedqa", "top-token", False, 6.7, 1_000)
+    found = published.beside(Place("pubmedqa", "top-token", False, 6.7, 1_000))
 
     assert [(score.table, score.model) for score in found] == [
         ("Table 4", "Llama-2-7B"),
@@ -194,7 +195,7 @@ def test_a_score_carries_its_protocol() -> None:
 
 
 def test_a_checkpoint_of_a_published_step_stands_beside_that_of_the_paper() -> None:
-    found = published.beside("medqa", "top-token", False, 69.0, 10_000)
+    found = published.beside(Place("medqa", "top-token", False, 69.0, 10_000))
 
     assert [(score.table, score.model, score.value) for score in found] == [
         ("Table 6", "Meditron-70B", 49.8),
@@ -203,13 +204,13 @@ def test_a_checkpoint_of_a_published_step_stands_beside_that_of_the_paper() -> N
 
 
 def test_a_finetuned_model_stands_beside_the_finetuned_ones_not_beside_studies() -> None:
-    found = published.beside("mmlu_medical", "sc-cot", True, 69.0, 0)
+    found = published.beside(Place("mmlu_medical", "sc-cot", True, 69.0, 0))
 
     assert [(score.model, score.value) for score in found] == [
         ("Llama-2-70B", 77.9),
         ("Meditron-70B", 77.6),
     ]
-    assert published.beside("headqa", "top-token", True, 7.0, 0) == []
+    assert published.beside(Place("headqa", "top-token", True, 7.0, 0)) == []
 
 
 def test_every_printed_table_fits_a_screen_of_100_columns() -> None:

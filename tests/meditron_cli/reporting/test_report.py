@@ -240,6 +240,9 @@ def test_scores_stand_beside_published_ones_and_beside_each_other(trained: Bench
         beside
     )
     assert len(beside) == 6
+    trained.submit("--set", "evaluate.published=[PMC-Llama]")
+    ((_, step, *_, theirs, _, _), *_) = rows_of(trained("report", run.name).stdout, "beside")
+    assert (step, theirs) == ("0 top-token", "PMC-Llama-7B, Table 4")
     ((*start, interval, split, p_value),) = rows_of(text, "paired tests")
     assert (start, split, p_value) == (
         ["pm", "0 top-token", "600 top-token", "+45.0"],
