@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract.files import read_lines
@@ -226,39 +226,37 @@ def means(score: Score) -> list[float]:
     return [sum(points) / len(points) for points in score.points.values()]
 
 
-def found_in_training(run: RunDir) -> dict[str, set[str]]:
-    """Return, by benchmark, the ids of the questions that documents of the run's corpus contained;
-    these documents were dropped.
-    """
-    found: dict[str, set[str]] = {}
-    for match in read_lines(run.path("corpus/contamination.jsonl")):
-        found.setdefault(str(match.get("benchmark")), set()).add(str(match.get("item")))
-    return found
-
-
-def contamination(
-    scores: Sequence[Score], found: Mapping[str, Collection[str]]
-) -> list[dict[str, Any]]:
+def contamination(run: RunDir, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Return the accuracy on the questions that were found in what a model was trained with, and on
     the others.
-
-    Args:
-        scores: of a run.
-        found: ids of questions by benchmark.
     """
-    return [
-        {
-            "benchmark": score.benchmark,
-            "checkpoint": score.checkpoint,
-            "protocol": score.protocol,
-            **parts,
-        }
-        for score in scores
-        if score.points and found.get(score.benchmark)
-        for parts in [
-            measures.matched(
-                dict(zip(score.points, means(score), strict=True)), found[score.benchmark]
+    found = {model: found_in_training(run, model) for model in {score.model for score in scores}}
+    rows = []
+    for score in scores:
+        questions = found[score.model].get(score.benchmark, ())
+        points = dict(zip(score.points, means(score), strict=True))
+        parts = measures.matched(points, questions)
+        if parts["matched"]:
+            rows.append(
+                {
+                    "benchmark": score.benchmark,
+                    "checkpoint": score.checkpoint,
+                    "protocol": score.protocol,
+                    **parts,
+                }
             )
-        ]
-        if parts["matched"]
-    ]
+    return rows
+
+
+def found_in_training(run: RunDir, model: str) -> dict[str, set[str]]:
+    """Return, by benchmark, the ids of the questions that were found in documents of the run's
+    corpus, or in items of a finetuned model's training set; none of these was trained on.
+    """
+    places = [("corpus/contamination.jsonl", "item")]
+    if model:
+        places.append((f"finetune/{model}/rows/contained.jsonl", "question"))
+    found: dict[str, set[str]] = {}
+    for path, key in places:
+        for match in read_lines(run.path(path)):
+            found.setdefault(str(match.get("benchmark")), set()).add(str(match.get(key)))
+    return found

@@ -70,7 +70,7 @@ def gather(
         "published": comparisons.beside(found, billions, families),
         "paired": comparisons.pairs(found, scores.of_run(other) if other else ()),
         "subjects": comparisons.by_subject(found, billions, families),
-        "contamination": comparisons.contamination(found, comparisons.found_in_training(run)),
+        "contamination": comparisons.contamination(run, found),
         **times.to_json(),
         "goodput": times.goodput,
         "errors": [

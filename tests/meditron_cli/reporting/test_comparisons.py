@@ -216,17 +216,28 @@ def test_a_finetuned_models_subjects_have_published_ones(run, write) -> None:
     ]
 
 
-def test_questions_that_dropped_documents_contained_are_apart(run, write) -> None:
-    write("medqa/last", 10)
-    lines = [{"benchmark": "medqa", "item": f"q{item}", "id": "d"} for item in (0, 1, 39, 39)]
-    path = run.path("corpus/contamination.jsonl")
-    path.parent.mkdir()
+def put_lines(run: RunDir, place: str, *lines: dict[str, str]) -> None:
+    path = run.path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    (found,) = comparisons.contamination(of(run), comparisons.found_in_training(run))
 
-    assert (found["matched"]["n"], found["matched"]["accuracy"]) == (3, 2 / 3)
-    assert (found["not_matched"]["n"], found["not_matched"]["accuracy"]) == (37, 8 / 37)
+def test_questions_that_were_found_in_training_data_are_apart(run, write) -> None:
+    write("medqa/last", 10)
+    write("medqa/m-last", 10, model="m")
+    corpus = [{"benchmark": "medqa", "item": f"q{item}", "id": "d"} for item in (0, 1, 39, 39)]
+    put_lines(run, "corpus/contamination.jsonl", *corpus)
+    items = [
+        {"item": "t1", "benchmark": "medqa", "question": "q2"},
+        {"item": "t2", "benchmark": "several", "question": ""},
+    ]
+    put_lines(run, "finetune/m/rows/contained.jsonl", *items)
+
+    base, tuned = comparisons.contamination(run, of(run))
+
+    assert (base["matched"]["n"], base["matched"]["accuracy"]) == (3, 2 / 3)
+    assert (base["not_matched"]["n"], base["not_matched"]["accuracy"]) == (37, 8 / 37)
+    assert (tuned["matched"]["n"], tuned["matched"]["accuracy"]) == (4, 3 / 4)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"id": "q1"}\n', "[1]\n"])
@@ -247,13 +258,14 @@ def test_tables_of_long_rows_fit_100_columns(run, write) -> None:
     for mode in ("top-token", "cot", "sc-cot"):
         place = f"mmlu_medical/medmcqa-last/{mode}"
         write(place, 35, checkpoint_step=7_490, model="medmcqa", mode=mode, **many)
+    put_lines(run, "corpus/contamination.jsonl", {"benchmark": "mmlu_medical", "item": "q0"})
     found = of(run)
     results = {
         "evaluations": report.evaluations(found),
         "published": comparisons.beside(found, 69.0),
         "paired": comparisons.pairs(found),
         "subjects": comparisons.by_subject(found, 69.0),
-        "contamination": comparisons.contamination(found, {"mmlu_medical": {"q0", "q3"}}),
+        "contamination": comparisons.contamination(run, found),
     }
 
     # What is remarked on a score has no limit; a terminal breaks these cells.
