@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.contract.corpus.benchmark_files import SUBJECT_GROUPS
 from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from jobs.evaluation import comparison, measures, significance
 from meditron_cli.reporting import published
 from meditron_cli.reporting.published import FAMILIES, Place, PublishedScore
-from meditron_cli.reporting.scores import Score
+from meditron_cli.reporting.scores import MMLU_MEDICAL, Score
 
+MEDICAL = SUBJECT_GROUPS["medical"]
 PUBLISHED_SAMPLES = 5
 """Of self-consistency in the paper; the released code takes 10."""
 
@@ -72,22 +74,21 @@ def difference(results: Mapping[str, Any], theirs: PublishedScore) -> dict[str, 
 
 def differences(ours: Score, theirs: PublishedScore, size: float) -> Iterator[str]:
     """Yield, in few words, what differs between our protocol and the published one."""
-    known = ours.results
+    known, is_mmlu = ours.results, theirs.benchmark == MMLU_MEDICAL
     if theirs.size and not 0.8 < size / theirs.size < 1.25:
         yield f"size {size:.2g}B"
-    if theirs.n and ours.results["n"] != theirs.n:
-        yield f"n {known['n']:,} for {theirs.n:,}"
-    if theirs.shots is not None and ours.shots != theirs.shots:
-        yield f"shots {ours.shots} for {theirs.shots}"
-    seeds = max(len(ours.seeds), 1)
-    if theirs.seeds and ours.shots and seeds != len(theirs.seeds):
-        yield f"seeds {seeds} for {len(theirs.seeds)}"
-    if ours.mode == "top-token" and theirs.mode == "top-token" and not known.get("legacy"):
+    for what, own, wanted in (
+        ("n", known["n"], theirs.n),
+        ("subjects", len(set(ours.subjects.values())) or None, len(MEDICAL) if is_mmlu else None),
+        ("shots", ours.shots, theirs.shots),
+        ("seeds", len(ours.seeds) or None if ours.shots else None, len(theirs.seeds) or None),
+        ("samples", known.get("samples"), PUBLISHED_SAMPLES if ours.mode == "sc-cot" else None),
+    ):
+        if None not in (own, wanted) and own != wanted:
+            yield f"{what} {own:,} for {wanted:,}"
+    if ours.mode == theirs.mode == "top-token" and not known.get("legacy"):
         yield "likelihood" if known.get("score") != "generation" else "parser"
-    samples = known.get("samples")
-    if ours.mode == "sc-cot" and samples and samples != PUBLISHED_SAMPLES:
-        yield f"samples {samples} for {PUBLISHED_SAMPLES}"
-    if known.get("template", "code") != "code":
+    if known.get("template", "code") not in ("code", ""):
         yield f"template {known['template']}"
 
 

@@ -16,6 +16,7 @@ from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
 
 QUESTIONS = "questions.jsonl"
+MMLU_MEDICAL = "mmlu_medical"
 MODES = ("top-token", "cot", "sc-cot", "harness")
 
 
@@ -56,8 +57,11 @@ class Score:
 
     @property
     def model(self) -> str:
-        """Return the finetuned model; empty for a checkpoint of pretraining."""
-        return str(self.results.get("model") or "")
+        """Return the finetuned model, by its folder ``<model>-<checkpoint>`` where the results do
+        not have it; empty for a checkpoint of pretraining.
+        """
+        of_folder = self.place.split("/")[1].rpartition("-")[0]
+        return str(self.results.get("model") or of_folder)
 
     @property
     def step(self) -> int:
@@ -143,7 +147,7 @@ class Score:
         """Return the benchmark as the published results name it: by its kind, MMLU by subjects."""
         is_medical = set(self.subjects.values()) <= set(SUBJECT_GROUPS["medical"])
         is_of_paper = self.kind == "mmlu" and self.subjects and is_medical
-        return "mmlu_medical" if is_of_paper else self.kind
+        return MMLU_MEDICAL if is_of_paper else self.kind
 
 
 def of_run(run: RunDir) -> list[Score]:

@@ -205,6 +205,24 @@ def test_mmlu_stands_beside_the_papers_where_its_subjects_are_medical(run, write
     ]
 
 
+def test_subjects_that_are_missing_are_a_difference(run, write) -> None:
+    write("a/last", 10, kind="mmlu", subjects=["anatomy", "virology"])
+
+    found = comparisons.beside(of(run), 7.0)
+
+    assert found[0]["differs"][:2] == ["n 40 for 1,862", "subjects 2 for 9"]
+
+
+def test_a_finetuned_model_is_known_by_its_folder(run, write) -> None:
+    write("a/of-all-last/harness", 10, mode="harness")
+    write("a/12", 10)
+
+    assert {score.place: score.model for score in of(run)} == {
+        "a/of-all-last/harness": "of-all",
+        "a/12": "",
+    }
+
+
 def test_a_finetuned_models_subjects_have_published_ones(run, write) -> None:
     write("a/m-last", 10, kind="mmlu", subjects=["anatomy", "virology"], model="m")
 
