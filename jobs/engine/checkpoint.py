@@ -8,7 +8,7 @@ damaged ones. This module imports torch and megatron.core, so import it only wit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,14 @@ def load_weights(
     Raises:
         TaskError: the files do not fit the model, or a part that was read is altered.
     """
+    load_pieces(path, [network], beat)
+
+
+def load_pieces(path: Path, pieces: Sequence[torch.nn.Module], beat: Callable[[], None]) -> None:
+    """Load the weights alone into the pieces of a pipeline stage, as ``load_weights`` does."""
 
     def load() -> None:
-        sharded_state.load_weights(_open(path, beat), [network])
+        sharded_state.load_weights(_open(path, beat), pieces)
 
     if problem := _load_or_explain(path, load):
         raise TaskError(f"{path}: {problem}", "use another checkpoint, or a copy of this one")

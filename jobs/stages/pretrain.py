@@ -1,12 +1,11 @@
-"""Pretrain stage: check the layout, start the ranks' process group, and train."""
+"""Pretrain stage: train on a mixture of corpora."""
 
 from __future__ import annotations
 
 from typing import cast
 
-from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import PretrainSpec
-from jobs.contract.units import plural
+from jobs.engine import rank_session
 from jobs.runtime.context import Context
 
 
@@ -18,52 +17,8 @@ def run(context: Context) -> None:
         TaskError: the spec, the data or the checkpoints cannot be used.
     """
     spec = cast(PretrainSpec, context.task.spec)
-    check(spec, context.world_size)
-    from jobs.engine import device as devices
-    from jobs.engine.switches import determinism
-
-    if spec.deterministic:
-        determinism.switch_on()
-    with devices.session(context, spec.device) as device:
-        context.heart.beat()
-        from jobs.engine import model, trainer
+    with rank_session.training(context, spec) as device:
+        from jobs.engine import trainer
         from jobs.engine.kinds.pretraining import Pretraining
 
-        context.heart.beat()
-        model.start_parallel(spec.parallel, spec.seed)
         trainer.train(context, spec, device, Pretraining.open)
-
-
-def check(spec: PretrainSpec, world_size: int) -> None:
-    """Refuse a layout that cannot be trained, before anything is started.
-
-    Raises:
-        TaskError: the number of ranks is wrong, or batch size or layers do not divide.
-    """
-    layout = spec.parallel
-    if layout.world_size != world_size:
-        raise TaskError(
-            f"the layout {layout.tensor} x {layout.pipeline} x {layout.data} needs "
-            f"{plural(layout.world_size, 'rank')}, not {world_size}",
-            "start as many ranks as the task's `ranks`",
-        )
-    samples = spec.micro_batch_size * layout.data
-    if spec.global_batch_size % samples:
-        raise TaskError(
-            f"global batch {spec.global_batch_size} is not a multiple of micro-batch "
-            f"{spec.micro_batch_size} x data {layout.data}",
-            f"use a multiple of {samples}",
-        )
-    if spec.model.layers % (layout.pipeline * layout.virtual):
-        pieces = f" of {layout.virtual} pieces" if layout.virtual > 1 else ""
-        raise TaskError(
-            f"{spec.model.layers} layers do not divide into {layout.pipeline} pipeline stages"
-            f"{pieces}",
-            "choose a number of stages and of their pieces that divides the layers",
-        )
-    if layout.virtual > 1 and spec.global_batch_size // samples % layout.pipeline:
-        raise TaskError(
-            f"{plural(spec.global_batch_size // samples, 'micro-batch')} a step are not a multiple "
-            f"of {plural(layout.pipeline, 'pipeline stage')}, which interleaving needs",
-            f"use a global batch that is a multiple of {samples * layout.pipeline}",
-        )

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import Tokenizer, models
 
+from jobs.checkpoints import manifest
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import read_json, sampled_sha256, sha256, write_json
@@ -27,7 +28,9 @@ from jobs.contract.stage_specs import (
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
+    TrainingSpec,
 )
+from jobs.conversion.sharded_reader import ShardedReader
 from jobs.data import sample_index
 from jobs.data.sample_trace import Trace
 from jobs.supervision.ranks.launcher import reserved_port
@@ -35,6 +38,9 @@ from jobs.supervision.ranks.launcher import reserved_port
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import corpus_spec, model_spec, tokenizer_ref
 from ..ranks import wait_until
+
+if TYPE_CHECKING:
+    import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -135,11 +141,12 @@ class Ranks:
 
 @dataclass
 class Run:
-    """A run directory with a pretraining task."""
+    """A run directory with a task that trains."""
 
     root: Path
-    spec: PretrainSpec
+    spec: TrainingSpec
     server: ForkServer
+    stage: str = "pretrain"
     attempt: int = 0
     indexes: bool = True
     """Before ranks start, their samples are laid out, as the stage ``index`` does it."""
@@ -156,7 +163,7 @@ class Run:
         optimizer = dataclasses.replace(self.spec.optimizer, **changes)
         self.spec = dataclasses.replace(self.spec, **{"optimizer": optimizer, **values})
         task = specs.TaskSpec(
-            stage="pretrain",
+            stage=self.stage,
             index=0,
             spec=self.spec,
             ranks=self.spec.parallel.world_size,
@@ -170,7 +177,7 @@ class Run:
             secrets_file="",
             health={},
         )
-        write_json(self.files.spec("pretrain", 0), specs.to_json(task))
+        write_json(self.files.spec(self.stage, 0), specs.to_json(task))
 
     def start(self, *program: str, code: str = "", **environment: str) -> Ranks:
         """Start every rank: forked, running ``code`` where it is given, or in an interpreter of its
@@ -178,7 +185,7 @@ class Run:
         """
         if self.spec.device == "cuda":  # the fork server has put the CPU in its place
             program = program or INTERPRETED
-        if self.indexes:
+        if self.indexes and isinstance(self.spec, PretrainSpec):
             with suppress(TaskError):  # the ranks refuse the same
                 sample_index.build(self.files, self.spec)
         self.attempt += 1
@@ -197,7 +204,7 @@ class Run:
         }
         logs = [self.root / f"rank-{self.attempt}-{rank}.log" for rank in range(world)]
         processes: list[subprocess.Popen[str] | ForkedRank] = []
-        words = ("pretrain", str(self.root), "0")
+        words = (self.stage, str(self.root), "0")
         for rank, log in enumerate(logs):
             env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             if not program:
@@ -228,7 +235,7 @@ class Run:
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.output()
 
     def lines(self) -> list[MetricLine]:
-        return list(MetricsLog(self.files, "pretrain").read_new())
+        return list(MetricsLog(self.files, self.stage).read_new())
 
     def steps(self) -> list[StepLine]:
         return [line for line in self.lines() if isinstance(line, StepLine)]
@@ -250,6 +257,7 @@ class Run:
 
     def traced(self) -> dict[int, str]:
         """Return the fingerprint of each step's samples as ``meditron samples`` computes them."""
+        assert isinstance(self.spec, PretrainSpec)
         trace = Trace(self.files, self.spec)
         return {step: str(trace.fingerprint(step)) for step in self.samples()}
 
@@ -258,11 +266,12 @@ class Run:
 
     def rank_exit(self, rank: int = 0) -> dict[str, Any]:
         """Return the rank exit record of the last attempt."""
-        folder = self.files.attempt("pretrain", self.attempt)
+        folder = self.files.attempt(self.stage, self.attempt)
         return read_json(folder / f"rank-exit-00000-{rank:05d}.json")
 
     def checkpoints(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))
+        folder = self.root / self.spec.checkpoint_dir
+        return sorted(path.name for path in folder.glob("iter_*"))
 
     def until_step(self, step: int) -> None:
         """Wait until the metrics have a step of the running attempt."""
@@ -430,3 +439,10 @@ def replace_tokens(tokens: Path) -> Callable[[Run, str, str], None]:
         copy_tokens(tokens / name, run.files, prefix)
 
     return replace
+
+
+def stored_weights(checkpoints: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint in float64; those of layers have the layer first."""
+    reader = ShardedReader(checkpoints / manifest.name(step))
+    names = [name for name in reader.tensors if name.endswith("weight") and "optimizer" not in name]
+    return {name: reader.read(name).double() for name in names}

@@ -8,7 +8,7 @@ Ainslie et al., arXiv 2305.13245 (grouped queries), Loshchilov and Hutter, arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,14 +17,22 @@ from jobs.contract.stage_specs import ModelSpec, OptimizerSpec, PretrainSpec
 Weights = dict[str, torch.Tensor]
 
 
-def scores(weights: Weights, spec: PretrainSpec, tokens: torch.Tensor) -> torch.Tensor:
-    """Return logits ``[batch, sequence, vocab_size]``; the last token of the vocabulary is EOD."""
-    model = spec.model
-    documents, places = parts(tokens, eod=model.vocab_size - 1)
-    if not spec.reset_attention_mask:
-        documents = torch.zeros_like(documents)
-    if not spec.reset_position_ids:
-        places = torch.arange(tokens.size(1)).expand_as(tokens)
+def scores(
+    weights: Weights,
+    model: ModelSpec,
+    tokens: torch.Tensor,
+    documents: torch.Tensor,
+    places: torch.Tensor,
+) -> torch.Tensor:
+    """Return logits ``[batch, sequence, vocab_size]``.
+
+    Args:
+        weights: by name; those of layers have the layer first.
+        model: the model.
+        tokens: ``[batch, sequence]``.
+        documents: the number of each token's document, within which it attends.
+        places: the position of each token.
+    """
     hidden = weights["embedding.word_embeddings.weight"][tokens]
     for layer in range(model.layers):
         one = {
@@ -92,12 +100,28 @@ def rotated(values: torch.Tensor, spec: ModelSpec, places: torch.Tensor) -> torc
     return torch.cat(turned, -1)
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each label."""
+    return logits.logsumexp(-1) - logits.gather(-1, labels[..., None])[..., 0]
+
+
+def row_loss(weights: Weights, model: ModelSpec, row: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each token of a row but its first, from those before it alone."""
+    tokens = row[None, :-1]
+    places = torch.arange(tokens.size(1))[None]
+    return cross_entropy(scores(weights, model, tokens, 0 * tokens, places), row[None, 1:])[0]
+
+
 def batch_loss(
     weights: Weights, spec: PretrainSpec, tokens: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """Return the loss of a global batch, ``[global_batch_size, seq_length]``."""
-    logits = scores(weights, spec, tokens)
-    losses = logits.logsumexp(-1) - logits.gather(-1, labels[..., None])[..., 0]
+    documents, places = parts(tokens, eod=spec.model.vocab_size - 1)
+    if not spec.reset_attention_mask:
+        documents = torch.zeros_like(documents)
+    if not spec.reset_position_ids:
+        places = torch.arange(tokens.size(1)).expand_as(tokens)
+    losses = cross_entropy(scores(weights, spec.model, tokens, documents, places), labels)
     scored = (tokens != spec.model.vocab_size - 1) | (not spec.eod_mask_loss)
     if spec.loss_average == "tokens":
         return losses[scored].mean()
@@ -110,26 +134,28 @@ def batch_loss(
 
 
 def train(
-    weights: Weights, spec: PretrainSpec, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    weights: Weights,
+    optimizer: OptimizerSpec,
+    losses: Sequence[Callable[[Weights], torch.Tensor]],
 ) -> list[tuple[float, float]]:
-    """Train ``weights`` in place, one step per batch; return each step's loss and gradient norm."""
+    """Train ``weights`` in place, one step per loss; return each step's loss and gradient norm."""
     torch.set_num_threads(1)  # of small matrices, threads mostly wait for each other
     moments = {
         name: [torch.zeros_like(one), torch.zeros_like(one)] for name, one in weights.items()
     }
     records = []
-    for step, (tokens, labels) in enumerate(batches, 1):
+    for step, loss_of in enumerate(losses, 1):
         leaves = {name: one.detach().requires_grad_() for name, one in weights.items()}
-        loss = batch_loss(leaves, spec, tokens, labels)
+        loss = loss_of(leaves)
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         size = math.sqrt(sum(float(one.square().sum()) for one in gradients.values()))
         records.append((loss.item(), size))
-        scale = min(1.0, spec.optimizer.clip_grad / (size + 1e-6))
+        scale = min(1.0, optimizer.clip_grad / (size + 1e-6))
         for name, gradient in gradients.items():
-            rate = learning_rate(spec.optimizer, step)
+            rate = learning_rate(optimizer, step)
             if "norm" not in name:
-                weights[name] *= 1 - rate * spec.optimizer.weight_decay
-            direction = adam_direction(gradient * scale, moments[name], spec.optimizer, step)
+                weights[name] *= 1 - rate * optimizer.weight_decay
+            direction = adam_direction(gradient * scale, moments[name], optimizer, step)
             weights[name] -= rate * direction
     return records
 

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jobs.conversion.sharded_reader import ShardedReader
 
 from ..model_specs import corpus_spec
 from . import plain_llama
-from .conftest import MODEL, Run, copy_tokens, new_run, parallel_spec
+from .conftest import MODEL, Run, copy_tokens, new_run, parallel_spec, stored_weights
 
 pytestmark = pytest.mark.engine
 
@@ -394,28 +395,25 @@ def test_one_rank_computes_what_a_plain_pytorch_llama_computes(
     rows = torch.load(samples, weights_only=True)
     size = run.spec.global_batch_size
     batches = list(zip(rows["tokens"].split(size), rows["labels"].split(size), strict=True))
-    weights = stored_weights(run, 0)
-    expected = plain_llama.train(weights, run.spec, batches)
+    weights = stored_weights(run.root / "checkpoints", 0)
+    steps = [
+        partial(plain_llama.batch_loss, spec=run.spec, tokens=tokens, labels=labels)
+        for tokens, labels in batches
+    ]
+    expected = plain_llama.train(weights, run.spec.optimizer, steps)
     losses = [abs(line.loss - loss) for line, (loss, _) in zip(run.steps(), expected, strict=True)]
     norms = [
         abs(line.grad_norm / norm - 1)
         for line, (_, norm) in zip(run.steps(), expected, strict=True)
     ]
-    trained = stored_weights(run, STEPS)
+    trained = stored_weights(run.root / "checkpoints", STEPS)
     differences = [float((trained[name] - weights[name]).abs().max()) for name in weights]
     table.append(
         f"| plain PyTorch in float64, {request.node.callspec.id} | {max(losses):.1e} "
         f"| {max(norms):.1e} | weights: {max(differences):.1e} |"
     )
-    before = stored_weights(run, 0)
+    before = stored_weights(run.root / "checkpoints", 0)
     assert max(float((trained[name] - before[name]).abs().max()) for name in before) > 1e-3
     assert max(losses) < 1e-6
     assert max(norms) < 1e-5
     assert max(differences) < 1e-5
-
-
-def stored_weights(run: Run, step: int) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint in float64; those of layers have the layer first."""
-    reader = ShardedReader(run.root / "checkpoints" / manifest.name(step))
-    names = [name for name in reader.tensors if name.endswith("weight") and "optimizer" not in name]
-    return {name: reader.read(name).double() for name in names}

@@ -115,8 +115,8 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["logs", "run", "--stage", "bake"],
             "error: invalid value for '--stage': 'bake' is not one of 'clean', "
-            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'evaluate', "
-            "'export', 'selftest'\n"
+            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'finetune', "
+            "'evaluate', 'export', 'selftest'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (

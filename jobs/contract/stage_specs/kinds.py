@@ -93,6 +93,16 @@ STAGE_KINDS: dict[str, StageKind] = {
         polls_stop=True,
         computes=True,
     ),
+    FINETUNE: StageKind(
+        FinetuneSpec,
+        "jobs.stages.finetune",
+        (PRETRAIN, "convert"),
+        trains=True,
+        reads_tokenizer=True,
+        polls_stop=True,
+        computes=True,
+        piped=False,
+    ),
     "evaluate": StageKind(
         EvaluateSpec,
         "jobs.stages.evaluate",

@@ -59,8 +59,8 @@ class TokenizerRef:
     vocabulary: VocabularySpec
     grown: tuple[str, ...] = ()
     """Tokens that a finetuning adds behind those of the file, in this order, when it is loaded;
-    they are special. The weights of a checkpoint without them grow by their rows as ``new_rows``
-    says, whose base then is the checkpoint's vocabulary.
+    they are special. The weights of a checkpoint without them grow by their rows by the rule
+    ``new_rows``, whose base then is the checkpoint's vocabulary.
     """
 
 

@@ -105,7 +105,7 @@ WHOLE = PhaseSpec(0, "epochs", (CorpusWeight(MAIN_CORPUS, 1.0),))
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """What all trainings have: start or resume, and train until ``train_steps``."""
+    """Settings that all trainings have: start or resume, and train until ``train_steps``."""
 
     model: ModelSpec
     parallel: ParallelSpec
@@ -288,9 +288,9 @@ class FinetuneSpec(TrainingSpec):
     """Of the model; unique in the run."""
     start: StartRef
     rows_dir: str
-    """Relative: ``finetune/<name>/rows``. Each row is a document of ``train`` and ``validation``
-    (``.bin``, ``.idx``), and ``train.answers.npy`` has the number of the token with which its
-    answer begins.
+    """Relative: ``finetune/<name>/rows``. Each row is a document of the indexed datasets ``train``
+    and ``validation``, beside which ``.answers.npy`` has the number of the token with which each
+    row's answer begins.
     """
     prompt_loss_weight: float = 0.0
     """Of a prompt's token in the loss, beside 1 of an answer's: hundredths, from 0 to 1."""

@@ -1,4 +1,4 @@
-"""What differs between kinds of training, which all have one loop (``jobs.engine.trainer``)."""
+"""Differences between kinds of training, which all have one loop (``jobs.engine.trainer``)."""
 
 from __future__ import annotations
 
