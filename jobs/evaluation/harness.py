@@ -17,6 +17,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from jobs.contract.errors import TaskError
+from jobs.evaluation.likelihood_prompts import Put, TextPrompts
 from jobs.questions.question import Question
 
 Document = dict[str, Any]
@@ -63,7 +64,7 @@ SCHEMAS: dict[str, tuple[str, Callable[[Question], Document]]] = {
 """By kind of benchmark: the file of the task among lm-eval's, and its documents."""
 
 
-class HarnessPrompts:
+class HarnessPrompts(TextPrompts):
     """The prompts of one benchmark as lm-eval makes them."""
 
     def __init__(self, kind: str) -> None:
@@ -81,21 +82,17 @@ class HarnessPrompts:
         self._file, self._document = SCHEMAS[kind]
         self._of_subject = cache(self._load)
 
-    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
+    def put(self, question: Question, examples: Sequence[Question]) -> Put:
         """Return a question behind worked examples.
 
         Raises:
             TaskError: lm-eval has no task for the question's subject.
         """
+        document = self._document(question)
         task = self._of_subject(question.subject if "{subject}" in self._file else "")
         task.sampler.shown = [self._document(example) for example in examples]
-        text = task.fewshot_context(self._document(question), len(examples))
-        return str(text)
-
-    def options(self, question: Question) -> tuple[str, ...]:
-        """Return the texts to score, one per choice."""
-        task = self._of_subject(question.subject if "{subject}" in self._file else "")
-        return tuple(task.doc_to_choice(self._document(question)))
+        text = str(task.fewshot_context(document, len(examples)))
+        return Put(question, text, tuple(task.doc_to_choice(document)))
 
     def _load(self, subject: str) -> Any:
         import datasets

@@ -8,55 +8,17 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.contract.units import plural
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey, digest_of
-from jobs.prompts import few_shot, plain
+from jobs.evaluation.likelihood_prompts import ConversationPrompts, PlainPrompts, Prompts, Put
 from jobs.questions.question import LETTERED, Question, require_examples, stratified
 
-ENCODED_TEXTS = 256
-"""Texts that are encoded at once, by all cores."""
 TOP_TOKEN, HARNESS = "top-token", "harness"
 POOLED, PER_SUBJECT = "pooled", "per-subject"
-
-
-class Prompts(Protocol):
-    """How questions are put."""
-
-    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
-        """Return all text before the answer, behind worked examples."""
-        ...
-
-    def options(self, question: Question) -> tuple[str, ...]:
-        """Return the texts to score, one per choice."""
-        ...
-
-
-class PlainPrompts:
-    """Questions as the released evaluation puts them to pretrained models."""
-
-    def prompt(self, question: Question, examples: Sequence[Question]) -> str:
-        return few_shot.prompt(question, examples)
-
-    def options(self, question: Question) -> tuple[str, ...]:
-        return plain.continuations(question)
-
-
-def prompts_of(spec: EvaluateSpec) -> Prompts:
-    """Return how the questions of a score are put.
-
-    Raises:
-        TaskError: lm-eval, for mode ``harness``, has no task for the benchmark.
-    """
-    if spec.mode == HARNESS:
-        from jobs.evaluation.harness import HarnessPrompts
-
-        return HarnessPrompts(spec.kind)
-    return PlainPrompts()
 
 
 @dataclass(frozen=True)
@@ -64,12 +26,9 @@ class Asked:
     """A question as it is put, in text."""
 
     key: ItemKey
-    question: Question
-    """With its options in the order in which they are put."""
+    put: Put
     order: tuple[int, ...]
     """Of each option, its place as published."""
-    prompt: str
-    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,26 +45,42 @@ class LikelihoodItem:
         return digest_of(self.prompt.tolist(), self.options)
 
 
+def prompts_of(spec: EvaluateSpec) -> Prompts:
+    """Return how the questions of a score are put.
+
+    Raises:
+        TaskError: the instructions cannot be used, or lm-eval, for mode ``harness``, has no task
+            for the benchmark.
+    """
+    if spec.mode == HARNESS:
+        from jobs.evaluation.harness import HarnessPrompts
+
+        return HarnessPrompts(spec.kind)
+    if spec.template:
+        return ConversationPrompts(spec.kind, spec.template, spec.instructions)
+    return PlainPrompts()
+
+
 def sample_of(questions: Sequence[Question], spec: EvaluateSpec) -> list[Question]:
     """Return the questions to score, in the order of their file."""
     test = [question for question in questions if question.split == "test"]
     return stratified(test, spec.limit, spec.seed) if spec.limit else test
 
 
-def ask(questions: Sequence[Question], spec: EvaluateSpec) -> Iterator[Asked]:
+def ask(questions: Sequence[Question], spec: EvaluateSpec, prompts: Prompts) -> Iterator[Asked]:
     """Yield what is asked of the model: all questions once per seed of the demonstrations, then
     once per permutation of their options.
 
     Args:
         questions: all of a benchmark, train records included.
         spec: of the score.
+        prompts: ``prompts_of`` the spec.
 
     Raises:
         TaskError: there are fewer demonstrations than ``shots``, or no option has a place in the
             prompt, so that permuting them changes nothing.
     """
     train = require_examples(spec.path, questions, spec.shots)
-    prompts = prompts_of(spec)
     sample = sample_of(questions, spec)
     if spec.permute and not any(question.style == LETTERED for question in sample):
         raise TaskError(
@@ -117,14 +92,8 @@ def ask(questions: Sequence[Question], spec: EvaluateSpec) -> Iterator[Asked]:
         for number in range(spec.permute + 1):
             for question in sample:
                 order = permutation(question, number, spec.seed)
-                put = permuted(question, order)
-                yield Asked(
-                    ItemKey(question.id, seed, number),
-                    put,
-                    order,
-                    prompts.prompt(put, shown.before(question)),
-                    prompts.options(put),
-                )
+                put = prompts.put(permuted(question, order), shown.before(question))
+                yield Asked(ItemKey(question.id, seed, number), put, order)
 
 
 def seeds_of(spec: EvaluateSpec) -> tuple[int, ...]:
@@ -182,31 +151,7 @@ def permuted(question: Question, order: Sequence[int]) -> Question:
     return replace(question, choices=choices, answer=order.index(question.answer))
 
 
-def encode(asked: Sequence[Asked], encoder: Encoder) -> list[LikelihoodItem]:
-    """Return what is asked as token ids, each option as it is tokenized behind its prompt.
-
-    A space stands between the two, and belongs to the option, as does any space at the end of the
-    prompt. The start of a document stands before an empty prompt.
-    """
-    items = []
-    for some in chunks(asked, ENCODED_TEXTS):
-        texts = []
-        for item in some:
-            prompt = item.prompt.rstrip()
-            space = item.prompt[len(prompt) :]
-            texts += [prompt, *(f"{prompt}{space} {option}" for option in item.options)]
-        encoded = iter(encoder.encode_all(texts))
-        for item in some:
-            prompt_ids = next(encoded)
-            options = [next(encoded)[len(prompt_ids) :] for _ in item.options]
-            begin = [] if encoder.bos is None else [encoder.bos]
-            ids = [*begin, *prompt_ids] or [encoder.prefix]
-            items.append(LikelihoodItem(item, array("i", ids), tuple(map(tuple, options))))
-    return items
-
-
-def chunks(asked: Sequence[Asked], texts: int) -> Iterator[Sequence[Asked]]:
-    """Yield items a few at a time, of about as many texts."""
-    step = max(1, texts // (1 + max((len(item.options) for item in asked), default=1)))
-    for start in range(0, len(asked), step):
-        yield asked[start : start + step]
+def encode(asked: Sequence[Asked], prompts: Prompts, encoder: Encoder) -> list[LikelihoodItem]:
+    """Return what is asked as token ids."""
+    encoded = prompts.encode([item.put for item in asked], encoder)
+    return [LikelihoodItem(item, *ids) for item, ids in zip(asked, encoded, strict=True)]

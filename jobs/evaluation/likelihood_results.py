@@ -42,6 +42,7 @@ def finish(context: Context, checkpoint: Path, record: CheckpointRecord, work: W
             print(truncation(spec.benchmark, work.truncated, len(asked)), flush=True)
     read = [
         *(str(file) for file in benchmark_files.files(Path(spec.path), spec.kind, spec.options)),
+        *([spec.instructions] if spec.instructions else []),
         spec.tokenizer.path,
         context.run.name_of(checkpoint / manifest.RECORD),
     ]
@@ -63,6 +64,8 @@ def about(spec: EvaluateSpec, record: CheckpointRecord, work: Work) -> dict[str,
         "checkpoint_step": record.iteration,
         "digests": work.digests,
         "shots": spec.shots,
+        "model": spec.finetuned or None,
+        "template": spec.template or None,
         "demonstrations": spec.demonstrations if spec.shots else None,
         "bos": bool(spec.tokenizer.vocabulary.bos_token),
         "seq_length": work.max_length,
@@ -70,7 +73,7 @@ def about(spec: EvaluateSpec, record: CheckpointRecord, work: Work) -> dict[str,
         "limit": spec.limit,
         "truncated": work.truncated,
         "prompts": len(work.items),
-        "first_prompt": work.items[0].asked.prompt,
+        "first_prompt": work.items[0].asked.put.prompt,
     }
 
 

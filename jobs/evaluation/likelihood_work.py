@@ -23,6 +23,7 @@ from jobs.evaluation import items as item_store
 from jobs.evaluation import likelihood_items, megatron_scorer
 from jobs.evaluation.items import Answer, AnswerFile, ItemKey, digest_of
 from jobs.evaluation.likelihood_items import Asked, LikelihoodItem
+from jobs.evaluation.likelihood_prompts import Prompts
 from jobs.evaluation.protocol import Likelihood
 from jobs.evaluation.scoring import finite
 from jobs.runtime.context import Context
@@ -51,7 +52,12 @@ class Work:
 
     @classmethod
     def plan(
-        cls, context: Context, asked: Sequence[Asked], encoder: Encoder, record: CheckpointRecord
+        cls,
+        context: Context,
+        asked: Sequence[Asked],
+        prompts: Prompts,
+        encoder: Encoder,
+        record: CheckpointRecord,
     ) -> Work:
         """Encode all items and put them into batches.
 
@@ -60,7 +66,7 @@ class Work:
         """
         spec = cast(EvaluateSpec, context.task.spec)
         max_length = spec.seq_length or record.as_trained(spec.model).seq_length
-        items = likelihood_items.encode(asked, encoder)
+        items = likelihood_items.encode(asked, prompts, encoder)
         batches = megatron_scorer.batches(
             [item.prompt for item in items],
             [item.options for item in items],

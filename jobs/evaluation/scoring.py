@@ -29,7 +29,7 @@ def question_records(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[
     for item, answer in zip(asked, answers, strict=True):
         likelihoods = finite(answer)
         best = [n for n, value in enumerate(likelihoods) if value == max(likelihoods)]
-        question = item.question
+        question = item.put.question
         chosen = {
             "predicted": item.order[best[0]],
             "tied": len(best),
@@ -44,7 +44,7 @@ def question_records(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[
                 "seed": item.key.seed,
                 "subject": question.subject,
                 "choices": list(question.choices),
-                "options": list(item.options),
+                "options": list(item.put.options),
                 "loglikelihoods": likelihoods,
                 "answer": question.answer,
                 **chosen,

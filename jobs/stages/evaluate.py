@@ -17,7 +17,8 @@ from jobs.contract.stage_specs import EvaluateSpec
 from jobs.data import tokenizer_file
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation import likelihood_items, likelihood_results
-from jobs.evaluation.likelihood_items import Asked
+from jobs.evaluation.likelihood_items import Asked, prompts_of
+from jobs.evaluation.likelihood_prompts import Prompts
 from jobs.evaluation.likelihood_work import Recorder, StopCheck, Work
 from jobs.questions import readers
 from jobs.runtime.context import Context
@@ -40,19 +41,21 @@ def run(context: Context) -> None:
     """
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer)
-    asked = list(likelihood_items.ask(readers.read(Path(spec.path), spec.kind, spec.options), spec))
+    questions = readers.read(Path(spec.path), spec.kind, spec.options)
+    prompts = prompts_of(spec)
+    asked = list(likelihood_items.ask(questions, spec, prompts))
     choice = Choice(context.path(spec.checkpoint_dir), spec.checkpoint, spec.target_step)
     with selection.lease(context, choice):
-        evaluate(context, choice, asked)
+        evaluate(context, choice, asked, prompts)
 
 
-def evaluate(context: Context, choice: Choice, asked: Sequence[Asked]) -> None:
+def evaluate(context: Context, choice: Choice, asked: Sequence[Asked], prompts: Prompts) -> None:
     """Score the checkpoint and write the results where all items are answered."""
     spec = cast(EvaluateSpec, context.task.spec)
     checkpoint, record = selection.find(choice, spec.model, spec.tokenizer, "evaluated")
     if context.rank == 0:
         context.progress(0, len(asked), "questions", phase="startup")
-    work = Work.plan(context, asked, Encoder.load(spec.tokenizer), record)
+    work = Work.plan(context, asked, prompts, Encoder.load(spec.tokenizer), record)
     try:
         if context.world_size > 1 or work.to_do(context):
             score(context, checkpoint, record, work)

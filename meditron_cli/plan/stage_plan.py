@@ -237,7 +237,7 @@ def paths_beside_tokenizer(
 ) -> Iterable[str]:
     """Return what else a task reads that reads the tokenizer; relative paths are in the run."""
     if isinstance(spec, EvaluateSpec):
-        return (spec.path,)
+        return (spec.path, spec.instructions)
     if isinstance(spec, ConvertSpec):
         return (spec.folder,)
     if isinstance(spec, PrepareSpec):

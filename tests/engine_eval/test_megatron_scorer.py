@@ -15,6 +15,7 @@ from jobs.contract.errors import TaskError
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey
 from jobs.evaluation.likelihood_items import Asked, encode
+from jobs.evaluation.likelihood_prompts import PlainPrompts, Put
 from jobs.evaluation.megatron_scorer import (
     MegatronScorer,
     Scoring,
@@ -75,10 +76,10 @@ def items_of(encoder, questions):
     """Return texts and their continuations, each of which begins with a space, as items."""
     question = Question("", "", (), (), 0, "test", "", "texts")
     asked = [
-        Asked(ItemKey(f"{number}"), question, (), text, tuple(option[1:] for option in options))
+        Asked(ItemKey(f"{number}"), Put(question, text, tuple(one[1:] for one in options)), ())
         for number, (text, options) in enumerate(questions)
     ]
-    return encode(asked, encoder)
+    return encode(asked, PlainPrompts(), encoder)
 
 
 def ask(encoder, network, *questions, batch_size=3):

@@ -14,6 +14,7 @@ from jobs.contract import specs
 from jobs.contract.files import read_json, write_json
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation import likelihood_items, likelihood_results
+from jobs.evaluation.likelihood_items import prompts_of
 from jobs.evaluation.likelihood_work import Recorder, Work
 from jobs.evaluation.protocol import Likelihood
 from jobs.questions import readers
@@ -44,8 +45,9 @@ def contexts(evaluation, parts: int, **fields) -> list[Context]:
 
 def planned(context: Context, record) -> Work:
     spec = context.task.spec
-    asked = list(likelihood_items.ask(readers.read(Path(spec.path), spec.kind), spec))
-    return Work.plan(context, asked, encoder_of(spec.tokenizer), record)
+    prompts = prompts_of(spec)
+    asked = list(likelihood_items.ask(readers.read(Path(spec.path), spec.kind), spec, prompts))
+    return Work.plan(context, asked, prompts, encoder_of(spec.tokenizer), record)
 
 
 def scored_together(work: Work, batch: list[int], item) -> list[Likelihood]:

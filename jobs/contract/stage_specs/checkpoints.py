@@ -63,6 +63,13 @@ class EvaluateSpec:
     permute: int = 0
     """Permutations of the options under which each question is scored beside the order of its
     file."""
+    finetuned: str = ""
+    """Name of the finetuned model whose checkpoint it is; empty for one of pretraining."""
+    template: str = ""
+    """``code`` or ``paper``: of the conversation in which questions are put; empty for plain
+    texts."""
+    instructions: str = ""
+    """Absolute path of a file of instructions for the conversation; empty for ours."""
     seq_length: int = 0
     """Most tokens of a prompt with an option; 0 for those of the longest trained sequences."""
     part: int = 0

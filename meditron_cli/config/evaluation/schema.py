@@ -86,6 +86,8 @@ class Benchmark(Section):
             yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
         if self.skip_first_rows and self.kind != "mmlu":
             yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
+        if self.model and self.shots and self.modes != ("harness",):
+            yield "shots", "a finetuned model answers without worked examples"
         if len(set(self.modes)) < len(self.modes):
             yield "modes", "a mode is listed twice"
         if "harness" in self.modes and self.kind not in HARNESS_KINDS:

@@ -169,7 +169,14 @@ def evaluation_of_model(inputs: Inputs, spec: EvaluateSpec, name: str) -> Evalua
     if not name:
         return spec
     folder, benchmark, rest = spec.output_dir.split("/", 2)
-    return replace(of_model(inputs, spec, name), output_dir=f"{folder}/{benchmark}/{name}-{rest}")
+    settings, harness = inputs.experiment.finetune, spec.mode == "harness"
+    return replace(
+        of_model(inputs, spec, name),
+        output_dir=f"{folder}/{benchmark}/{name}-{rest}",
+        finetuned=name,
+        template="" if harness else settings.template,
+        instructions="" if harness else str(settings.instructions or ""),
+    )
 
 
 def exports_of_models(inputs: Inputs, spec: ExportSpec) -> list[ExportSpec]:

@@ -11,6 +11,7 @@ import pytest
 from jobs.contract.errors import TaskError
 from jobs.evaluation.items import Answer, ItemKey
 from jobs.evaluation.likelihood_items import Asked, permuted
+from jobs.evaluation.likelihood_prompts import Put
 from jobs.evaluation.scoring import question_records, summarise
 from jobs.prompts import plain
 from jobs.questions.question import Question
@@ -33,7 +34,7 @@ def asked(question: Question, order: tuple[int, ...] = (), seed: int = 0, sample
     order = order or tuple(range(len(question.choices)))
     put = permuted(question, order)
     key = ItemKey(question.id, seed, sample)
-    return Asked(key, put, order, "", plain.continuations(put))
+    return Asked(key, Put(put, "", plain.continuations(put)), order)
 
 
 def answer(item: Asked, values: list[float]) -> Answer:

@@ -84,6 +84,10 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
             "evaluate.benchmarks=[{name: b, path: b, model: medqa}]",
             "evaluate.benchmarks[0].model: no finetuned model is called 'medqa'",
         ),
+        (
+            "evaluate.benchmarks=[{name: b, path: b, model: medqa, shots: 3}]",
+            "evaluate.benchmarks[0].shots: a finetuned model answers without worked examples",
+        ),
     ],
 )
 def test_a_section_that_cannot_be_is_refused(override: str, sentence: str) -> None:

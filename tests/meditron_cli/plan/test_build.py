@@ -206,6 +206,29 @@ def test_a_mode_has_a_folder_of_its_own_and_seeds_are_those_of_shots() -> None:
     assert {spec.seeds for spec in specs} == {(1234, 432, 32)}
 
 
+def test_a_finetuned_model_is_asked_in_the_conversation_that_it_was_taught() -> None:
+    specs = [
+        task.spec
+        for task in plan_of(
+            "test-slurm",
+            "tiny",
+            "finetune.models=[{name: medqa, data: [{path: /a}]}]",
+            "finetune.template=paper",
+            "evaluate.benchmarks=[{name: p, path: /p, kind: pubmedqa, model: medqa, "
+            "modes: [top-token, harness]}]",
+        )
+        .stage("evaluate")
+        .tasks
+        if isinstance(task.spec, EvaluateSpec)
+    ]
+
+    folder = "evaluations/p/medqa-last"
+    assert [(spec.output_dir, spec.finetuned, spec.template) for spec in specs] == [
+        (folder, "medqa", "paper"),
+        (f"{folder}/harness", "medqa", ""),
+    ]
+
+
 def test_four_ranks_of_the_test_slurm_lie_on_two_nodes() -> None:
     resources = plan_of("test-slurm", "tiny").stage("pretrain").resources
 
