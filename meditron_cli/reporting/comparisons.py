@@ -33,7 +33,7 @@ def beside(
     return [
         {
             "benchmark": ours.benchmark,
-            "checkpoint": ours.checkpoint,
+            "checkpoint_name": ours.checkpoint,
             "protocol": ours.protocol,
             "place": ours.place,
             "accuracy": ours.results["accuracy"],
@@ -211,7 +211,7 @@ def by_subject(
             rows.append(
                 {
                     "benchmark": score.benchmark,
-                    "checkpoint": score.checkpoint,
+                    "checkpoint_name": score.checkpoint,
                     "protocol": score.protocol,
                     "kind": score.kind,
                     "subject": subject,
@@ -241,7 +241,7 @@ def contamination(run: RunDir, scores: Sequence[Score]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "benchmark": score.benchmark,
-                    "checkpoint": score.checkpoint,
+                    "checkpoint_name": score.checkpoint,
                     "protocol": score.protocol,
                     **parts,
                 }

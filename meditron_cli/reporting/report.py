@@ -196,7 +196,7 @@ def validation_corpora(validated: Sequence[ValidationLine]) -> list[dict[str, An
 def evaluations(found: Iterable[Score]) -> list[dict[str, Any]]:
     """Return results by benchmark, model, checkpoint and mode."""
     return [
-        {**score.results, "checkpoint": score.checkpoint, "protocol": score.protocol}
+        {**score.results, "checkpoint_name": score.checkpoint, "protocol": score.protocol}
         for score in found
     ]
 

@@ -66,7 +66,7 @@ def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
     """Return the row of one benchmark on one checkpoint."""
     return (
         item["benchmark"],
-        item["checkpoint"],
+        item["checkpoint_name"],
         item["protocol"],
         f"{item['accuracy']:.1%}",
         interval(item["ci95"]),
@@ -123,7 +123,7 @@ def beside_row(item: Mapping[str, Any]) -> tuple[object, ...]:
     spread = "" if item["spread"] is None else f"±{100 * item['spread']:.3g}"
     return (
         item["benchmark"],
-        f"{item['checkpoint']} {item['protocol']}",
+        f"{item['checkpoint_name']} {item['protocol']}",
         f"{100 * item['accuracy']:.1f}",
         number(round(100 * item["published"], 3)) + spread,
         f"{item['model']}, {item['table']}",
@@ -208,7 +208,7 @@ def subject_cell(item: Mapping[str, Any]) -> str:
 
 
 def contender(item: Mapping[str, Any]) -> str:
-    return f"{item['checkpoint']} {item['protocol']}"
+    return f"{item['checkpoint_name']} {item['protocol']}"
 
 
 def contamination_row(item: Mapping[str, Any]) -> tuple[object, ...]:

@@ -182,7 +182,7 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
         "step_seconds": 4.0,
         "speed": None,
     }
-    assert found["evaluations"][1] == {**RESULT, "checkpoint": "600", "protocol": "top-token"}
+    assert found["evaluations"][1] == {**RESULT, "checkpoint_name": "600", "protocol": "top-token"}
     assert {"total_s", "queued_s"} <= set(found["time"])
     assert "goodput" in found
 
