@@ -102,6 +102,16 @@ class Index:
             found[document].append(Match(benchmark, item, share))
         return found
 
+    def covered(self, texts: Sequence[str], ngram: int) -> list[float]:
+        """Return the share of the n-grams of each text that questions have; 0 of a shorter text."""
+        words, counts = word_hashes(texts)
+        found = np.zeros(len(texts), np.int64)
+        if ngram in self._lengths and len(self._hashes):
+            documents = self._known(words, np.cumsum(counts), ngram) // len(self._hashes)
+            found = np.bincount(documents, minlength=len(texts))
+        shares: list[float] = (found / np.maximum(counts - ngram + 1, 1)).tolist()
+        return shares
+
     def _known(self, words: Hashes, ends: Rows, length: int) -> Rows:
         """Return the known n-grams of a length: document times their number, plus the place."""
         grams = ngrams(words, length)

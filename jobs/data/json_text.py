@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def members(path: Path) -> Iterator[tuple[int, str, Any]]:
             text.require(":")
             line, value = text.line, text.element()[1]
             yield line, key, value
+
+
+BLANK = re.compile(r"[ \t\r\n]+")
 
 
 class JsonText:
@@ -107,16 +111,15 @@ class JsonText:
     def _next(self) -> str:
         """Return the next character that is not white space; empty at the end of the file."""
         while True:
-            end = self._at
-            while end < len(self._text) and self._text[end] in " \t\r\n":
-                end += 1
-            self._forward(end)
+            blank = BLANK.match(self._text, self._at)
+            self._forward(blank.end() if blank else self._at)
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
     def _forward(self, end: int) -> None:
-        self.line += self._text.count("\n", self._at, end)
-        self._at = end
+        if end > self._at:
+            self.line += self._text.count("\n", self._at, end)
+            self._at = end
 
     def _more(self) -> bool:
         """Double the text held, so that a long element is scanned a few times only."""

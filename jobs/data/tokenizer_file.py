@@ -6,6 +6,7 @@ Reading and checking take the standard library alone, so that the login node can
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -348,6 +349,12 @@ def require_unchanged(run: rundir.RunDir, ref: TokenizerRef) -> dict[str, Any]:
         )
         raise TaskError(message, f"put the old file back, then {RESUME}")
     return entry
+
+
+def set_threads(count: int) -> None:
+    """Give the encoder one thread per core of the task; call it before the first encoding."""
+    os.environ["RAYON_NUM_THREADS"] = str(count)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
 
 
 def load(path: str) -> Tokenizer:

@@ -9,7 +9,6 @@ once. Memory holds two batches of documents and four bytes per document.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +44,7 @@ def run(context: Context) -> None:
         Stopped: a stop was requested; the next attempt continues behind the finished stretches.
     """
     spec, run = cast(TokenizeSpec, context.task.spec), context.run
-    set_threads(context.task.cpus_per_rank)
+    tokenizer_file.set_threads(context.task.cpus_per_rank)
     recorded = {item["path"]: item for item in tokenized.curated(run)}
     shards = {name: require_input(run, name, recorded.get(name)) for name in spec.inputs}
     tokenizer = tokenizer_file.require_unchanged(run, spec.tokenizer)
@@ -73,12 +72,6 @@ def tokenize_or_again(
     except engines.EngineDiffers as error:
         stretch_records.distrust(run, spec, error)
         return tokenize(context, planned, tools.without_gigatoken(spec, error))
-
-
-def set_threads(count: int) -> None:
-    """Give the encoder one thread per core of the task; call it before the first encoding."""
-    os.environ["RAYON_NUM_THREADS"] = str(count)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
 
 
 def require_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,3 +89,16 @@ def test_no_document_is_pieced_together_from_two() -> None:
 def test_without_questions_nothing_matches() -> None:
     assert Index([], PAPER).matches(QUESTION) == []
     assert Index([("exam", "7", "So what?")], PAPER).matches("So what?") == []
+
+
+def test_a_text_is_covered_by_the_share_of_its_own_ngrams_that_questions_have() -> None:
+    spec = DecontaminationSpec((), ngram=3, share=0.8)
+    index = Index(
+        [("exam", "a", "one two three four five"), ("exam", "b", "six seven eight")], spec
+    )
+
+    shares = index.covered(
+        ["one two three four", "zero one two three x", "six seven eight", "one two", ""], 3
+    )
+
+    assert shares == [1.0, pytest.approx(1 / 3), 1.0, 0.0, 0.0]
