@@ -16,7 +16,7 @@ from functools import reduce
 from pathlib import Path
 
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import READING_SOURCES, STAGES, TOKENIZER_STAGES
+from jobs.contract.stage_specs import FINETUNE, PREPARE, READING_SOURCES, STAGES, TOKENIZER_STAGES
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
@@ -24,6 +24,7 @@ from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
 from meditron_cli.config.experiment_schema import Corpus, Experiment, Pretrain
 from meditron_cli.config.files import cluster_names, size_names
+from meditron_cli.config.training.finetune import Finetune
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = [
@@ -213,6 +214,11 @@ def inputs(experiment: Experiment) -> list[tuple[tuple[str, ...], KeyPath, Path]
     ]
     if tokenizer := experiment.tokenize.tokenizer:
         files.append((TOKENIZER_STAGES, ("tokenize", "tokenizer"), tokenizer))
+    finetune = experiment.finetune
+    if finetune.models and finetune.instructions:
+        files.append(((PREPARE,), ("finetune", "instructions"), finetune.instructions))
+    if finetune.models and finetune.run:
+        files.append(((FINETUNE,), ("finetune", "run"), RunDir(finetune.run).record))
     for where, path in token_paths(experiment):
         dataset = [Path(f"{path}.bin"), Path(f"{path}.idx")]
         needed = [RunDir(path).record] if path.is_dir() else dataset
@@ -243,12 +249,26 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
             yield READING_SOURCES, where, source
         else:
             yield READING_SOURCES, (*where, "path"), source.path
+    for where, path in training_files(experiment.finetune):
+        yield (PREPARE,), where, path
+    compares = experiment.finetune.models and experiment.finetune.decontaminate.enabled
     for number, benchmark in enumerate(experiment.evaluate.benchmarks):
         is_compared = benchmark in experiment.compared_benchmarks
         readers = (*(READING_SOURCES if is_compared else ()), "evaluate")
+        readers += (PREPARE,) if compares else ()
         yield readers, ("evaluate", "benchmarks", number, "path"), benchmark.path
         if benchmark.train:
             yield ("evaluate",), ("evaluate", "benchmarks", number, "train"), benchmark.train
+
+
+def training_files(finetune: Finetune) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the files of questions that finetuning trains on or compares with, with their keys."""
+    for number, model in enumerate(finetune.models):
+        for place, file in enumerate(model.data):
+            yield ("finetune", "models", number, "data", place, "path"), file.path
+    if finetune.models and finetune.decontaminate.enabled:
+        for number, file in enumerate(finetune.decontaminate.against):
+            yield ("finetune", "decontaminate", "against", number, "path"), file.path
 
 
 def absence(path: Path) -> str:

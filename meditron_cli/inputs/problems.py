@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import deque
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import TOKENIZER_STAGES
+from jobs.contract.stage_specs import PREPARE, TOKENIZER_STAGES
 from jobs.data import tokenizer_file
 
 if TYPE_CHECKING:
     from jobs.contract.corpus.benchmark_files import BenchmarkOptions
     from meditron_cli.config.evaluation.schema import Benchmark
+    from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
+    from meditron_cli.config.training.finetune import TrainFile
+
+READ_RECORDS = 200
+"""Training questions of a file that are read before anything is submitted."""
 
 
 def missing(loaded: Loaded, stages: Collection[str]) -> list[Missing]:
@@ -50,13 +58,23 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
             )
             shots = benchmark.shots if scored else 0
             sentences += benchmark_problems(benchmark, shots, place, options)
+        elif name == "models":
+            file = experiment.finetune.models[int(number)].data[int(key[1])]
+            sentences += training_problems(f"finetune.models[{number}].data", file, place)
         else:
             sentences += path_problems(f"{section}.{name}", place)
-    if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
-        sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
+    return sentences + list(problems_beside_data(loaded, stages))
+
+
+def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[str]:
+    """Yield a sentence per unusable tokenizer, template or base model."""
+    tokenizer = loaded.experiment.tokenize.tokenizer
+    if PREPARE in stages:
+        yield from template_problems(loaded.experiment)
+    if tokenizer and set(TOKENIZER_STAGES) & set(stages):
+        yield from tokenizer_problems(loaded, tokenizer)
     if "convert" in stages:
-        sentences += weights_problems(loaded)
-    return sentences
+        yield from weights_problems(loaded)
 
 
 def benchmark_problems(
@@ -79,6 +97,51 @@ def benchmark_problems(
         require_examples(path, questions, shots)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
+
+
+def training_problems(key: str, file: TrainFile, path: Path) -> Iterator[str]:
+    """Yield a sentence for a file of training questions whose first records cannot be read."""
+    from jobs.contract.corpus.benchmark_files import BenchmarkOptions
+    from jobs.questions import exchanges, readers
+
+    unreadable = list(path_problems(key, path))
+    if unreadable or not path.exists():
+        yield from unreadable
+        return
+    options = BenchmarkOptions(first_answer=file.first_answer)
+    try:
+        if file.kind == exchanges.KIND:
+            records: Iterator[object] = exchanges.read_exchanges(path)
+        else:
+            records = readers.read_train(path, file.kind, options)
+        deque(islice(records, READ_RECORDS), maxlen=0)
+    except TaskError as error:
+        yield f"{key}: {error.message}; {error.hint}"
+
+
+def template_problems(experiment: Experiment) -> Iterator[str]:
+    """Yield a sentence for instructions that cannot be read, and for each token of the template
+    that neither the tokenizer has nor ``finetune.added_tokens`` lists.
+    """
+    from jobs.prompts import instructions
+    from jobs.prompts.encoding import CONTROL_TOKENS
+
+    finetune = experiment.finetune
+    if finetune.instructions and finetune.instructions.exists():
+        try:
+            instructions.load(finetune.instructions)
+        except TaskError as error:
+            yield f"finetune.instructions: {error.message}; {error.hint}"
+    known = {*finetune.added_tokens, *experiment.vocabulary.added_tokens}
+    if path := experiment.tokenize.tokenizer:
+        with suppress(ValueError, OSError):  # the sentence about the tokenizer names it
+            known |= tokenizer_file.read_tokens(path).ids.keys()
+    for token in CONTROL_TOKENS:
+        if token not in known:
+            yield (
+                f"finetune.added_tokens: the tokenizer has no {token}, a token of the template; "
+                "list it"
+            )
 
 
 def weights_problems(loaded: Loaded) -> Iterator[str]:

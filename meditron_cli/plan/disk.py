@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from jobs.contract.stage_specs import ExportSpec, PretrainSpec
+from jobs.contract.stage_specs import ExportSpec, TrainingSpec
 from meditron_cli.plan.model import Plan
 
 BESIDE = 3
@@ -28,7 +29,7 @@ class DiskNeed(NamedTuple):
         return sum(self)
 
 
-def disk_need(spec: PretrainSpec, exports: int = 0, saved: Collection[int] = ()) -> DiskNeed:
+def disk_need(spec: TrainingSpec, exports: int = 0, saved: Collection[int] = ()) -> DiskNeed:
     """Return what a training and a number of exports of its checkpoints take beside the checkpoints
     of the steps that are ``saved``.
     """
@@ -46,16 +47,24 @@ def disk_need(spec: PretrainSpec, exports: int = 0, saved: Collection[int] = ())
 
 
 def disk_need_of(
-    plan: Plan, saved: Collection[int] = (), exported: Collection[str] = ()
+    plan: Plan,
+    saved: Mapping[str, Collection[int]] = MappingProxyType({}),
+    exported: Collection[str] = (),
 ) -> DiskNeed | None:
     """Return what the run of a plan still takes; None where it does not train.
 
     Args:
-        saved: steps of its checkpoints.
+        saved: steps of its checkpoints, by their folder.
         exported: folders of its finished exports.
     """
     tasks = [task.spec for stage in plan.stages for task in stage.tasks]
-    training = next((spec for spec in tasks if isinstance(spec, PretrainSpec)), None)
-    exports = [spec for spec in tasks if isinstance(spec, ExportSpec)]
-    missing = sum(spec.output_dir not in exported for spec in exports)
-    return disk_need(training, missing, saved) if training else None
+    trainings = [spec for spec in tasks if isinstance(spec, TrainingSpec)]
+    if not trainings:
+        return None
+    needs = [disk_need(spec, saved=saved.get(spec.checkpoint_dir, ())) for spec in trainings]
+    exports = sum(
+        spec.model.weights_bytes(trainings[0].precision)
+        for spec in tasks
+        if isinstance(spec, ExportSpec) and spec.output_dir not in exported
+    )
+    return DiskNeed(sum(n.checkpoints for n in needs), sum(n.kept for n in needs), exports)

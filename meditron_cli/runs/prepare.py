@@ -4,6 +4,7 @@ before anything is created.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import sys
@@ -17,9 +18,13 @@ from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
+    BY_TOKENS,
     CORPUS_STAGES,
+    FINETUNE,
     PIPELINE_STAGES,
+    PREPARE,
     PRETRAIN,
     READING_SOURCES,
     TRAINING_STAGES,
@@ -29,9 +34,11 @@ from jobs.contract.stage_specs import (
     DeduplicateSpec,
     EvaluateSpec,
     ExportSpec,
+    FinetuneSpec,
     IndexSpec,
     PretrainSpec,
     Spec,
+    TokenizerRef,
     TokenizeSpec,
     TrainingSpec,
 )
@@ -43,7 +50,6 @@ from meditron_cli.runs import request, store
 if TYPE_CHECKING:
     from jobs.contract.done_markers import DoneMarker
     from jobs.contract.metrics_log import MetricsSummary
-    from jobs.contract.rundir import RunDir
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.config.corpus.schema import Curate
     from meditron_cli.config.experiment_schema import Experiment
@@ -73,6 +79,7 @@ def plan_of(
     measured: MetricsSummary | None = None,
     digest: str | None = None,
     converted: Path | None = None,
+    grown: tuple[str, ...] | None = None,
 ) -> Plan:
     """Plan some stages of a loaded configuration with this machine's interpreter.
 
@@ -82,6 +89,7 @@ def plan_of(
         measured: times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
         converted: folder of the base model, where it is not found any more.
+        grown: tokens that finetuning adds to the tokenizer; by default it is read.
 
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
@@ -109,8 +117,31 @@ def plan_of(
         weights_folder=str(folder or ""),
         weights_links=tuple(map(str, weights.links(found))) if found else (),
         source_bytes=source_bytes(loaded) if "curate" in stages or "clean" in stages else None,
+        grown=grown_tokens(experiment) if grown is None else grown,
+        start_target=start_target(experiment),
     )
     return build(inputs, tuple(stages))
+
+
+def grown_tokens(experiment: Experiment) -> tuple[str, ...]:
+    """Return the tokens of ``finetune.added_tokens`` that the tokenizer lacks; none without a
+    finetuned model, and all but registered ones where the tokenizer cannot be read.
+    """
+    if not experiment.finetune.models:
+        return ()
+    known = set(experiment.vocabulary.added_tokens)
+    if path := experiment.tokenize.tokenizer:
+        with suppress(ValueError, OSError):  # ``problems`` reports it
+            known |= tokenizer_file.read_tokens(path).ids.keys()
+    return tuple(token for token in experiment.finetune.added_tokens if token not in known)
+
+
+def start_target(experiment: Experiment) -> int:
+    """Return the target step of the training of ``finetune.run``; 0 where none is known."""
+    if experiment.finetune.run is None:
+        return 0
+    task = specs.read_task(RunDir(experiment.finetune.run), PRETRAIN, 0)
+    return task.training.train_steps if task and task.training else 0
 
 
 def source_bytes(loaded: Loaded) -> int | None:
@@ -257,32 +288,41 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
     Raises:
         ConfigError: the only stage has no work.
     """
-    from meditron_cli.config import weights
-    from meditron_cli.plan.stage_plan import idle_stages
+    from meditron_cli.plan.stage_plan import idle_stages, start_stages
 
-    if stage != PIPELINE:
-        if stage == "evaluate" and not experiment.evaluate.benchmarks:
-            raise ConfigError(
-                "evaluate.benchmarks lists no benchmark",
-                hint="`meditron explain evaluate.benchmarks` explains the key",
-            )
-        if stage == "convert" and experiment.model.weights == weights.RANDOM:
-            raise ConfigError(
-                "model.weights is random, so there is nothing to convert",
-                hint="`meditron explain model.weights` explains the key",
-            )
-        if stage == "export" and not experiment.export.step:
-            raise ConfigError(
-                "export.step lists no checkpoint", hint="`meditron explain export.step` explains it"
-            )
-        if stage in CORPUS_STAGES:
-            return corpus_stages(stage, experiment)
-        if stage not in TRAINING_STAGES:
-            return (stage,)
-        idle = idle_stages(experiment)
-        return ("index", *(["convert"] if "convert" not in idle else []), stage)
     idle = idle_stages(experiment)
-    return tuple(name for name in PIPELINE_STAGES if name not in idle)
+    if stage == PIPELINE:
+        return tuple(name for name in PIPELINE_STAGES if name not in idle)
+    require_work(stage, idle)
+    if stage in CORPUS_STAGES:
+        return corpus_stages(stage, experiment)
+    if stage not in TRAINING_STAGES:
+        return (stage,)
+    before: tuple[str, ...] = ("index", "convert")
+    if stage == FINETUNE:
+        before = tuple(name for name in start_stages(experiment) if name != PRETRAIN)
+    return (*(name for name in before if name not in idle), stage)
+
+
+NO_WORK = {
+    "evaluate": ("evaluate.benchmarks lists no benchmark", "evaluate.benchmarks"),
+    "convert": ("model.weights is random, so there is nothing to convert", "model.weights"),
+    "export": ("export.step lists no checkpoint", "export.step"),
+    PREPARE: ("finetune.models lists no model", "finetune.models"),
+    FINETUNE: ("finetune.models lists no model", "finetune.models"),
+}
+"""Why a stage has no work, and the key that gives it some."""
+
+
+def require_work(stage: str, idle: Collection[str]) -> None:
+    """Refuse a stage without work.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if stage in idle and stage in NO_WORK:
+        sentence, key = NO_WORK[stage]
+        raise ConfigError(sentence, hint=f"`meditron explain {key}` explains the key")
 
 
 def corpus_stages(stage: str, experiment: Experiment) -> tuple[str, ...]:
@@ -340,6 +380,9 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
 
     for spec in (task.spec for stage in plan.stages for task in stage.tasks):
         require_saved_within(run, spec)
+        if isinstance(spec, FinetuneSpec):
+            require_start(spec)
+            require_same_finetuning(run, spec)
     tasks = (task for stage in plan.stages for task in stage.tasks)
     for spec in (task.pretraining for task in tasks if task.pretraining):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
@@ -374,6 +417,58 @@ def require_saved_within(run: RunDir, spec: Spec) -> None:
     for path in manifest.folders(run.path(spec.checkpoint_dir)):
         if manifest.step_of(path) > target:
             raise retention.beyond_target(path, target)
+
+
+def require_start(spec: FinetuneSpec) -> None:
+    """Refuse to finetune from a checkpoint of another run that it does not have.
+
+    Raises:
+        TaskError: naming its folder.
+    """
+    from jobs.checkpoints import manifest
+
+    start, folder = spec.start, Path(spec.start.checkpoint_dir)
+    if not folder.is_absolute() or not folder.parent.is_dir():
+        return
+    steps = {"first": 0, "last": start.target_step}
+    step = steps[start.checkpoint] if start.checkpoint in steps else int(start.checkpoint)
+    saved = sorted(manifest.saved_steps(folder))
+    if step not in saved:
+        raise TaskError(
+            f"finetune.run: {folder} has no checkpoint of step {step}",
+            f"set finetune.start to one of {', '.join(map(str, saved)) or 'a run with some'}",
+        )
+
+
+LAYOUT_FIELDS = {
+    "parallel", "device", "micro_batch_size", "save_interval", "keep_checkpoints", "async_save",
+    "save_memory_gb", "deterministic", "validation_interval", "validation_batches",
+}  # fmt: skip
+"""Fields of a finetuning that do not decide its result."""
+
+
+def require_same_finetuning(run: RunDir, spec: FinetuneSpec) -> None:
+    """Refuse other settings for a model that has checkpoints: it would resume from them, and be
+    neither the one nor the other.
+
+    Raises:
+        TaskError: naming the settings.
+    """
+    from jobs.checkpoints import manifest
+
+    before = next((one for one in finetunings(run) if one.name == spec.name), None)
+    if before is None or manifest.find_latest(run.path(spec.checkpoint_dir)) is None:
+        return
+    names = {field.name for field in dataclasses.fields(spec)} - LAYOUT_FIELDS
+    if spec.loss_average != BY_TOKENS:
+        names.add("micro_batch_size")
+    before = replace(before, tokenizer=replace(before.tokenizer, path=spec.tokenizer.path))
+    if changed := [name for name in sorted(names) if getattr(spec, name) != getattr(before, name)]:
+        raise TaskError(
+            f"the finetuned model {spec.name} has checkpoints of a training with other settings "
+            f"({', '.join(changed)})",
+            "give the model another name in finetune.models, or put the settings back",
+        )
 
 
 def require_untrained(run: RunDir, spec: PretrainSpec) -> None:
@@ -425,10 +520,12 @@ def planned(reader: RecordReader) -> Plan:
     experiment, cluster = restore(recorded)
     stages = list(reader.read().require_readable().stages)
     measured = measured_times(run, stages)
-    digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
+    known = recorded_tokenizer(run, stages)
+    digest = tokenizer_digest(experiment.tokenize.tokenizer) or (known.sha256 if known else "")
+    grown = next((spec.tokenizer.grown for spec in finetunings(run)), None)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
     loaded = with_corpus_tasks(loaded, run)
-    return plan_of(loaded, stages, measured, digest, recorded_folder(run))
+    return plan_of(loaded, stages, measured, digest, recorded_folder(run), grown)
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> MetricsSummary | None:
@@ -456,15 +553,22 @@ def is_converted(run: RunDir, stage: StagePlan) -> bool:
     return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
 
 
-def recorded_digest(run: RunDir, stages: Collection[str]) -> str:
-    """Return the tokenizer's SHA-256 in the run's specs, for a tokenizer that is gone; empty when
-    no spec has one.
-    """
+def finetunings(run: RunDir) -> Iterator[FinetuneSpec]:
+    """Yield the finetunings that a run has, by their specs."""
+    for index in specs.indices(run, FINETUNE):
+        task = specs.read_task(run, FINETUNE, index)
+        if task and isinstance(task.spec, FinetuneSpec):
+            yield task.spec
+
+
+def recorded_tokenizer(run: RunDir, stages: Collection[str]) -> TokenizerRef | None:
+    """Return the tokenizer in the run's specs, for one that is gone; None when no spec has one."""
     for stage in stages:
         task = specs.read_task(run, stage, 0)
         spec = task.spec if task else None
         if isinstance(spec, IndexSpec):
             spec = spec.training
-        if tokenizer := getattr(spec, "tokenizer", None):
-            return str(tokenizer.sha256)
-    return ""
+        tokenizer = getattr(spec, "tokenizer", None)
+        if isinstance(tokenizer, TokenizerRef):
+            return tokenizer
+    return None

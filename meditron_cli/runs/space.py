@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.checkpoints import manifest
 from jobs.contract import done_markers, specs
-from jobs.contract.stage_specs import ExportSpec, PretrainSpec
+from jobs.contract.stage_specs import ExportSpec, TrainingSpec
 from jobs.contract.units import GIB
 from jobs.health import quota
 
@@ -49,12 +49,21 @@ def space_warnings(plan: Plan, run: RunDir) -> Iterator[str]:
         )
 
 
-def saved_steps(plan: Plan, run: RunDir) -> set[int]:
-    """Return the steps of the whole checkpoints of a plan's training, and step 0."""
+def saved_steps(plan: Plan, run: RunDir) -> dict[str, set[int]]:
+    """Return the steps of the whole checkpoints of a plan's trainings by their folders, and of step
+    0; folders without any are left out.
+    """
     tasks = [task.spec for stage in plan.stages for task in stage.tasks]
-    folders = [run.path(spec.checkpoint_dir) for spec in tasks if isinstance(spec, PretrainSpec)]
-    paths = (path for folder in folders for path in manifest.folders(folder))
-    return {manifest.step_of(path) for path in paths if (path / manifest.RECORD).exists()}
+    folders = {spec.checkpoint_dir for spec in tasks if isinstance(spec, TrainingSpec)}
+    found = {
+        folder: {
+            manifest.step_of(path)
+            for path in manifest.folders(run.path(folder))
+            if (path / manifest.RECORD).exists()
+        }
+        for folder in folders
+    }
+    return {folder: steps for folder, steps in found.items() if steps}
 
 
 def finished_exports(plan: Plan, run: RunDir) -> set[str]:
