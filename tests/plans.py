@@ -30,7 +30,8 @@ def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = (
     for random weights, and without those of a corpus that one task makes.
     """
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
-    idle = idle_stages(loaded.experiment) & {"clean", "deduplicate", "convert"}
+    optional = {"clean", "deduplicate", "convert", "prepare", "finetune"}
+    idle = idle_stages(loaded.experiment) & optional
     stages = stages or [name for name in PIPELINE_STAGES if name not in idle]
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 

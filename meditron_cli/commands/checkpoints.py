@@ -88,21 +88,29 @@ class CheckpointEntry:
 
 @click.command("checkpoints", short_help="Show a run's checkpoints, and what is wrong with them.")
 @options.run_argument
+@options.model_option
 @click.option("--deep", is_flag=True, help="Read every byte of the valid ones.")
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj
 def command(
-    services: Services, name: str, deep: bool, runs_dir: Path | None, as_json: bool
+    services: Services,
+    name: str,
+    model: str | None,
+    deep: bool,
+    runs_dir: Path | None,
+    as_json: bool,
 ) -> None:
-    """Show the checkpoints of RUN, newest first, with their state and leases.
+    """Show the checkpoints of RUN, or of one of its finetuned models, newest first, with their
+    state and leases.
 
     Without --deep, only manifests and file sizes are checked. With it every file is read and its
     digest compared; training keeps the newest checkpoint that passed. Exit code 4 when one is
     damaged: the next attempt quarantines it and resumes from the one before.
     """
     run = options.find_run(services, runs_dir, name)
-    folder = run.path("checkpoints")
+    spec = options.finetuning_of(run, model)[1] if model else None
+    folder = run.path(spec.checkpoint_dir if spec else "checkpoints")
     entries = list(list_checkpoints(folder, services.clock.now()))
     if deep:
         entries = verify_all(folder, entries)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jobs.contract.stage_specs import PIPELINE_STAGES
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import PIPELINE_STAGES, FinetuneSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
-from meditron_cli.runs.prepare import PIPELINE
+from meditron_cli.runs.prepare import PIPELINE, finetunings
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
     from meditron_cli.plan.model import Plan
 
@@ -72,6 +72,27 @@ def _target_options(function: F, *, size: bool, cluster: bool) -> F:
     ):
         function = option(function)
     return function
+
+
+model_option = click.option(
+    "--model", metavar="NAME", help="One of its finetuned models, by its name in finetune.models."
+)
+
+
+def finetuning_of(run: RunDir, model: str) -> tuple[int, FinetuneSpec]:
+    """Return index and settings of the finetuning of a model of a run.
+
+    Raises:
+        ConfigError: the run finetunes no such model.
+    """
+    found = {spec.name: (index, spec) for index, spec in finetunings(run)}
+    if model not in found:
+        known = f"there are {', '.join(found)}" if found else "it finetunes none"
+        raise ConfigError(
+            f"run {run.name} has no finetuned model {model!r}; {known}",
+            hint=f"`{store.command(run, 'status')}` shows them",
+        )
+    return found[model]
 
 
 stage_argument = click.argument("stage", type=click.Choice([*PIPELINE_STAGES, PIPELINE]))

@@ -11,7 +11,7 @@ import click
 
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import PRETRAIN
 from jobs.contract.units import plural
 from jobs.runtime import profile_record
 from jobs.runtime.profile_record import ProfileRecord, ProfileRequest
@@ -111,11 +111,11 @@ def require_possible(services: Services, run: RunDir, request: ProfileRequest) -
     Raises:
         ConfigError: the run does not train, has ended, has no such rank, or nsys no GPU.
     """
-    stage = training_stage(store.read_plan(run)["stages"])
-    task = specs.read_task(run, stage, 0) if stage else None
+    is_planned = PRETRAIN in store.read_plan(run)["stages"]
+    task = specs.read_task(run, PRETRAIN, 0) if is_planned else None
     if task is None or task.training is None:
         raise ConfigError(
-            f"run {run.name} has no training to profile",
+            f"run {run.name} has no pretraining to profile",
             hint=f"`{store.command(run, 'status')}` shows its stages",
         )
     if request.ranks[-1] >= task.ranks:

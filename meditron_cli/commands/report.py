@@ -13,7 +13,7 @@ from jobs.contract import metrics_log
 from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.reporting import funnel, score_tables, token_statistics
+from meditron_cli.reporting import finetuned, funnel, score_tables, token_statistics
 from meditron_cli.runs import store
 from meditron_cli.services import Services
 
@@ -61,6 +61,8 @@ def command(
     if as_json:
         console.json_out(results)
         return
+    for sentence in finetuned.notes(results["finetuned"]):
+        console.warning(sentence)
     console.data(f"run {results['run']}: {results['state']}")
     more = (tables.training_table(times), tables.interruption_table(times))
     for title, columns, rows in (*sections(results), *more, *last_sections(results)):
@@ -100,6 +102,7 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
         token_statistics.rows(results["corpus"]["tokenization"]),
     )
     yield "pretraining", ("what", "first", "last"), pretraining_rows(results["pretrain"])
+    yield "finetuned models", finetuned.COLUMNS, finetuned.rows(results["finetuned"])
     yield (
         "spikes",
         ("step", "observed", "action"),

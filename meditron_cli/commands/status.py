@@ -162,7 +162,7 @@ def truncations(run: RunDir) -> list[str]:
 
 def to_json(full: RunDetail) -> dict[str, Any]:
     """Return the run as ``status RUN --json`` prints it."""
-    from meditron_cli.reporting import report, speed
+    from meditron_cli.reporting import finetuned, report, speed
 
     measured = speed.newest(full.times.steps)
     return {
@@ -182,6 +182,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "weights": report.weights(full.run, full.view),
         "checkpoint_step": checkpoint_step(full.run, full.view),
         "warnings": truncations(full.run),
+        "models": finetuned.models(full.run, full.view, full.times),
     }
 
 
@@ -261,9 +262,13 @@ def last_interruption(full: RunDetail) -> str | None:
 
 
 def print_tables(full: RunDetail) -> None:
-    """Print attempts, interruptions, and where the time went."""
-    from meditron_cli.reporting import tables
+    """Print finetuned models, attempts, interruptions, and where the time went."""
+    from meditron_cli.reporting import finetuned, tables
 
+    models = finetuned.models(full.run, full.view, full.times)
+    if models:
+        console.data("\nfinetuned models")
+        console.table(finetuned.COLUMNS, finetuned.rows(models))
     for title, columns, rows in tables.all_tables(full.times, full.view, full.now):
         if rows:
             console.data(f"\n{title}")

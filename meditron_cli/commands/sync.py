@@ -25,6 +25,7 @@ FOLLOW_SECONDS = 30.0
 
 @click.command("sync", short_help="Copy a training's metrics into MLflow or W&B.")
 @options.run_argument
+@options.model_option
 @click.option(
     "kind",
     "--tracker",
@@ -46,23 +47,25 @@ FOLLOW_SECONDS = 30.0
 def command(
     services: Services,
     name: str,
+    model: str | None,
     kind: str,
     project: str,
     follow: bool,
     runs_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Copy the metrics of RUN's training into a tracker, from a machine with access to it.
+    """Copy the metrics of RUN's pretraining, or of the finetuning of one model, into a tracker,
+    from a machine with access to it.
 
     All attempts are one run there, and each line of `metrics.jsonl` is sent once: the command can
     be repeated, also after it was killed. Jobs never contact a tracker.
     """
     run = options.find_run(services, runs_dir, name)
-    tracked = tracked_run(run, project)
-    replay = Replay(MetricsLog(run, tracked.stage))
+    tracked = tracked_run(run, project, options.finetuning_of(run, model)[0] if model else None)
+    replay = Replay(MetricsLog(run, tracked.stage, tracked.index))
     try:
         with (
-            locked(run.sync_lock(tracked.stage, kind)),
+            locked(run.sync_lock(tracked.stage, kind, tracked.index)),
             trackers.opened(kind, tracked, services.environ) as tracker,
         ):
             sent = replay.send_new(tracker)

@@ -11,7 +11,7 @@ from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, ModelSpec
 from jobs.data import corpora
-from meditron_cli.reporting import comparisons, funnel, scores, speed, token_statistics
+from meditron_cli.reporting import comparisons, finetuned, funnel, scores, speed, token_statistics
 from meditron_cli.reporting.published import FAMILIES
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
@@ -25,6 +25,7 @@ PLACES = (
     "tokens",
     "checkpoints",
     "tensorboard",
+    "finetune",
     "verification",
     "evaluations",
     "stages",
@@ -61,6 +62,7 @@ def gather(
             "corpora": corpora_rows(run, view, times.steps),
             **pretrain(times.steps),
         },
+        "finetuned": finetuned.models(run, view, times),
         "spikes": [
             {"step": line.step, "observed": line.problem, "action": line.action}
             for line in times.spikes

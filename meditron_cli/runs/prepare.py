@@ -456,7 +456,7 @@ def require_same_finetuning(run: RunDir, spec: FinetuneSpec) -> None:
     """
     from jobs.checkpoints import manifest
 
-    before = next((one for one in finetunings(run) if one.name == spec.name), None)
+    before = next((one for _, one in finetunings(run) if one.name == spec.name), None)
     if before is None or manifest.find_latest(run.path(spec.checkpoint_dir)) is None:
         return
     names = {field.name for field in dataclasses.fields(spec)} - LAYOUT_FIELDS
@@ -522,7 +522,7 @@ def planned(reader: RecordReader) -> Plan:
     measured = measured_times(run, stages)
     known = recorded_tokenizer(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or (known.sha256 if known else "")
-    grown = next((spec.tokenizer.grown for spec in finetunings(run)), None)
+    grown = next((spec.tokenizer.grown for _, spec in finetunings(run)), None)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
     loaded = with_corpus_tasks(loaded, run)
     return plan_of(loaded, stages, measured, digest, recorded_folder(run), grown)
@@ -553,12 +553,12 @@ def is_converted(run: RunDir, stage: StagePlan) -> bool:
     return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
 
 
-def finetunings(run: RunDir) -> Iterator[FinetuneSpec]:
-    """Yield the finetunings that a run has, by their specs."""
+def finetunings(run: RunDir) -> Iterator[tuple[int, FinetuneSpec]]:
+    """Yield index and settings of each finetuning that a run has."""
     for index in specs.indices(run, FINETUNE):
         task = specs.read_task(run, FINETUNE, index)
         if task and isinstance(task.spec, FinetuneSpec):
-            yield task.spec
+            yield index, task.spec
 
 
 def recorded_tokenizer(run: RunDir, stages: Collection[str]) -> TokenizerRef | None:

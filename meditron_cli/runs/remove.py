@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jobs.checkpoints import leases
 from jobs.contract.files import fsync_folder
+from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import query, store
 from meditron_cli.runs.owner import require_owner
@@ -59,7 +60,16 @@ def require_unused(services: Services, reader: RecordReader) -> None:
             hint=f"`rm {shlex.quote(str(run.root))}` removes the link alone",
         )
     require_no_jobs(services, reader, store.command(run, "rm"))
-    folder = run.path("checkpoints")
+    for folder in (run.path("checkpoints"), *run.path("finetune").glob("*/checkpoints")):
+        require_unleased(services, run, folder)
+
+
+def require_unleased(services: Services, run: RunDir, folder: Path) -> None:
+    """Refuse a run of whose checkpoints in a folder one is read or written.
+
+    Raises:
+        ConfigError: naming the reader or the writer.
+    """
     for lease in leases.read_leases(folder, services.clock.now()):
         if lease.holder and lease.holder.attempt:
             continue  # of a killed rank: all jobs of the run have ended

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import FINETUNE, PRETRAIN
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
 from meditron_cli.runs.request import reading
@@ -28,6 +28,8 @@ class TrackedRun:
     name: str
     stage: str
     """The one that trains."""
+    index: int
+    """Of its task."""
     project: str
     settings: dict[str, str | int | float | bool]
     """Of the training, by dotted key: ``model.layers``."""
@@ -35,24 +37,27 @@ class TrackedRun:
     """Training has reached its target, so that no line follows."""
 
 
-def tracked_run(run: RunDir, project: str) -> TrackedRun:
-    """Return the identity and settings of a run.
+def tracked_run(run: RunDir, project: str, finetuned: int | None = None) -> TrackedRun:
+    """Return the identity and settings of a run's pretraining, or of the finetuning of an index.
 
     Raises:
         ConfigError: it cannot be read, or does not train.
     """
-    stage = training_stage(store.read_plan(run)["stages"])
-    if stage is None:
+    stage, index = (PRETRAIN, 0) if finetuned is None else (FINETUNE, finetuned)
+    if stage not in store.read_plan(run)["stages"]:
         raise ConfigError(
             f"run {run.name} has no training, and only training has metrics",
             hint=f"`{store.command(run, 'status')}` shows its stages",
         )
-    task = specs.read_task(run, stage, 0)
+    task = specs.read_task(run, stage, index)
     settings = flat(dataclasses.asdict(task.spec)) if task else {}
     with reading(run.record):
         digest = sha256(run.record)
-    finished = run.done(stage, 0).exists()
-    return TrackedRun(digest[:ID_DIGITS], run.name, stage, project, settings, finished)
+    identity, name = digest[:ID_DIGITS], run.name
+    if finetuned is not None:
+        identity, name = f"{identity}-{index}", f"{run.name}-{settings.get('name', index)}"
+    finished = run.done(stage, index).exists()
+    return TrackedRun(identity, name, stage, index, project, settings, finished)
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
