@@ -116,7 +116,7 @@ def test_a_run_without_training_is_refused(meditron: Bench) -> None:
     done = meditron("profile", meditron.run().name)
 
     assert done.exit_code == 2
-    assert "has no training to profile" in done.stderr
+    assert "has no pretraining to profile" in done.stderr
 
 
 def test_a_training_that_has_finished_is_refused(meditron: Bench, training: RunDir, finish) -> None:
