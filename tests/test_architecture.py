@@ -51,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
     "jobs.questions": NODE | {"jobs.data"},
     "jobs.prompts": NODE | {"jobs.data", "jobs.questions"},
-    "jobs.finetuning": NODE | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions"},
+    "jobs.finetuning": NODE
+    | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions", "jobs.tokenization"},
     "jobs.evaluation": NODE
     | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
     "jobs.generation": NODE,

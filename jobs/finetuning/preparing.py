@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jobs.contract.corpus.rules import BenchmarkFile
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs.preparation import PrepareSpec
-from jobs.data.tokenizer_file import Encoder
 from jobs.finetuning.contained import Comparison
+from jobs.finetuning.fast_encoder import FastEncoder
 from jobs.finetuning.preparations import PQA_A_TRAIN, Part, assigned, train_places
 from jobs.finetuning.rows import Dialogue, Render, RowWriter, fit
 from jobs.prompts import instructions
@@ -25,6 +25,7 @@ from jobs.questions import exchanges
 from jobs.questions.exchanges import Exchange, read_exchanges
 from jobs.questions.question import LETTERS, WORDED, Question
 from jobs.questions.readers import read_train
+from jobs.tokenization import engine as engines
 
 BATCH = 1024
 """Items that are encoded together."""
@@ -73,19 +74,22 @@ class Made(NamedTuple):
 class Preparing:
     """The preparation of one model's rows."""
 
-    def __init__(self, spec: PrepareSpec, writers: Sequence[RowWriter]) -> None:
+    def __init__(
+        self, spec: PrepareSpec, writers: Sequence[RowWriter], engine: str = engines.AUTO
+    ) -> None:
         """Read the tokenizer, the instructions and the test questions.
 
         Args:
             spec: of the task.
             writers: of train and validation.
+            engine: the library that encodes, as ``tokenize.engine``.
 
         Raises:
             TaskError: one of them cannot be used, or the files are not those of the preparation.
         """
         self._spec = spec
         self._train, self._validation = writers
-        self._turns = TurnEncoder.of(Encoder.load(spec.tokenizer))
+        self._turns = TurnEncoder.of(FastEncoder.load_fast(spec.tokenizer, engine))
         self._instructions: Instructions = instructions.load(spec.instructions or None)
         self._parts = assigned(spec.preparation, spec.data)
         self.comparison = Comparison(spec.decontamination) if spec.decontamination else None
@@ -96,6 +100,7 @@ class Preparing:
 
         Raises:
             TaskError: a file cannot be read, or breaks its layout.
+            EngineDiffers: gigatoken gave other ids than ``tokenizers``.
         """
         done = 0
         for part, files in self._parts:

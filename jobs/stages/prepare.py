@@ -36,26 +36,40 @@ def run(context: Context) -> None:
     """
     spec = cast(PrepareSpec, context.task.spec)
     tokenizer_file.set_threads(context.task.cpus_per_rank)
+    from jobs.tokenization import engine as engines
+
+    inputs = described(context, spec)
+    # The outputs change from here on: an earlier marker must not be taken for theirs.
+    done_markers.forget_done(context.run, context.task.stage, context.task.index)
+    dtype = index_dtype(tokenizer_file.require_tokens(spec.tokenizer).size)
+    try:
+        summary = make(context, inputs, dtype, engines.AUTO)
+    except engines.EngineDiffers as error:
+        print(f"{spec.name}: gigatoken is not used: {error}", flush=True)
+        summary = make(context, inputs, dtype, engines.TOKENIZERS)
+    finish(context, spec, inputs, summary)
+
+
+def make(context: Context, inputs: list[dict[str, Any]], dtype: str, engine: str) -> dict[str, Any]:
+    """Write rows and manifest with one library; return the summary. Raises as ``run``, and
+    ``EngineDiffers``.
+    """
     from jobs.finetuning.preparing import Preparing
     from jobs.finetuning.rows import TRAIN, VALIDATION, RowWriter
 
-    inputs = described(context, spec)
-    table = tokenizer_file.require_tokens(spec.tokenizer)
-    # The outputs change from here on: an earlier marker must not be taken for theirs.
-    done_markers.forget_done(context.run, context.task.stage, context.task.index)
+    spec = cast(PrepareSpec, context.task.spec)
     folder = context.path(spec.output_dir)
     writers: list[RowWriter] = []
     try:
         for split in (TRAIN, VALIDATION):
-            writers.append(RowWriter(folder, split, index_dtype(table.size)))
-        preparing = Preparing(spec, writers)
+            writers.append(RowWriter(folder, split, dtype))
+        preparing = Preparing(spec, writers, engine)
         preparing.run(Progress(context, spec.items))
         require_rows(spec, preparing, writers)
-        summary = write(context, folder, inputs, preparing, writers)
+        return write(context, folder, inputs, preparing, writers)
     finally:
         for writer in writers:
             writer.discard()
-    finish(context, spec, inputs, summary)
 
 
 class Progress:
