@@ -43,10 +43,14 @@ def vocabulary_spec(base_size: int, eod_token: str = "<EOD>", **fields: Any) -> 
 
 
 def tokenizer_ref(
-    path: str, sha256: str = "", eod_token: str = "<EOD>", base_size: int = 0
+    path: str,
+    sha256: str = "",
+    eod_token: str = "<EOD>",
+    base_size: int = 0,
+    **fields: Any,
 ) -> TokenizerRef:
     """Return a tokenizer whose vocabulary has no added tokens."""
-    return TokenizerRef(path, sha256, vocabulary_spec(base_size, eod_token))
+    return TokenizerRef(path, sha256, vocabulary_spec(base_size, eod_token, **fields))
 
 
 def corpus_spec(*train: str, validation: tuple[str, ...] = ()) -> tuple[CorpusSpec, ...]:

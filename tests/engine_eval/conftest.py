@@ -204,6 +204,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
             fields.pop("tokenizer_sha256", sha256(tokenizer)),
             fields.pop("eod_token", EOD),
             base_size=257,
+            bos_token=fields.pop("bos_token", ""),
         )
         spec = EvaluateSpec(
             **{

@@ -158,7 +158,12 @@ def test_worked_examples_come_before_every_question_and_the_limit_takes_a_sample
 
 
 def test_an_evaluation_uses_neither_the_network_nor_the_home_folder(evaluation, tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
+    """Not even with the prompts of lm-eval, whose task names a data set on the hub."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("medmcqa")
+    record = {"id": "q", "question": "Which?", "cop": 2}
+    record |= {"opa": "a", "opb": "b", "opc": "c", "opd": "d"}
+    (folder / "dev.json").write_text(json.dumps(record) + "\n")
+    task = evaluation(path=str(folder / "dev.json"), kind="medmcqa", mode="harness")
     callers = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -175,13 +180,14 @@ def test_an_evaluation_uses_neither_the_network_nor_the_home_folder(evaluation, 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT"), where)
-        outcome = evaluation().interpret(**proxies, HOME=str(home))
+        outcome = task.interpret(**proxies, HOME=str(home))
         server.shutdown(socket.SHUT_RDWR)
         listener.join()
 
     assert outcome.returncode == 0, outcome.stderr
     assert callers == []
     assert list(home.iterdir()) == []
+    assert task.results()["first_prompt"].startswith("Question: Which?\nChoices:\nA. a\n")
 
 
 REFUSED = [
