@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.contract import done_markers
 from jobs.contract.corpus.benchmark_files import SUBJECT_GROUPS
-from jobs.contract.files import read_small
+from jobs.contract.files import parse_json, read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
 
@@ -35,6 +35,25 @@ class EvaluationFields:
     def __post_init__(self) -> None:
         if len(self.ci95) != 2:
             raise ValueError("ci95 is not an interval")
+
+
+class Record(NamedTuple):
+    """What is compared of a question; its file has more."""
+
+    id: str
+    seed: int
+    points: float
+    subject: str
+    options: int
+    """Hash of its choices and of the right one."""
+
+    @classmethod
+    def of(cls, line: bytes) -> Record:
+        """Read a line."""
+        value = parse_json(line)
+        asked = hash((tuple(value.get("choices", ())), value.get("answer")))
+        subject = sys.intern(str(value.get("subject") or ""))
+        return cls(value["id"], value.get("seed", 0), float(value["points"]), subject, asked)
 
 
 @dataclass(frozen=True)
@@ -107,40 +126,36 @@ class Score:
         return (self.benchmark, self.model != "", self.model, self.step, mode, *variant)
 
     @functools.cached_property
-    def records(self) -> tuple[Mapping[str, Any], ...]:
-        """Return the records of its questions; none where the file is missing or damaged."""
+    def records(self) -> tuple[Record, ...]:
+        """Return the records of its questions by seed; none of a missing or damaged file."""
         try:
-            text = (self.folder / QUESTIONS).read_text(encoding="utf-8")
-            found = [json.loads(line) for line in text.splitlines()]
-            [(record["id"], record["points"]) for record in found]
-        except (OSError, ValueError, LookupError, TypeError):
+            with (self.folder / QUESTIONS).open("rb") as lines:
+                return tuple(sorted(map(Record.of, lines), key=lambda record: record.seed))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return ()
-        return tuple(found)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds of its demonstrations, in their order."""
-        return tuple(sorted({int(record.get("seed", 0)) for record in self.records}))
+        return tuple(sorted({record.seed for record in self.records}))
 
     @functools.cached_property
     def points(self) -> dict[str, list[float]]:
         """Return the points of each question, by its id: one number per seed, in their order."""
         found: dict[str, list[float]] = {}
-        for record in sorted(self.records, key=lambda record: record.get("seed", 0)):
-            found.setdefault(record["id"], []).append(float(record["points"]))
+        for record in self.records:
+            found.setdefault(record.id, []).append(record.points)
         return found
 
     @functools.cached_property
-    def questions(self) -> dict[str, tuple[object, ...]]:
+    def questions(self) -> dict[str, int]:
         """Return what tells questions with one id apart: TruthfulQA's options depend on a seed."""
-        return {
-            record["id"]: (record.get("choices"), record.get("answer")) for record in self.records
-        }
+        return {record.id: record.options for record in self.records}
 
     @functools.cached_property
     def subjects(self) -> dict[str, str]:
         """Return the subject of each question, by its id."""
-        return {record["id"]: str(record.get("subject") or "") for record in self.records}
+        return {record.id: record.subject for record in self.records}
 
     @property
     def published_name(self) -> str:
