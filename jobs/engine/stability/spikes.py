@@ -30,7 +30,7 @@ from jobs.contract.metrics_log import (
     SpikeLine,
     to_json,
 )
-from jobs.contract.stage_specs import REWIND, WARN, TrainingSpec
+from jobs.contract.stage_specs import REWIND, WARN, PretrainSpec, TrainingSpec
 from jobs.engine import device as devices
 from jobs.engine.reporter import Reporter
 from jobs.engine.stability import guards
@@ -171,10 +171,18 @@ class SpikeWatch:
         kind = LossSpike if finite else NonFiniteLoss
         return kind(
             f"{line.problem}{reason}; {kept} holds the last good state",
-            f"{{meditron samples --step {line.step}}} prints its documents; {RESUME} shows whether "
-            "it recurs; if it does, lower the learning rate, or name the step in "
-            "pretrain.skip_steps",
+            self._advice(line.step),
             FAILED,
+        )
+
+    def _advice(self, step: int) -> str:
+        """Return what a person can do about a spike that ended the training."""
+        recurs = f"{RESUME} shows whether it recurs; if it does, lower"
+        if not isinstance(self._spec, PretrainSpec):
+            return f"{recurs} finetune.learning_rate"
+        return (
+            f"{{meditron samples --step {step}}} prints its documents; {recurs} the learning rate, "
+            "or name the step in pretrain.skip_steps"
         )
 
     def _record(self, line: SpikeLine, computed: Computed, again: Computed, limit: str) -> None:
@@ -187,7 +195,9 @@ class SpikeWatch:
         name = f"step-{line.step:07d}-attempt-{line.attempt}.json"
         task = self._context.task
         path = run.spikes(task.stage, task.index) / name
-        command = run.command("samples", "--step", str(line.step))
+        command = ""
+        if isinstance(self._spec, PretrainSpec):
+            command = run.command("samples", "--step", str(line.step))
         evidence = {
             **to_json(line),
             "limit": limit,
@@ -212,9 +222,9 @@ class SpikeWatch:
         except OSError as error:  # training is worth more than evidence
             print(f"no evidence of this spike: {error}", file=sys.stderr)
         self._reporter.spike(line)
+        printing = f", `{command}` prints the documents" if command else ""
         print(
-            f"warning: {line.problem}: {line.action}; {path} has the evidence, `{command}` prints "
-            "the documents",
+            f"warning: {line.problem}: {line.action}; {path} has the evidence{printing}",
             file=sys.stderr,
             flush=True,
         )
