@@ -1,4 +1,4 @@
-"""Which rows of a global batch each micro-batch has: side by side, or packed. Pure.
+"""Division of the rows of a global batch among micro-batches: side by side, or packed. Pure.
 
 Both give every rank the same number of micro-batches, and each micro-batch at least one row.
 """
@@ -13,7 +13,7 @@ ROUND = 16
 
 
 class Grid(NamedTuple):
-    """How the rows of a global batch are divided."""
+    """The division of the rows of a global batch."""
 
     size: int
     """Rows of a micro-batch that lie side by side."""
