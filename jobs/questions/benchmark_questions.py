@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.contract.corpus.rules import DecontaminationSpec
-from jobs.questions import readers
+from jobs.questions import exchanges, readers
 
 
 def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
@@ -21,6 +21,10 @@ def questions(spec: DecontaminationSpec) -> Iterator[tuple[str, str, str]]:
         TaskError: a benchmark cannot be read.
     """
     for benchmark in spec.benchmarks:
+        if benchmark.kind == exchanges.KIND:
+            for prompt in exchanges.read_exchanges(Path(benchmark.path)):
+                yield benchmark.name, prompt.id, prompt.prompt
+            continue
         for question in readers.read(Path(benchmark.path), benchmark.kind, benchmark.options):
             if question.split == "test":
                 short = len(question.text.split()) < spec.ngram

@@ -38,3 +38,11 @@ def test_test_questions_are_looked_for_and_short_ones_with_their_choices(tmp_pat
         ("exam", "b", "Which prevents scurvy? A C"),
         ("pubmed", "2", "In mice.\nIt did.\nDoes it help?"),
     ]
+
+
+def test_prompts_are_looked_for_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "safety.jsonl"
+    path.write_text(json.dumps({"prompt": "May I take both at once?", "gold": "No."}) + "\n")
+    spec = DecontaminationSpec((BenchmarkFile("safety", str(path), "prompts"),), 8, 0.8)
+
+    assert list(questions(spec)) == [("safety", "safety-0", "May I take both at once?")]
