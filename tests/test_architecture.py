@@ -54,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.finetuning": NODE
     | {"jobs.corpus", "jobs.data", "jobs.prompts", "jobs.questions", "jobs.tokenization"},
     "jobs.evaluation": NODE
-    | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"},
+    | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"}
+    | {"jobs.generation"},
     "jobs.generation": NODE,
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import EvaluateSpec
+from jobs.contract.stage_specs import EvaluateSpec, GenerateSpec
 from jobs.contract.units import plural
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey, digest_of
@@ -61,7 +61,7 @@ def prompts_of(spec: EvaluateSpec) -> Prompts:
     return PlainPrompts()
 
 
-def sample_of(questions: Sequence[Question], spec: EvaluateSpec) -> list[Question]:
+def sample_of(questions: Sequence[Question], spec: EvaluateSpec | GenerateSpec) -> list[Question]:
     """Return the questions to score, in the order of their file."""
     test = [question for question in questions if question.split == "test"]
     return stratified(test, spec.limit, spec.seed) if spec.limit else test
@@ -107,7 +107,9 @@ class Demonstrations:
     as Hugging Face's ``datasets`` does.
     """
 
-    def __init__(self, train: Sequence[Question], spec: EvaluateSpec, seed: int) -> None:
+    def __init__(
+        self, train: Sequence[Question], spec: EvaluateSpec | GenerateSpec, seed: int
+    ) -> None:
         self._spec = spec
         self._shuffled: list[Question] = []
         if spec.shots:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.errors import TaskError
-from jobs.contract.files import read_json
+from jobs.contract.files import parse_json
 from jobs.generation.backend import LENGTH, STOPPED, VLLM, Alive, Generation, Sampling
 
 INVARIANT = "VLLM_BATCH_INVARIANT"
@@ -43,7 +43,7 @@ class VllmBackend:
             import vllm
         except ImportError as error:
             raise TaskError(f"vllm cannot be imported ({error})", HINT) from error
-        config = read_json(folder / "config.json")
+        config = parse_json((folder / "config.json").read_bytes())
         self._dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
         self._alive = alive
         self._tensor = tensor

@@ -517,6 +517,7 @@ class Experiment(Section):
                 f"{asked} is more than the {longest} tokens of the longest sequence in training",
             )
         yield from self._finetune_conflicts()
+        yield from self._generation_conflicts()
 
     def _finetune_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that finetuning starts from a checkpoint that is kept, and makes the models that
@@ -537,6 +538,30 @@ class Experiment(Section):
                 yield (
                     f"evaluate.benchmarks.{index}.model",
                     f"no finetuned model is called {benchmark.model!r}; {there}",
+                )
+
+    @property
+    def generating_checkpoints(self) -> tuple[str | int, ...]:
+        """Return the checkpoints that are evaluated and exported, whose exports generate."""
+        exported = self.export.step
+        return tuple(step for step in self.evaluate.checkpoints if step in exported)
+
+    def _generation_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that there are exported models to generate with."""
+        for index, benchmark in enumerate(self.evaluate.benchmarks):
+            if not benchmark.generated:
+                continue
+            if benchmark.model and not self.export.finetuned:
+                yield (
+                    f"evaluate.benchmarks.{index}.modes",
+                    f"{benchmark.generated[0]} generates with exported models, and "
+                    "export.finetuned is false",
+                )
+            if not (benchmark.model or self.generating_checkpoints):
+                yield (
+                    f"evaluate.benchmarks.{index}.modes",
+                    f"{benchmark.generated[0]} generates with exported models, and export.step "
+                    "names none of evaluate.checkpoints",
                 )
 
     @property

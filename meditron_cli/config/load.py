@@ -254,11 +254,12 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
     compares = experiment.finetune.models and experiment.finetune.decontaminate.enabled
     for number, benchmark in enumerate(experiment.evaluate.benchmarks):
         is_compared = benchmark in experiment.compared_benchmarks
-        readers = (*(READING_SOURCES if is_compared else ()), "evaluate")
+        readers = (*(READING_SOURCES if is_compared else ()), "evaluate", "generate")
         readers += (PREPARE,) if compares else ()
         yield readers, ("evaluate", "benchmarks", number, "path"), benchmark.path
         if benchmark.train:
-            yield ("evaluate",), ("evaluate", "benchmarks", number, "train"), benchmark.train
+            key: KeyPath = ("evaluate", "benchmarks", number, "train")
+            yield ("evaluate", "generate"), key, benchmark.train
 
 
 def training_files(finetune: Finetune) -> Iterator[tuple[KeyPath, str]]:

@@ -52,7 +52,7 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
             sentences += path_problems(f"{section}.{name}[{number}].train", place)
         elif name == "benchmarks":
             benchmark = experiment.evaluate.benchmarks[int(number)]
-            scored = "evaluate" in stages
+            scored = not {"evaluate", "generate"}.isdisjoint(stages)
             options = spec_parts.benchmark_options(
                 experiment, benchmark, loaded.cluster.data_dir, train=scored
             )
@@ -75,6 +75,24 @@ def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[st
         yield from tokenizer_problems(loaded, tokenizer)
     if "convert" in stages:
         yield from weights_problems(loaded)
+    if "generate" in stages:
+        yield from generation_problems(loaded.experiment)
+
+
+def generation_problems(experiment: Experiment) -> Iterator[str]:
+    """Yield a sentence for a benchmark whose answers leave no room for its questions."""
+    from meditron_cli.plan import spec_parts
+
+    limit = experiment.evaluate.generate.max_tokens
+    for benchmark in experiment.evaluate.benchmarks:
+        context = spec_parts.models_of(experiment)[-1].seq_length
+        if benchmark.model:
+            context = experiment.finetune.sequence_length or experiment.model.seq_length
+        if limit >= context and {*benchmark.generated} - {"top-token"}:
+            yield (
+                f"evaluate.generate.max_tokens: {limit} tokens of an answer leave no room for a "
+                f"question of {benchmark.name} in the {context} that the model reads; set it lower"
+            )
 
 
 def benchmark_problems(

@@ -72,16 +72,17 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     if SELFTEST in stages:
         result += layout_findings(inputs)
     result += container_findings(inputs, [s for s in stages if inputs.environment(s)[1]])
-    if "evaluate" in stages:
-        experiment = inputs.experiment
-        tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision
-        result += fit.evaluation_findings(
-            inputs.cluster,
-            inputs.partition("evaluate"),
-            model_spec(experiment),
-            tensor,
-            precision,
-        ).at(inputs.locations.get("evaluate.tensor", ""))
+    for stage in ("evaluate", "generate"):
+        if stage in stages:
+            key = f"{section_name(stage)}.tensor"
+            found = fit.evaluation_findings(
+                inputs.cluster,
+                inputs.partition(stage),
+                model_spec(inputs.experiment),
+                (key, section_of(inputs.experiment, stage).tensor),
+                inputs.experiment.pretrain.precision,
+            )
+            result += found.at(inputs.locations.get(key, ""))
     if "curate" in stages:
         result += fit.warning_findings(*corpus.warnings(inputs.corpus_tasks, inputs.source_bytes))
     return result + core_findings(inputs, stages)

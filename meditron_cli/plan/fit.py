@@ -341,19 +341,28 @@ def is_fitting(
 
 
 def evaluation_findings(
-    cluster: Cluster, partition: Partition, model: ModelSpec, tensor: int, precision: str
+    cluster: Cluster,
+    partition: Partition,
+    model: ModelSpec,
+    setting: tuple[str, int],
+    precision: str,
 ) -> Findings:
-    """Check that an evaluation's layout divides and fits one node of its partition."""
+    """Check that an evaluation's layout divides and fits one node of its partition.
+
+    Args:
+        setting: the key of its tensor parallelism, and the value.
+    """
+    key, tensor = setting
     node = partition.node
     slots = ranks_per_node(partition, cluster.device, tensor)
     if tensor > slots:
         present = plural(slots, slot_kind(partition))
-        return error_findings(f"evaluate.tensor = {tensor} is more than the {present} of one node")
+        return error_findings(f"{key} = {tensor} is more than the {present} of one node")
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * GIB:
         return error_findings(
             f"the weights need {weights / GIB:.0f} GiB per GPU in evaluation, cluster "
-            f"{cluster.name} has {node.gpu_memory_gb}; raise evaluate.tensor"
+            f"{cluster.name} has {node.gpu_memory_gb}; raise {key}"
         )
     if cluster.device == "cpu" and weights * tensor > node.memory_gb * GIB:
         return error_findings(
@@ -367,11 +376,11 @@ def evaluation_findings(
     )
     return error_findings(
         *(
-            f"{name} = {value} is not divisible by evaluate.tensor = {tensor}"
+            f"{name} = {value} is not divisible by {key} = {tensor}"
             for name, value in cut
             if value % tensor
         ),
-        *layout.embedding_errors(model, tensor, "evaluate.tensor"),
+        *layout.embedding_errors(model, tensor, key),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
@@ -23,6 +24,7 @@ from jobs.contract.stage_specs import (
     EvaluateSpec,
     ExportSpec,
     FinetuneSpec,
+    GenerateSpec,
     IndexSpec,
     PrepareSpec,
     PretrainSpec,
@@ -73,8 +75,11 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
         idle |= {"clean", "deduplicate"}
     if experiment.model.weights == "random":
         idle.add("convert")
-    if not experiment.evaluate.benchmarks:
+    benchmarks = experiment.evaluate.benchmarks
+    if not any(benchmark.scored for benchmark in benchmarks):
         idle.add("evaluate")
+    if not any(benchmark.generated for benchmark in benchmarks):
+        idle.add("generate")
     models = experiment.finetune.models
     if not models:
         idle |= {PREPARE, FINETUNE}
@@ -102,11 +107,13 @@ def start_stages(experiment: Experiment) -> tuple[str, ...]:
 
 def section_of(experiment: Experiment, stage: str) -> Any:
     """Return the settings of a stage."""
-    return getattr(experiment, section_name(stage))
+    return reduce(getattr, section_name(stage).split("."), experiment)
 
 
 def section_name(stage: str) -> str:
-    """Return the section of the experiment with the settings of a stage."""
+    """Return the dotted key of the section of the experiment with the settings of a stage."""
+    if stage == "generate":
+        return "evaluate.generate"
     return "curate" if stage in CORPUS_STAGES else stage
 
 
@@ -233,11 +240,17 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
 
 
 def paths_beside_tokenizer(
-    spec: TokenizeSpec | ExportSpec | EvaluateSpec | ConvertSpec | PrepareSpec | TrainingSpec,
+    spec: TokenizeSpec
+    | ExportSpec
+    | EvaluateSpec
+    | GenerateSpec
+    | ConvertSpec
+    | PrepareSpec
+    | TrainingSpec,
 ) -> Iterable[str]:
     """Return what else a task reads that reads the tokenizer; relative paths are in the run."""
-    if isinstance(spec, EvaluateSpec):
-        return (spec.path, spec.instructions)
+    if isinstance(spec, EvaluateSpec | GenerateSpec):
+        return (spec.path, spec.options.train, spec.instructions)
     if isinstance(spec, ConvertSpec):
         return (spec.folder,)
     if isinstance(spec, PrepareSpec):

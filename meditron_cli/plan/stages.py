@@ -18,6 +18,7 @@ from jobs.contract.stage_specs import (
     DeduplicateSpec,
     EvaluateSpec,
     ExportSpec,
+    GenerateSpec,
     IndexSpec,
     ParallelSpec,
     SelftestSpec,
@@ -170,7 +171,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
     tasks = [
         replace(spec, part=part, parts=evaluate.tasks)
         for benchmark in evaluate.benchmarks
-        for mode in benchmark.modes
+        for mode in benchmark.scored
         for checkpoint in scored_checkpoints(experiment, benchmark)
         for spec in [evaluate_spec(inputs, benchmark, mode, checkpoint)]
         for part in range(evaluate.tasks)
@@ -220,6 +221,11 @@ def evaluate_spec(
     return finetuning.evaluation_of_model(inputs, spec, benchmark.model)
 
 
+def export_folder(checkpoint: str | int) -> str:
+    """Return the folder of the export of a checkpoint of pretraining."""
+    return "export" if checkpoint == "last" else f"export-{checkpoint}"
+
+
 def export_stage(inputs: Inputs) -> StagePlan:
     """Plan one task per checkpoint."""
     experiment, export = inputs.experiment, inputs.experiment.export
@@ -245,9 +251,86 @@ def export_spec(inputs: Inputs, checkpoint: str | int) -> ExportSpec:
         tokenizer=inputs.tokenizer,
         special_tokens_in_text=experiment.tokenize.special_tokens_in_text,
         shard_bytes=int(export.max_shard_gb * GIB),
-        output_dir="export" if checkpoint == "last" else f"export-{checkpoint}",
+        output_dir=export_folder(checkpoint),
         verify=verify_spec(experiment),
         **shared(export, ExportSpec),
+    )
+
+
+RELEASED_SAMPLES = 10
+RELEASED_PENALTY = 1.0
+"""Of the released evaluation (epfLLM/meditron:evaluation/inference.py), as are its tokens of an
+answer: 1, and 8 more behind worked examples."""
+BATCH_SIZES = {"transformers": 16, "vllm": 256}
+
+
+def generate_stage(inputs: Inputs) -> StagePlan:
+    """Plan the tasks of each benchmark, mode and exported model."""
+    experiment, settings = inputs.experiment, inputs.experiment.evaluate.generate
+    tasks = [
+        replace(spec, part=part)
+        for benchmark in experiment.evaluate.benchmarks
+        for mode in benchmark.generated
+        for checkpoint in generating_checkpoints(experiment, benchmark)
+        for spec in [generate_spec(inputs, benchmark, mode, checkpoint)]
+        for part in range(spec.parts)
+    ]
+    # vLLM starts the processes of its GPUs itself.
+    resources = rank_resources(inputs, "generate", settings.tensor)
+    cores = resources.cpus_per_rank * resources.ranks_per_node
+    resources = replace(resources, ranks_per_node=1, cpus_per_rank=cores)
+    return stage_plan(inputs, "generate", tasks, resources, settings.max_parallel)
+
+
+def generating_checkpoints(experiment: Experiment, benchmark: Benchmark) -> list[str | int]:
+    """Return the checkpoints whose exports answer a benchmark."""
+    if benchmark.model:
+        return ["last"]
+    return checkpoints_of(experiment, experiment.generating_checkpoints)
+
+
+def generate_spec(
+    inputs: Inputs, benchmark: Benchmark, mode: str, checkpoint: str | int
+) -> GenerateSpec:
+    """Return the first of the tasks that share a score of generated answers."""
+    experiment, settings = inputs.experiment, inputs.experiment.evaluate.generate
+    legacy, model, voted = benchmark.legacy, benchmark.model, mode == "sc-cot"
+    samples = (RELEASED_SAMPLES if legacy else settings.samples) if voted else 1
+    shots = 0 if model else benchmark.shots
+    released_tokens = 9 if shots else 1
+    name = f"{model}-{checkpoint}" if model else str(checkpoint)
+    folder = f"legacy-{mode}" if legacy else mode
+    options = benchmark_options(experiment, benchmark, inputs.cluster.data_dir)
+    if legacy and benchmark.kind == "mmlu":
+        options = replace(options, skip_first_rows=True)  # 1,862 questions
+    return GenerateSpec(
+        benchmark=benchmark.name,
+        path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
+        kind=benchmark.kind,
+        folder=f"export-{model}" if model else export_folder(checkpoint),
+        checkpoint=name,
+        model=model,
+        tokenizer=inputs.finetuned_tokenizer if model else inputs.tokenizer,
+        mode=mode,
+        legacy=legacy,
+        template=experiment.finetune.template if model else "",
+        instructions=str(experiment.finetune.instructions or ""),
+        shots=shots,
+        seeds=experiment.evaluate.seeds if shots else (),
+        demonstrations=benchmark.demonstrations,
+        limit=benchmark.limit,
+        seed=experiment.seed,
+        backend=settings.backend,
+        device=inputs.cluster.device,
+        tensor=settings.tensor,
+        batch_size=settings.batch_size or BATCH_SIZES[settings.backend],
+        max_tokens=released_tokens if mode == "top-token" else settings.max_tokens,
+        samples=samples,
+        temperature=settings.temperature if voted else 0.0,
+        frequency_penalty=RELEASED_PENALTY if legacy else 0.0,
+        output_dir=f"evaluations/{benchmark.name}/{name}/{folder}",
+        parts=settings.tasks,
+        options=options,
     )
 
 
@@ -285,6 +368,7 @@ BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     FINETUNE: finetuning.finetune_stage,
     "evaluate": evaluate_stage,
     "export": export_stage,
+    "generate": generate_stage,
     SELFTEST: selftest_stage,
 }
 

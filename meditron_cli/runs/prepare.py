@@ -308,6 +308,7 @@ NO_WORK = {
     "evaluate": ("evaluate.benchmarks lists no benchmark", "evaluate.benchmarks"),
     "convert": ("model.weights is random, so there is nothing to convert", "model.weights"),
     "export": ("export.step lists no checkpoint", "export.step"),
+    "generate": ("no benchmark has a mode that generates", "evaluate.benchmarks"),
     PREPARE: ("finetune.models lists no model", "finetune.models"),
     FINETUNE: ("finetune.models lists no model", "finetune.models"),
 }

@@ -4,6 +4,7 @@ from jobs.contract.stage_specs.checkpoints import (
     ConvertSpec,
     EvaluateSpec,
     ExportSpec,
+    GenerateSpec,
     SelftestSpec,
 )
 from jobs.contract.stage_specs.corpus import (
@@ -104,6 +105,7 @@ __all__ = [
     "EvaluateSpec",
     "ExportSpec",
     "FinetuneSpec",
+    "GenerateSpec",
     "IndexSpec",
     "ModelSpec",
     "OptimizerSpec",

@@ -105,6 +105,57 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
+class GenerateSpec:
+    """Let an exported model answer a benchmark in text, and score the answers."""
+
+    benchmark: str
+    path: str
+    """As in ``EvaluateSpec``, and so ``kind``, ``shots``, ``limit``, ``part`` and ``parts``."""
+    kind: str
+    folder: str
+    """Relative: the exported folder."""
+    checkpoint: str
+    """Name of the folder's model in ``evaluations``: ``last``, a step, ``medqa-last``."""
+    model: str
+    """Name of the finetuned model; empty for a pretrained one."""
+    tokenizer: TokenizerRef
+    mode: str
+    """``top-token``, ``cot`` or ``sc-cot``."""
+    legacy: bool
+    """Settings and parser of the released evaluation."""
+    template: str
+    """``code`` or ``paper``; empty for a prompt without turns."""
+    instructions: str
+    """Absolute path of a file of instructions; empty for ours."""
+    shots: int
+    seeds: tuple[int, ...]
+    """Of the demonstrations, where there are shots: the questions are answered once per seed."""
+    demonstrations: str
+    """``pooled`` or ``per-subject``."""
+    limit: int
+    seed: int
+    """Of the sample of questions, and of the tokens that are drawn."""
+    backend: str
+    """``transformers`` or ``vllm``."""
+    device: str
+    tensor: int
+    """GPUs of a task, for vLLM."""
+    batch_size: int
+    """Generations that are computed at once."""
+    max_tokens: int
+    samples: int
+    """Generations of each question."""
+    temperature: float
+    """0 is greedy."""
+    frequency_penalty: float
+    output_dir: str
+    """Relative: ``evaluations/<benchmark>/<checkpoint>/<mode>``."""
+    part: int = 0
+    parts: int = 1
+    options: BenchmarkOptions = PUBLISHED
+
+
+@dataclass(frozen=True)
 class SelftestSpec:
     """Measure on a cluster's nodes what a plan and the documentation claim of training."""
 

@@ -10,6 +10,7 @@ from jobs.contract.stage_specs.checkpoints import (
     ConvertSpec,
     EvaluateSpec,
     ExportSpec,
+    GenerateSpec,
     SelftestSpec,
 )
 from jobs.contract.stage_specs.corpus import CleanSpec, CurateSpec, DeduplicateSpec, TokenizeSpec
@@ -28,6 +29,7 @@ Spec = (
     | FinetuneSpec
     | EvaluateSpec
     | ExportSpec
+    | GenerateSpec
     | SelftestSpec
 )
 
@@ -117,6 +119,14 @@ STAGE_KINDS: dict[str, StageKind] = {
         (PRETRAIN,),
         after_if_planned=("evaluate",),
         reads_tokenizer=True,
+    ),
+    "generate": StageKind(
+        GenerateSpec,
+        "jobs.stages.generate",
+        ("export",),
+        reads_tokenizer=True,
+        polls_stop=True,
+        computes=True,
     ),
     SELFTEST: StageKind(SelftestSpec, "jobs.stages.selftest", (), computes=True, piped=False),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from meditron_cli.config.field_types import (
     OPERATIONAL,
@@ -37,6 +37,8 @@ WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
 HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa")
 """Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
+TOP_TOKEN, HARNESS = "top-token", "harness"
+
 
 class Benchmark(Section):
     """Multiple-choice questions in a file."""
@@ -63,10 +65,14 @@ class Benchmark(Section):
     model: str = ""
     """A finetuned model, by its name in ``finetune.models``, whose last checkpoint is scored;
     default: the checkpoints of pretraining that ``evaluate.checkpoints`` names."""
-    modes: tuple[Literal["top-token", "harness"], ...] = ("top-token",)
+    modes: tuple[Literal["top-token", "cot", "sc-cot", "harness"], ...] = ("top-token",)
     """``top-token``: the option with the highest log-likelihood; ``harness``: the same with the
     prompts of lm-eval's task, for ``pubmedqa``, ``medmcqa``, ``medqa4``, ``mmlu`` and
-    ``headqa``."""
+    ``headqa``. On exported models ``cot``: a generated chain of thought; ``sc-cot``: the majority
+    of several."""
+    legacy: bool = False
+    """Whether to generate by the settings and rules of the released evaluation
+    (docs/evaluation.md); ``top-token`` is then generated too, beside its score by likelihood."""
     shots: NonNegativeInt = 0
     """Worked examples before each question."""
     demonstrations: Literal["pooled", "per-subject"] = "pooled"
@@ -78,8 +84,21 @@ class Benchmark(Section):
     limit: NonNegativeInt = 0
     """Questions scored, a sample by ``seed`` in which each answer has its share; 0 means all."""
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Return the modes that compare likelihoods."""
+        return tuple(mode for mode in self.modes if mode in (TOP_TOKEN, HARNESS))
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """Return the modes whose answers are generated."""
+        by_likelihood = {HARNESS} if self.legacy else {TOP_TOKEN, HARNESS}
+        return tuple(mode for mode in self.modes if mode not in by_likelihood)
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that settings of some kinds stand with these, and that no mode is named twice."""
+        """Check that settings of some kinds stand with these, that no mode is named twice, and that
+        the released rules have an answer to find.
+        """
         if self.subjects and self.kind not in WITH_SUBJECTS:
             yield "subjects", f"{self.kind} has no subjects, {', '.join(WITH_SUBJECTS)} have"
         if self.first_answer != 1 and self.kind != "medmcqa":
@@ -92,6 +111,39 @@ class Benchmark(Section):
             yield "modes", "a mode is listed twice"
         if "harness" in self.modes and self.kind not in HARNESS_KINDS:
             yield "modes", f"lm-eval has no task for benchmarks of kind {self.kind}"
+        if self.legacy and self.kind == "mcq":
+            yield "legacy", "the released rules read letters, and yes and no; kind mcq has neither"
+
+
+class Generate(Section):
+    """Answers as text, on exported models."""
+
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """``transformers``: small models, one device; ``vllm``: models on GPUs, from an environment of
+    its own (``environment.stages.generate`` of the profile, extra ``serve``)."""
+    tasks: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Array tasks that share the questions of one benchmark, model and mode."""
+    tensor: PositiveInt = 1
+    """GPUs of one task, on one node (vllm)."""
+    batch_size: PositiveInt | None = None
+    """Generations that are computed at once; 16 with transformers and 256 with vllm by default.
+    A stop or a kill loses the batch at work."""
+    max_tokens: PositiveInt = 1024
+    """Most tokens of a chain of thought. The rest of the model's context is for the question, which
+    loses its beginning if it has more."""
+    samples: Annotated[PositiveInt, Field(le=100)] = 5
+    """Generations of which sc-cot takes the majority; 10 with ``legacy``."""
+    temperature: PositiveFloat = 0.8
+    """Of sc-cot; the other modes are greedy."""
+    max_parallel: Annotated[PositiveInt, OPERATIONAL] = 16
+    """Tasks that run at once."""
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
+    """Time limit of one task."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that only vllm has several GPUs."""
+        if self.backend == "transformers" and self.tensor > 1:
+            yield "tensor", "transformers generates on one device; set backend to vllm"
 
 
 class Evaluate(Section):
@@ -151,6 +203,8 @@ class Evaluate(Section):
     """Tasks that run at once."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
+    generate: Generate = Generate()
+    """Answers as text, for modes ``cot`` and ``sc-cot`` and for ``legacy``."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that benchmarks have different names; equal ones would write the same files."""

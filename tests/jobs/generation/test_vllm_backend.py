@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import TaskError
-from jobs.contract.files import write_json
 from jobs.generation.backend import LENGTH, STOPPED, Generation, Sampling
 from jobs.generation.vllm_backend import HINT, VllmBackend
 
@@ -51,7 +50,7 @@ def engine(monkeypatch):
 
 
 def test_requests_have_seeds_of_their_own_and_samples_come_in_their_order(tmp_path, engine):
-    write_json(tmp_path / "config.json", {"dtype": "float32"})
+    (tmp_path / "config.json").write_text('{"dtype": "float32"}')
     alive: list[int] = []
     model = VllmBackend(tmp_path, tensor=4, alive=lambda: alive.append(1), environ={})
     sampling = Sampling(2, 0.8, 1024, ("###",), (7,), 1.0)
@@ -85,7 +84,7 @@ def test_requests_have_seeds_of_their_own_and_samples_come_in_their_order(tmp_pa
 
 @pytest.mark.parametrize(("value", "invariant"), [("1", True), ("0", False), (None, False)])
 def test_whether_batches_change_tokens_is_recorded(tmp_path, engine, value, invariant):
-    write_json(tmp_path / "config.json", {"torch_dtype": "bfloat16"})
+    (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}')
     environ = {} if value is None else {"VLLM_BATCH_INVARIANT": value}
 
     flags = VllmBackend(tmp_path, tensor=1, alive=lambda: None, environ=environ).flags

@@ -135,7 +135,7 @@ def test_files_that_a_corpus_needs_are_those_of_sections_and_compared_benchmarks
         (("clean", "curate"), ("curate", "sources", 0), str(folder / "a.jsonl")),
         (("clean", "curate"), ("curate", "sources", 1, "path"), "hf://datasets/o/n/c"),
         (
-            ("clean", "curate", "evaluate"),
+            ("clean", "curate", "evaluate", "generate"),
             ("evaluate", "benchmarks", 0, "path"),
             str(folder / "quiz.jsonl"),
         ),

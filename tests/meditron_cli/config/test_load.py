@@ -169,7 +169,7 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
 
     assert [(item.stages, item.sentence) for item in missing] == [
         (
-            ("tokenize", "convert", "pretrain", "finetune", "evaluate", "export"),
+            ("tokenize", "convert", "pretrain", "finetune", "evaluate", "export", "generate"),
             "e.yaml:1:1: tokenize.tokenizer: no tokenizer.json is named; name one; `meditron "
             "tokenizer build --help` shows how to make one",
         ),
@@ -182,7 +182,7 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
             f"e.yaml:2:19: pretrain.data[0]: {folder}/d.idx: no such file or folder",
         ),
         (
-            ("evaluate",),
+            ("evaluate", "generate"),
             f"e.yaml:3:41: evaluate.benchmarks[0].path: {folder}/q.jsonl: no such file or folder",
         ),
     ]

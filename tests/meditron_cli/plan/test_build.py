@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from jobs.contract.stage_specs import (
     CorpusSpec,
     EvaluateSpec,
     ExportSpec,
+    GenerateSpec,
     PretrainSpec,
 )
 from meditron_cli.config.load import load
@@ -389,3 +391,66 @@ def test_what_reads_step_0_alone_follows_its_conversion(stage: str, setting: str
 
     assert after("first")[0] == after("0")[0] == "convert"
     assert after("first", "last")[0] == "pretrain"
+
+
+EXAM = "evaluate.benchmarks=[{name: exam, path: /data/exam.jsonl, kind: medqa4, shots: 3, %s}]"
+
+
+def generations(*settings: str) -> dict[str, GenerateSpec]:
+    """Return the first task of each score of generated answers, by its folder."""
+    tasks = plan_of("test-slurm", "tiny", *settings, stages=("generate",)).stage("generate").tasks
+    specs = [cast(GenerateSpec, task.spec) for task in tasks]
+    return {spec.output_dir: spec for spec in specs if spec.part == 0}
+
+
+def test_modes_that_generate_read_the_exported_models_that_are_evaluated() -> None:
+    exam = EXAM % "modes: [top-token, cot, sc-cot]"
+    found = generations(exam, "export.step=[first, last]", "evaluate.checkpoints=[last]")
+
+    assert list(found) == ["evaluations/exam/last/cot", "evaluations/exam/last/sc-cot"]
+    greedy, voted = found.values()
+    assert (greedy.folder, greedy.template, greedy.max_tokens) == ("export", "", 1024)
+    assert (greedy.samples, greedy.temperature, greedy.frequency_penalty) == (1, 0.0, 0.0)
+    assert (voted.samples, voted.temperature, voted.frequency_penalty) == (5, 0.8, 0.0)
+
+
+def test_the_released_evaluation_generates_short_answers_and_penalises_repetition() -> None:
+    found = generations(EXAM % "legacy: true, modes: [top-token, sc-cot]")
+
+    short, voted = found.values()
+    assert list(found) == [
+        "evaluations/exam/last/legacy-top-token", "evaluations/exam/last/legacy-sc-cot"
+    ]  # fmt: skip
+    assert (short.max_tokens, short.samples, short.frequency_penalty) == (9, 1, 1.0)
+    assert (voted.samples, voted.temperature, voted.frequency_penalty) == (10, 0.8, 1.0)
+    assert generations((EXAM % "legacy: true").replace("shots: 3", "shots: 0"))[
+        "evaluations/exam/last/legacy-top-token"
+    ].max_tokens == 1  # fmt: skip
+
+
+def test_the_released_evaluation_lacks_a_question_of_each_subject_of_mmlu() -> None:
+    exam = EXAM.replace("medqa4", "mmlu") % "legacy: true"
+
+    (spec,) = generations(exam).values()
+
+    assert spec.options.skip_first_rows
+
+
+def test_tasks_share_the_questions_and_a_task_of_vllm_has_the_gpus_of_its_node() -> None:
+    exam = EXAM % "modes: [cot]"
+    sets = ("evaluate.generate.tasks=3", "evaluate.generate.backend=vllm")
+    plan = plan_of("test-slurm", "tiny", exam, *sets, "evaluate.generate.tensor=2",
+                   stages=("export", "generate"))  # fmt: skip
+
+    stage = plan.stage("generate")
+    assert [task.spec.part for task in stage.tasks] == [0, 1, 2]  # type: ignore[union-attr]
+    assert (stage.resources.nodes, stage.resources.ranks_per_node) == (1, 1)
+    assert {task.ranks for task in stage.tasks} == {1}
+    assert stage.after == ("export",)
+
+
+def test_a_generation_without_an_exported_model_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        generations(EXAM % "modes: [cot]", "export.step=[first]", "evaluate.checkpoints=[last]")
+
+    assert "cot generates with exported models, and export.step names none" in caught.value.message

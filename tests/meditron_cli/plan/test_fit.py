@@ -18,6 +18,7 @@ from meditron_cli.plan.model import Lead
 
 from ...model_specs import model_spec
 
+TENSOR = "evaluate.tensor"
 SEVEN = model_spec(
     layers=32,
     hidden_size=4096,
@@ -303,7 +304,7 @@ def test_an_evaluation_divides_and_stays_on_one_node(
     model = dataclasses.replace(SEVEN, **changes)
     site = cluster()
 
-    found = fit.evaluation_findings(site, site.gpu_partition, model, tensor, "bf16")
+    found = fit.evaluation_findings(site, site.gpu_partition, model, (TENSOR, tensor), "bf16")
 
     assert found.errors == sentences
 
@@ -311,7 +312,7 @@ def test_an_evaluation_divides_and_stays_on_one_node(
 def test_weights_beyond_the_gpu_cannot_be_evaluated() -> None:
     site = cluster(gpu_memory_gb=8)
 
-    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, 1, "bf16")
+    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, (TENSOR, 1), "bf16")
 
     assert found.errors == (
         "the weights need 13 GiB per GPU in evaluation, cluster site has 8; raise evaluate.tensor",
@@ -357,7 +358,7 @@ def test_ranks_on_cpus_share_the_memory_of_their_node(
 def test_an_evaluation_on_cpus_must_fit_its_node() -> None:
     site = cluster(device="cpu", gpus=0, memory_gb=8)
 
-    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, 1, "fp32")
+    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, (TENSOR, 1), "fp32")
 
     assert found.errors == (
         "the weights need 25 GiB on a node in evaluation, the node of cluster site has 8; "
