@@ -10,6 +10,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
 
 Points = Mapping[str, Sequence[float]]
 """The points of each question, by its id: one number per seed, in the order of the seeds."""
@@ -85,19 +90,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def difference_interval(
-    first: Points, second: Points, same_seeds: bool, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two mean accuracies on the same questions, the
-    second minus the first: the percentile bootstrap over questions and seeds.
+def differences(
+    first: Points, second: Points, same_seeds: bool, resamples: int = RESAMPLES, stream: int = 0
+) -> NDArray[numpy.float64]:
+    """Return the difference of two mean accuracies on the same questions, the second minus the
+    first, in each resample of a paired bootstrap over questions and seeds.
 
     Both models are given the same resampled questions, and the same resampled seeds where they had
     the same ones. A few seeds that are drawn again vary less than new ones would: with three, the
     part of the variance that is theirs is two thirds of what it ought to be.
+
+    Args:
+        first: of one model.
+        second: of the other.
+        same_seeds: whether both had the same seeds.
+        resamples: how many.
+        stream: of random numbers that draw questions. Two benchmarks whose differences are averaged
+            need two; their seeds are drawn alike, as they are the same seeds.
     """
     import numpy
 
-    draw = numpy.random.default_rng(0)
+    draw, draw_questions = (numpy.random.default_rng([0, number]) for number in (0, 1 + stream))
     before, after = (
         numpy.array([scores[name] for name in first], float).T for scores in (first, second)
     )
@@ -105,12 +118,21 @@ def difference_interval(
     chosen = numpy.sort(draw.integers(count, size=(resamples, count)))
     size = (resamples, len(after))
     others = chosen if same_seeds else numpy.sort(draw.integers(len(after), size=size))
-    seeds, times = numpy.unique(numpy.hstack([chosen, others]), axis=0, return_counts=True)
-    means = []
-    for row, repeats in zip(seeds, times, strict=True):
-        differences = after[row[count:]].mean(axis=0) - before[row[:count]].mean(axis=0)
+    seeds, places = numpy.unique(numpy.hstack([chosen, others]), axis=0, return_inverse=True)
+    means = numpy.empty(resamples)
+    for number, row in enumerate(seeds):
+        of_seeds = numpy.flatnonzero(places.ravel() == number)
+        change = after[row[count:]].mean(axis=0) - before[row[:count]].mean(axis=0)
         # Differences have few values: to draw questions is to draw how many have each of them.
-        values, having = numpy.unique(differences.round(12), return_counts=True)
-        means.append(draw.multinomial(n, having / n, size=repeats) @ values / n)
-    low, high = numpy.quantile(numpy.concatenate(means), [0.025, 0.975])
+        values, having = numpy.unique(change.round(12), return_counts=True)
+        drawn = draw_questions.multinomial(n, having / n, size=len(of_seeds))
+        means[of_seeds] = drawn @ values / n
+    return means
+
+
+def interval(samples: Sequence[NDArray[numpy.float64]]) -> tuple[float, float]:
+    """Return the 95 % interval, by percentiles, of the mean of several benchmarks' differences."""
+    import numpy
+
+    low, high = numpy.quantile(numpy.mean(samples, axis=0), [0.025, 0.975])
     return float(low), float(high)

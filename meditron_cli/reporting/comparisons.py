@@ -99,23 +99,48 @@ def pairs(scores: Sequence[Score], others: Sequence[Score] = ()) -> list[dict[st
     Scores are paired only where the digests of their benchmarks are the same, and their questions.
     P-values are corrected over the benchmarks of a comparison (Holm).
     """
-    wanted = list(across(scores, others) if others else within(scores))
-    compared = [pair(*both) for both in wanted]
-    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (first, second), one in zip(wanted, compared, strict=True):
-        families.setdefault((role(first), role(second)), []).append(one)
-    for family in families.values():
-        corrected = comparison.holm([one["p_value"] for one in family])
-        for one, p_value in zip(family, corrected, strict=True):
-            one["p_holm"], one["family"] = p_value, len(family)
-    return compared
+    models: dict[str, set[str]] = {}
+    for score in (*scores, *others):
+        models.setdefault(score.digest, set()).update({score.model} - {""})
+    families: dict[tuple[str, ...], list[tuple[Score, Score]]] = {}
+    for both in across(scores, others) if others else within(scores):
+        roles = tuple(role(score, len(models[score.digest])) for score in both)
+        families.setdefault(roles, []).append(both)
+    return [one for names, family in families.items() for one in family_of(names, family)]
 
 
-def role(score: Score) -> str:
-    """Return what a score is of, the same for all benchmarks: each has a finetuned model of its
-    own.
+def family_of(
+    names: Sequence[str], family: Sequence[tuple[Score, Score]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of the same two on several benchmarks, and the mean difference."""
+    compared = [pair(*both) for both in family]
+    corrected = comparison.holm([one["p_value"] for one in compared])
+    samples = [resampled(*both, stream) for stream, both in enumerate(family)]
+    for one, p_value, sample in zip(compared, corrected, samples, strict=True):
+        one["p_holm"], one["family"] = p_value, len(family)
+        yield {**one, "ci95": interval([sample])}
+    if len(family) > 1:
+        yield {
+            "benchmark": f"mean of {len(family)}",
+            "first": names[0],
+            "second": names[1],
+            "n": sum(one["n"] for one in compared),
+            "difference": sum(one["difference"] for one in compared) / len(family),
+            **dict.fromkeys(("gained", "lost", "p_value", "p_holm")),
+            "family": len(family),
+            "ci95": interval(samples),
+        }
+
+
+def role(score: Score, models: int) -> str:
+    """Return what a score is of, the same for all benchmarks of which each has a finetuned model of
+    its own.
+
+    Args:
+        score: of a run.
+        models: finetuned models that are scored on its benchmark.
     """
-    return f"finetuned {score.protocol}" if score.model else name(score)
+    return f"finetuned {score.protocol}" if score.model and models == 1 else name(score)
 
 
 def name(score: Score) -> str:
@@ -178,20 +203,24 @@ def pair(first: Score, second: Score) -> dict[str, Any]:
         "second": name(second),
         "n": found.n,
         "difference": found.difference,
-        "ci95": interval(first, second),
         "gained": found.gained,
         "lost": found.lost,
         "p_value": found.p_value,
     }
 
 
-def interval(first: Score, second: Score) -> list[float] | None:
-    """Return the bootstrap's interval of a difference; None where numpy is not installed."""
+def resampled(first: Score, second: Score, stream: int) -> Any:
+    """Return the bootstrap's differences of two scores; None where numpy is not installed."""
     try:
         same = first.seeds == second.seeds
-        return list(comparison.difference_interval(first.points, second.points, same))
+        return comparison.differences(first.points, second.points, same, stream=stream)
     except ImportError:
         return None
+
+
+def interval(samples: Sequence[Any]) -> list[float] | None:
+    """Return the 95 % interval of a mean difference; None without numpy."""
+    return None if samples[0] is None else list(comparison.interval(samples))
 
 
 def by_subject(

@@ -154,8 +154,8 @@ def paired_row(item: Mapping[str, Any]) -> tuple[object, ...]:
         item["second"],
         points(item["difference"]),
         None if ends is None else f"{ends[0]:+.1f}, {ends[1]:+.1f}",
-        f"{item['gained']}/{item['lost']}",
-        f"{item['p_holm']:.2g}",
+        None if item["gained"] is None else f"{item['gained']}/{item['lost']}",
+        None if item["p_holm"] is None else f"{item['p_holm']:.2g}",
     )
 
 

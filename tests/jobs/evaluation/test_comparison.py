@@ -6,6 +6,7 @@ import itertools
 import random
 import statistics
 from fractions import Fraction
+from typing import Any
 
 import numpy
 import pytest
@@ -75,6 +76,10 @@ def test_holm_keeps_the_order_it_was_given() -> None:
     assert comparison.holm([]) == []
 
 
+def interval_of(*arguments: Any, **more: Any) -> tuple[float, float]:
+    return comparison.interval([comparison.differences(*arguments, **more)])
+
+
 def scored(seed: int, n: int, *shares: float) -> dict[str, list[float]]:
     draw = random.Random(seed)
     return {f"q{item}": [float(draw.random() < share) for share in shares] for item in range(n)}
@@ -84,7 +89,7 @@ def test_the_bootstrap_of_one_seed_is_scipys() -> None:
     first, second = scored(1, 300, 0.4), scored(2, 300, 0.5)
     differences = [second[name][0] - first[name][0] for name in first]
 
-    found = comparison.difference_interval(first, second, same_seeds=True)
+    found = interval_of(first, second, same_seeds=True)
 
     known = stats.bootstrap(
         (differences,),
@@ -106,7 +111,7 @@ def test_the_bootstrap_over_seeds_and_questions_is_every_resample_of_few() -> No
         for seeds in itertools.product(range(2), repeat=2)
     ]
 
-    found = comparison.difference_interval(first, second, same_seeds=True, resamples=100_000)
+    found = interval_of(first, second, same_seeds=True, resamples=100_000)
 
     assert found == pytest.approx(tuple(numpy.quantile(means, [0.025, 0.975])), abs=0.01)
 
@@ -114,8 +119,8 @@ def test_the_bootstrap_over_seeds_and_questions_is_every_resample_of_few() -> No
 def test_seeds_that_differ_are_drawn_apart() -> None:
     first, second = scored(1, 200, 0.1, 0.9), scored(1, 200, 0.1, 0.9)
 
-    together = comparison.difference_interval(first, second, same_seeds=True)
-    apart = comparison.difference_interval(first, second, same_seeds=False)
+    together = interval_of(first, second, same_seeds=True)
+    apart = interval_of(first, second, same_seeds=False)
 
     assert together == (0.0, 0.0)
     assert apart[0] < -0.5
@@ -124,6 +129,33 @@ def test_seeds_that_differ_are_drawn_apart() -> None:
 
 def test_the_bootstrap_is_the_same_each_time() -> None:
     first, second = scored(1, 50, 0.4, 0.5), scored(2, 50, 0.6, 0.5)
-    found = [comparison.difference_interval(first, second, same_seeds=True) for _ in range(2)]
+    found = [interval_of(first, second, same_seeds=True) for _ in range(2)]
 
     assert found[0] == found[1]
+
+
+def test_benchmarks_whose_differences_are_averaged_are_drawn_apart() -> None:
+    first, second = scored(1, 300, 0.4), scored(2, 300, 0.5)
+    several = [
+        comparison.differences(first, second, same_seeds=True, stream=number) for number in range(4)
+    ]
+
+    widths = [
+        high - low for low, high in (interval_of(first, second, True), comparison.interval(several))
+    ]
+
+    # The mean of four independent differences has half the standard error of one.
+    assert widths[1] / widths[0] == pytest.approx(0.5, abs=0.03)
+
+
+def test_seeds_are_drawn_alike_for_benchmarks_that_are_averaged() -> None:
+    first, second = scored(1, 300, 0.5, 0.5), {f"q{item}": [0.0, 1.0] for item in range(300)}
+    several = [
+        comparison.differences(first, second, same_seeds=True, stream=number) for number in range(9)
+    ]
+
+    low, high = comparison.interval(several)
+
+    # Both seeds are the first, or the second, in every benchmark of a resample at once.
+    assert low < -0.4
+    assert high > 0.4

@@ -123,7 +123,7 @@ def test_p_values_are_corrected_over_the_benchmarks_of_a_comparison(run, write) 
     write("other/0", 10, digest="d2")
     write("other/20", 14, checkpoint_step=20, digest="d2")
 
-    first, second = comparisons.pairs(of(run))
+    first, second, _ = comparisons.pairs(of(run))
 
     assert (first["p_value"], first["p_holm"], first["family"]) == (2 / 2**8, 4 / 2**8, 2)
     assert (second["p_value"], second["p_holm"]) == (2 / 2**4, 2 / 2**4)
@@ -134,7 +134,18 @@ def test_finetuned_models_of_several_benchmarks_are_one_comparison(run, write) -
         write(f"{name}/0", 10, digest=digest)
         write(f"{name}/{name}-last", 18, checkpoint_step=480, model=name, digest=digest)
 
-    assert [one["family"] for one in comparisons.pairs(of(run))] == [2, 2]
+    *each, mean = comparisons.pairs(of(run))
+
+    assert [one["family"] for one in each] == [2, 2]
+    assert (mean["benchmark"], mean["first"], mean["second"]) == (
+        "mean of 2",
+        "0 top-token",
+        "finetuned top-token",
+    )
+    assert mean["difference"] == pytest.approx(0.2)
+    assert mean["p_value"] is None
+    low, high = mean["ci95"]
+    assert each[0]["ci95"][0] < low < 0.2 < high < each[0]["ci95"][1]
 
 
 def test_two_runs_are_compared_by_the_place_of_their_scores(run, write, tmp_path) -> None:
