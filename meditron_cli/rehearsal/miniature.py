@@ -197,6 +197,7 @@ def unchecked(experiment: Experiment, cluster: str, device: str) -> tuple[str, .
         "the length of the training, and the steps at which its phases begin: the miniature's are "
         f"appended behind the first layout, {PHASE_STEPS} steps each, and none has a target",
         "settings of curate, tokenize, evaluate, export and supervision: defaults were used",
+        *(["finetuned models: the miniature has none"] if experiment.finetune.models else []),
         f"memory, speed and storage at full width; `meditron plan` computes them for {cluster}",
         f"cluster {cluster} itself: `meditron doctor` asks it, and `meditron drill` trains on it",
     ]

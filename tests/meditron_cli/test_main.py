@@ -93,15 +93,15 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["submit", "bake"],
             "error: invalid value for 'STAGE': 'bake' is not one of 'clean', "
-            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'evaluate', "
-            "'export', 'generate', 'pipeline'\n"
+            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'prepare', "
+            "'finetune', 'evaluate', 'export', 'generate', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
         ),
         (
             ["plan"],
             "error: missing argument 'STAGE', one of 'clean', 'deduplicate', 'curate', "
-            "'tokenize', 'index', 'convert', 'pretrain', 'evaluate', 'export', 'generate', "
-            "'pipeline'\n"
+            "'tokenize', 'index', 'convert', 'pretrain', 'prepare', 'finetune', "
+            "'evaluate', 'export', 'generate', 'pipeline'\n"
             "hint: see `meditron plan --help`\n",
         ),
         (
@@ -116,8 +116,8 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["logs", "run", "--stage", "bake"],
             "error: invalid value for '--stage': 'bake' is not one of 'clean', "
-            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'finetune', "
-            "'evaluate', 'export', 'generate', 'selftest'\n"
+            "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'prepare', "
+            "'finetune', 'evaluate', 'export', 'generate', 'selftest'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (

@@ -60,6 +60,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     ),
     "tuple[str, ...]": TEXTS,
     "tuple[float, ...]": st.lists(FINITE).map(tuple),
+    "tuple[BenchmarkFile, ...]": st.lists(st.builds(BenchmarkFile), max_size=2).map(tuple),
     "tuple[SourceSpec, ...]": st.lists(SOURCES, max_size=2).map(tuple),
     "NearDuplicatesSpec | None": st.one_of(st.none(), st.builds(NearDuplicatesSpec, FINITE)),
     "DecontaminationSpec | None": st.one_of(

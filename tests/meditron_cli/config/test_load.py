@@ -169,7 +169,16 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
 
     assert [(item.stages, item.sentence) for item in missing] == [
         (
-            ("tokenize", "convert", "pretrain", "finetune", "evaluate", "export", "generate"),
+            (
+                "tokenize",
+                "convert",
+                "pretrain",
+                "prepare",
+                "finetune",
+                "evaluate",
+                "export",
+                "generate",
+            ),
             "e.yaml:1:1: tokenize.tokenizer: no tokenizer.json is named; name one; `meditron "
             "tokenizer build --help` shows how to make one",
         ),
