@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .bench import confidence
+from .bench import confidence, evaluate
 from .bench.__main__ import GROUPS, main, subjects, wanted_subjects
 from .bench._models import SMALL
 
@@ -26,6 +26,7 @@ SMALLEST = {
     "saves": {"rounds": 1, "settings": {}},
     "neardup": {"documents": 400},
     "corpus": {"rounds": 1, "megabytes": 0.02},
+    "evaluate": {"rounds": 1, "size": evaluate.SMALLEST},
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
@@ -35,6 +36,7 @@ MARKS = {
     "weights": [pytest.mark.engine, pytest.mark.full],
     "saves": [pytest.mark.engine, pytest.mark.full],
     "memory": [pytest.mark.engine, pytest.mark.full],
+    "evaluate": [pytest.mark.engine, pytest.mark.full],
 }
 
 
