@@ -10,7 +10,7 @@ from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import GenerateSpec
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey
-from jobs.evaluation.likelihood_items import Demonstrations, sample_of
+from jobs.evaluation.likelihood_items import PER_SUBJECT, Demonstrations, sample_of
 from jobs.prompts import few_shot, instructions, templates
 from jobs.prompts.encoding import END, START, TurnEncoder
 from jobs.prompts.templates import ASSISTANT, CODE, Turn
@@ -67,7 +67,8 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
         turn_encoder = TurnEncoder.of(encoder)
         asked = zip(sample, map(rendered, turns), turn_encoder.prompts(turns), strict=True)
         return Prompts([put(*one, 0, room) for one in asked], (turn_encoder.end,))
-    train = require_examples(spec.path, questions, spec.shots)
+    per_subject = spec.demonstrations == PER_SUBJECT
+    train = require_examples(spec.path, questions, spec.shots, per_subject)
     prompts = []
     for seed in spec.seeds if spec.shots else (0,):
         shown = Demonstrations(train, spec, seed)

@@ -9,13 +9,17 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import EvaluateSpec, GenerateSpec
-from jobs.contract.units import plural
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey, digest_of
 from jobs.evaluation.likelihood_prompts import ConversationPrompts, PlainPrompts, Prompts, Put
-from jobs.questions.question import LETTERED, Question, require_examples, stratified
+from jobs.questions.question import (
+    LETTERED,
+    Question,
+    require_examples,
+    require_permutable,
+    stratified,
+)
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
 POOLED, PER_SUBJECT = "pooled", "per-subject"
@@ -80,13 +84,11 @@ def ask(questions: Sequence[Question], spec: EvaluateSpec, prompts: Prompts) -> 
         TaskError: there are fewer demonstrations than ``shots``, or no option has a place in the
             prompt, so that permuting them changes nothing.
     """
-    train = require_examples(spec.path, questions, spec.shots)
+    per_subject = spec.demonstrations == PER_SUBJECT
+    train = require_examples(spec.path, questions, spec.shots, per_subject)
     sample = sample_of(questions, spec)
-    if spec.permute and not any(question.style == LETTERED for question in sample):
-        raise TaskError(
-            f"{spec.path}: `permute` has no effect, no prompt lists its options under letters",
-            "remove `permute` from the benchmark",
-        )
+    if spec.permute:
+        require_permutable(spec.path, sample)
     for seed in seeds_of(spec):
         shown = Demonstrations(train, spec, seed)
         for number in range(spec.permute + 1):
@@ -119,20 +121,10 @@ class Demonstrations:
             self._shuffled = [train[int(place)] for place in order]
 
     def before(self, question: Question) -> list[Question]:
-        """Return the examples before a question.
-
-        Raises:
-            TaskError: its subject has fewer train records than ``shots``.
-        """
-        if self._spec.demonstrations == POOLED:
-            return self._shuffled[: self._spec.shots]
-        own = [example for example in self._shuffled if example.subject == question.subject]
-        if len(own) < self._spec.shots:
-            raise TaskError(
-                f"{self._spec.path}: `shots` is {self._spec.shots}, the subject "
-                f"{question.subject!r} has {plural(len(own), 'train record')}",
-                f"set `demonstrations` to {POOLED}, or `shots` to {len(own)}",
-            )
+        """Return the examples before a question, of its subject where settings ask for that."""
+        own = self._shuffled
+        if self._spec.demonstrations == PER_SUBJECT:
+            own = [example for example in own if example.subject == question.subject]
         return own[: self._spec.shots]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,16 @@ class Question:
         return tuple(" ".join(text.lower().split()) for text in (self.text, *self.choices))
 
 
-def require_examples(path: Path | str, questions: Sequence[Question], shots: int) -> list[Question]:
+def require_examples(
+    path: Path | str, questions: Sequence[Question], shots: int, per_subject: bool = False
+) -> list[Question]:
     """Return the questions that may serve as worked examples.
+
+    Args:
+        path: of the benchmark, for messages.
+        questions: all of it.
+        shots: examples before a question.
+        per_subject: they are drawn from those of its subject.
 
     Raises:
         TaskError: they are fewer than ``shots``.
@@ -64,7 +73,29 @@ def require_examples(path: Path | str, questions: Sequence[Question], shots: int
             f"{path}: `shots` is {shots}, the benchmark has {plural(len(train), 'train record')}",
             "set `shots` to 0, or add train records to the benchmark",
         )
+    there = Counter(question.subject for question in train)
+    for question in questions if per_subject else ():
+        if question.split == "test" and there[question.subject] < shots:
+            count = there[question.subject]
+            raise TaskError(
+                f"{path}: `shots` is {shots}, the subject {question.subject!r} has "
+                f"{plural(count, 'train record')}",
+                f"set `demonstrations` to pooled, or `shots` to {count}",
+            )
     return train
+
+
+def require_permutable(path: Path | str, questions: Iterable[Question]) -> None:
+    """Refuse questions whose prompts do not list their options, so that these have no order.
+
+    Raises:
+        TaskError: no prompt lists its options.
+    """
+    if not any(question.style == LETTERED for question in questions):
+        raise TaskError(
+            f"{path}: `permute` has no effect, no prompt lists its options under letters",
+            "remove `permute` from the benchmark",
+        )
 
 
 def stratified(questions: Sequence[Question], size: int, seed: int) -> list[Question]:

@@ -98,11 +98,11 @@ def generation_problems(experiment: Experiment) -> Iterator[str]:
 def benchmark_problems(
     benchmark: Benchmark, shots: int, path: Path, options: BenchmarkOptions
 ) -> Iterator[str]:
-    """Yield a sentence for a benchmark that cannot be read, or has fewer worked examples than
-    ``shots``.
+    """Yield a sentence for a benchmark that cannot be read, has fewer worked examples than
+    ``shots``, or no options that ``permute`` could put into another order.
     """
     from jobs.questions import readers
-    from jobs.questions.question import require_examples
+    from jobs.questions.question import require_examples, require_permutable
 
     key = f"evaluate.benchmarks ({benchmark.name})"
     unreadable = list(path_problems(key, path))
@@ -112,7 +112,9 @@ def benchmark_problems(
         return
     try:
         questions = readers.read(path, benchmark.kind, options)
-        require_examples(path, questions, shots)
+        require_examples(path, questions, shots, benchmark.demonstrations == "per-subject")
+        if benchmark.permute:
+            require_permutable(path, questions)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
 

@@ -116,6 +116,11 @@ UNUSABLE = {
         ", shots: 3",
         ": `shots` is 3, the benchmark has 0 train records; set `shots` to 0, or add",
     ),
+    "options without letters": (
+        '{"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0}',
+        ", permute: 3",
+        ": `permute` has no effect, no prompt lists its options under letters; remove `permute`",
+    ),
 }
 
 
