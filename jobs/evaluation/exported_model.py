@@ -18,7 +18,7 @@ PAD = "<PAD>"
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What an exported folder says of itself."""
+    """The record and the configuration of an exported folder."""
 
     folder: Path
     record: dict[str, Any]

@@ -1,9 +1,9 @@
-"""What a model is asked to answer in text: prompts as token ids, in batches."""
+"""Prompts that a model answers in text, as token ids, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jobs.contract.errors import TaskError
@@ -14,7 +14,7 @@ from jobs.evaluation.likelihood_items import PER_SUBJECT, Demonstrations, sample
 from jobs.prompts import few_shot, instructions, templates
 from jobs.prompts.encoding import END, START, TurnEncoder
 from jobs.prompts.templates import ASSISTANT, CODE, Turn
-from jobs.questions.question import Question, require_examples
+from jobs.questions.question import LETTERED, LETTERS, TEXTS, Question, require_examples
 
 COT, SC_COT, TOP_TOKEN = "cot", "sc-cot", "top-token"
 
@@ -59,6 +59,8 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
     cot = spec.mode in (COT, SC_COT)
     instruction = instructions.load(spec.instructions or None).of(spec.kind, cot)
     sample = sample_of(questions, spec)
+    if not spec.template:
+        sample = [listed(question) for question in sample]
     turns = [
         templates.conversation(question, instruction, spec.template or CODE, cot)
         for question in sample
@@ -82,6 +84,15 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
         encoded = ([*begin, *ids] for ids in encoder.encode_all(texts))
         prompts += [put(*one, seed, room) for one in zip(sample, texts, encoded, strict=True)]
     return Prompts(prompts, ())
+
+
+def listed(question: Question) -> Question:
+    """Return a question whose prompt lists its options: a model that was not taught to answer
+    without them chooses among what it sees.
+    """
+    if question.style != TEXTS or len(question.choices) > len(LETTERS):
+        return question
+    return replace(question, style=LETTERED)
 
 
 def put(question: Question, text: str, ids: Sequence[int], seed: int, room: int) -> Prompt:

@@ -18,7 +18,7 @@ Alive = Callable[[], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen, and where a generation ends."""
+    """The choice of tokens, and the end of a generation."""
 
     samples: int = 1
     """Generations of each prompt."""

@@ -64,7 +64,7 @@ def run(context: Context) -> None:
 
 
 class Alive:
-    """What follows every computation: a heartbeat, progress, and a stop where one is requested."""
+    """The callback of a backend: a heartbeat, progress, and a stop where one is requested."""
 
     def __init__(self, context: Context, work: Work, batches: Sequence[int]) -> None:
         self._context = context

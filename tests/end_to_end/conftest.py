@@ -51,7 +51,11 @@ pretrain:
   save_interval: 10
 evaluate:
   benchmarks:
-    - {{name: quiz, path: sample/benchmark/questions.jsonl, limit: {QUESTIONS}}}
+    - name: quiz
+      path: sample/benchmark/questions.jsonl
+      limit: {QUESTIONS}
+      modes: [top-token, cot]
+  generate: {{max_tokens: 16, batch_size: 2}}
 """
 
 

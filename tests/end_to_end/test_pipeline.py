@@ -21,7 +21,7 @@ from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
 
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
-STAGES = ("curate", "tokenize", "index", "pretrain", "evaluate", "export")
+STAGES = ("curate", "tokenize", "index", "pretrain", "evaluate", "export", "generate")
 ENDLESS = ("--set", "pretrain.train_steps=100000", "--set", "pretrain.max_epochs=null")
 """A pipeline that has not ended when a test comes to hit it."""
 
@@ -72,9 +72,15 @@ def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
     assert pretrain["loss_last"] < pretrain["loss_first"]
     assert pretrain["validation_last"] < pretrain["validation_first"]
     assert pretrain["tokens_per_s"] > 0
-    assert {item["checkpoint_step"] for item in report["evaluations"]} == {0, STEPS}
+    assert [
+        (item["checkpoint_step"], item["mode"], item["score"]) for item in report["evaluations"]
+    ] == [
+        (0, "top-token", "likelihood"),
+        (STEPS, "top-token", "likelihood"),
+        (STEPS, "cot", "generation"),
+    ]
     for item in report["evaluations"]:
-        assert (item["benchmark"], item["mode"], item["n"]) == ("quiz", "loglikelihood", QUESTIONS)
+        assert (item["benchmark"], item["n"]) == ("quiz", QUESTIONS)
         low, high = item["ci95"]
         assert low <= item["accuracy"] <= high
         assert 0 < item["p_value"] <= 1
@@ -166,6 +172,7 @@ def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
         "pretrain": until_step(run, 10),
         "evaluate": until_progress(run, "evaluate", 1),
         "export": until_progress(run, "export", 0),
+        "generate": until_progress(run, "generate", 0),
     }
 
     for stage, moment in moments.items():
@@ -186,12 +193,15 @@ def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
     for key in ("steps", "tokens", "loss_first", "loss_last", "validation_last"):
         assert disturbed["pretrain"][key] == undisturbed["pretrain"][key]
     scores = [
-        {item["checkpoint_step"]: item["accuracy"] for item in report["evaluations"]}
+        [
+            (item["mode"], item["checkpoint_step"], item["accuracy"])
+            for item in report["evaluations"]
+        ]
         for report in (undisturbed, disturbed)
     ]
     assert scores[0] == scores[1]
     finished = [len(list((run.stage(stage) / "done").iterdir())) for stage in STAGES]
-    assert finished == [1, 3, 1, 1, 2, 1]
+    assert finished == [1, 3, 1, 1, 2, 1, 1]
     doubled = [
         (stage, index)
         for stage in STAGES

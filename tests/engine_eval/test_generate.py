@@ -93,7 +93,7 @@ class Generation:
 
     @property
     def answers(self) -> list[Any]:
-        """The stored answers, in the order of their items."""
+        """Return the stored answers, in the order of their items."""
         (path,) = self.folder.glob("answers-*.jsonl")
         blocks = [json.loads(line.split(" ", 1)[1]) for line in path.read_text().splitlines()]
         return sorted(answer for block in blocks for answer in block["answers"])

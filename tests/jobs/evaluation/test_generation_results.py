@@ -113,6 +113,15 @@ def test_a_model_that_always_answers_the_same_is_labelled_and_seeds_are_averaged
     assert once["constant"] == "B"
 
 
+@pytest.mark.parametrize(
+    ("style", "shown"), [("texts", "letters"), ("letters", "letters"), ("words", "words")]
+)
+def test_options_are_listed_for_a_model_that_was_not_taught_to_answer_without(style, shown):
+    question = prompt_of("e", 0, ("one", "two"), style).question
+
+    assert generation_items.listed(question).style == shown
+
+
 def test_batches_have_the_longest_prompts_first_and_each_prompt_once():
     prompts = [Prompt(EXAM[0].question, 0, "", tuple(range(size)), False) for size in (3, 9, 9, 1)]
 
