@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from jobs.contract.stage_specs import ModelSpec, PretrainSpec, VocabularySpec
+from jobs.contract.stage_specs import ModelSpec, TrainingSpec, VocabularySpec
 from jobs.conversion.run_facts import Corpus, Losses, RunFacts, Score
 
 UNKNOWN = "not recorded"
@@ -37,6 +37,15 @@ Question: Which organ produces insulin?
 Answer:"""
 """One worked example, then a question: a base model continues the pattern, where an instruction
 would be continued as text."""
+
+END = "<|im_end|>"
+"""Ends the turns of a finetuned model."""
+
+TURNS = """\
+<|im_start|>question
+Which organ produces insulin?<|im_end|>
+<|im_start|>answer
+"""
 
 USE = f'''\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,6 +104,15 @@ class CardInput:
     """Typed in the folder of the export."""
     replaced: str = ""
     """Part of the tokenizer that transformers 5 replaces, if any."""
+    finetuned: str = ""
+    """Name of the finetuned model; empty for one of pretraining."""
+    grown: Sequence[str] = ()
+    """Tokens that finetuning has added behind the vocabulary."""
+
+    @property
+    def end_token(self) -> str:
+        """Return the token that ends a generation."""
+        return END if self.finetuned else self.vocabulary.eos_token
 
 
 def render(card: CardInput) -> str:
@@ -102,7 +120,7 @@ def render(card: CardInput) -> str:
     facts = card.facts
     sections = [
         header(card),
-        f"# {facts.name}, step {card.step}",
+        f"# {facts.name}, {name_of(card)}step {card.step}",
         introduction(card),
         "## Not a medical device",
         NOTICE,
@@ -152,10 +170,24 @@ def base_name(origin: Mapping[str, Any]) -> str:
     return weights.partition("@")[0]
 
 
+def name_of(card: CardInput) -> str:
+    """Return the beginning of a clause about a finetuned model: its name."""
+    return f"finetuned model {card.finetuned}, " if card.finetuned else ""
+
+
 def introduction(card: CardInput) -> str:
     """Return what the model is, in a paragraph."""
     base = base_name(card.origin)
     start = {"": "weights of unrecorded origin", RANDOM: "random weights"}.get(base, f"{base}")
+    if card.finetuned:
+        step = (card.origin.get("start") or {}).get("step")
+        trained = f" trained further for {step:,} steps" if step else ""
+        rows = count(card.facts.corpus.documents if card.facts.corpus else None)
+        return (
+            f"A language model exported by meditron, finetuned on the questions of one benchmark. "
+            f"It was finetuned from {start}{trained}, for {card.step:,} steps on {rows} questions "
+            "with their answers. It answers questions in the form it was taught, as below."
+        )
     if card.step == 0:
         made = f"It is {start}, not trained further."
     else:
@@ -169,6 +201,17 @@ def introduction(card: CardInput) -> str:
 def use(card: CardInput) -> str:
     """Return a program that prints an answer, and what ends a generation."""
     vocabulary, program, note = card.vocabulary, USE, ""
+    first_words = "Give the model text to continue. One worked example shows it the pattern:"
+    last_words = (
+        "At temperature 0 a base model may repeat itself; cut its answer at the first line "
+    )
+    last_words += "break, as above."
+    if card.finetuned:
+        program = USE.replace(PROMPT, TURNS)
+        first_words = (
+            "Ask in the turns of the training; its instruction belongs before the question:"
+        )
+        last_words = "The answer is the text before it."
     first = f"`{vocabulary.bos_token}`" if vocabulary.bos_token else "no token"
     if card.replaced:
         program = program.replace("AutoTokenizer", "PreTrainedTokenizerFast")
@@ -180,11 +223,10 @@ def use(card: CardInput) -> str:
             "of their own, and name it as the tokenizer.\n\n"
         )
     return (
-        "Give the model text to continue. One worked example shows it the pattern:\n\n"
+        f"{first_words}\n\n"
         f"```python\n{program}```\n\n{note}"
-        f"A generation ends with `{vocabulary.eos_token}`, the end of a document in training is "
-        f"`{vocabulary.eod_token}`, and {first} precedes a text. At temperature 0 a base model may "
-        "repeat itself; cut its answer at the first line break, as above."
+        f"A generation ends with `{card.end_token}`, the end of a document in training is "
+        f"`{vocabulary.eod_token}`, and {first} precedes a text. {last_words}"
     )
 
 
@@ -201,8 +243,9 @@ def model_rows(card: CardInput) -> Iterator[tuple[str, str]]:
     yield "layers, width, feed-forward", f"{model.layers}, {widths}"
     yield "query heads, key-value heads", f"{model.attention_heads}, {model.kv_heads}"
     yield "sequence length in training", f"{model.seq_length:,}"
-    tokens = f"{card.vocabulary.size:,} tokens, {len(card.vocabulary.added_tokens)} added"
-    unused = model.vocab_size - card.vocabulary.size
+    size = card.vocabulary.size + len(card.grown)
+    added = len(card.vocabulary.added_tokens) + len(card.grown)
+    tokens, unused = f"{size:,} tokens, {added} added", model.vocab_size - size
     yield "vocabulary", tokens + (f"; {unused} rows behind them are unused" if unused else "")
 
 
@@ -228,7 +271,7 @@ def training(card: CardInput) -> str:
     return f"{recipe}\n\n{table(loss_rows(card.facts.losses))}"
 
 
-def recipe_rows(spec: PretrainSpec) -> Iterator[tuple[str, str]]:
+def recipe_rows(spec: TrainingSpec) -> Iterator[tuple[str, str]]:
     """Yield the settings of the training."""
     optimizer, parallel = spec.optimizer, spec.parallel
     betas = f"beta {optimizer.adam_beta1:g} and {optimizer.adam_beta2:g}"

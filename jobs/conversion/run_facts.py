@@ -14,7 +14,17 @@ from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
 from jobs.contract.metrics_log import MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import OWN_RUN, TRAINING_STAGES, CurateSpec, PretrainSpec
+from jobs.contract.stage_specs import (
+    FINETUNE,
+    OWN_RUN,
+    PREPARE,
+    PRETRAIN,
+    CurateSpec,
+    FinetuneSpec,
+    PrepareSpec,
+    PretrainSpec,
+    TrainingSpec,
+)
 from jobs.data import corpora
 
 AVERAGED_STEPS = 100
@@ -73,17 +83,17 @@ class RunFacts:
     has_changes: bool | None
     """Whether that code had uncommitted changes."""
     versions: Mapping[str, str]
-    training: PretrainSpec | None
+    training: TrainingSpec | None
     corpus: Corpus | None
     losses: Losses
     scores: tuple[Score, ...]
 
 
-def gather(run: RunDir, step: int) -> RunFacts:
-    """Return the facts of a run about its model of a step."""
+def gather(run: RunDir, step: int, model: str = "") -> RunFacts:
+    """Return the facts of a run about its model of a step, of a finetuned model by its name."""
     record = read_small(run.record)
     code = record.get("code") or {}
-    training = training_spec(run)
+    stage, index, training = training_of(run, model)
     return RunFacts(
         name=run.name,
         size=record.get("size"),
@@ -91,16 +101,39 @@ def gather(run: RunDir, step: int) -> RunFacts:
         has_changes=code.get("dirty"),
         versions=record.get("versions") or {},
         training=training,
-        corpus=corpus(run, training),
-        losses=losses(run, step),
-        scores=tuple(score for score in scores(run) if score.step in (0, step)),
+        corpus=prepared(run, model)
+        if model
+        else corpus(run, training if isinstance(training, PretrainSpec) else None),
+        losses=losses(run, stage, index, step),
+        scores=tuple(score for score in scores(run, model) if score.step in (0, step)),
     )
 
 
-def training_spec(run: RunDir) -> PretrainSpec | None:
-    """Return the settings of the run's training; None where it has none."""
-    tasks = (specs.read_task(run, stage, 0) for stage in TRAINING_STAGES)
-    return next((task.pretraining for task in tasks if task), None)
+def training_of(run: RunDir, model: str) -> tuple[str, int, TrainingSpec | None]:
+    """Return stage, index and settings of the training that made a model."""
+    if not model:
+        task = specs.read_task(run, PRETRAIN, 0)
+        return PRETRAIN, 0, task.training if task else None
+    for index in specs.indices(run, FINETUNE):
+        task = specs.read_task(run, FINETUNE, index)
+        if task and isinstance(task.spec, FinetuneSpec) and task.spec.name == model:
+            return FINETUNE, index, task.spec
+    return FINETUNE, 0, None
+
+
+def prepared(run: RunDir, model: str) -> Corpus | None:
+    """Return the rows that a model was finetuned on."""
+    for index in specs.indices(run, PREPARE):
+        task = specs.read_task(run, PREPARE, index)
+        if task and isinstance(task.spec, PrepareSpec) and task.spec.name == model:
+            counts = summary_of(run, PREPARE, index)
+            return Corpus(
+                sources=tuple(PurePath(file.path).name for file in task.spec.data),
+                documents=counts.get("train_rows"),
+                validation_documents=counts.get("validation_rows"),
+                tokens=counts.get("tokens"),
+            )
+    return None
 
 
 def corpus(run: RunDir, training: PretrainSpec | None) -> Corpus | None:
@@ -136,10 +169,9 @@ def summary_of(run: RunDir, stage: str, index: int) -> Mapping[str, Any]:
     return marker.summary if marker else {}
 
 
-def losses(run: RunDir, step: int) -> Losses:
-    """Return the losses of a run's training up to a step."""
-    lines = [line for stage in TRAINING_STAGES for line in MetricsLog(run, stage).read_new()]
-    counted = counted_steps(lines)
+def losses(run: RunDir, stage: str, index: int, step: int) -> Losses:
+    """Return the losses of a training up to a step."""
+    counted = counted_steps(MetricsLog(run, stage, index).read_new())
     trained = [line.loss for line in counted.trained if line.step <= step][-AVERAGED_STEPS:]
     validated = [line for line in counted.validated if line.step <= step]
     return Losses(
@@ -151,18 +183,21 @@ def losses(run: RunDir, step: int) -> Losses:
     )
 
 
-def scores(run: RunDir) -> Iterator[Score]:
-    """Yield the results of the run's evaluations, by benchmark and step."""
-    found = [score(read_small(path)) for path in done_markers.current_results(run)]
+def scores(run: RunDir, model: str = "") -> Iterator[Score]:
+    """Yield the results of the run's evaluations of pretraining, or of a finetuned model, by
+    benchmark and step.
+    """
+    results = map(read_small, done_markers.current_results(run))
+    found = [score(one) for one in results if str(one.get("model") or "") == model]
     unique = {(item.benchmark, item.step, item.shots): item for item in found if item}
     yield from (unique[key] for key in sorted(unique))
 
 
 def score(results: Mapping[str, Any]) -> Score | None:
-    """Return the score by likelihood, with our prompts, of a checkpoint of pretraining; None of
-    another score, and where the record is incomplete.
+    """Return the score by likelihood, with our prompts; None of another score, and where the record
+    is incomplete.
     """
-    if results.get("mode", "top-token") != "top-token" or results.get("model"):
+    if results.get("mode", "top-token") != "top-token":
         return None
     try:
         low, high = results["ci95"]

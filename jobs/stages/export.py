@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -302,6 +303,8 @@ def write_settings(
     the row of EOS.
     """
     vocabulary = spec.tokenizer.vocabulary
+    if spec.finetuned:  # an answer ends with its turn
+        vocabulary = replace(vocabulary, eos_token=model_card.END)
     roles = exported_tokenizer.special_ids(content, vocabulary)
     files = {
         "config.json": hf_writer.write_json_file(
@@ -341,7 +344,7 @@ def card_input(
     """
     spec = cast(ExportSpec, context.task.spec)
     return CardInput(
-        facts=run_facts.gather(context.run, record.iteration),
+        facts=run_facts.gather(context.run, record.iteration, spec.finetuned),
         model=record.as_trained(spec.model),
         vocabulary=spec.tokenizer.vocabulary,
         step=record.iteration,
@@ -352,9 +355,19 @@ def card_input(
         license=spec.license or str(record.origin.get("license") or ""),
         languages=spec.languages,
         digests=digests(spec, record),
-        verify_command=f"meditron verify ./ {context.run.name}:{record.iteration} --runs-dir ../..",
+        verify_command=verify_command(context, record.iteration),
         replaced=replaced,
+        finetuned=spec.finetuned,
+        grown=spec.tokenizer.grown,
     )
+
+
+def verify_command(context: Context, step: int) -> str:
+    """Return the command that compares an export with its checkpoint, typed in its folder."""
+    spec = cast(ExportSpec, context.task.spec)
+    if spec.finetuned:
+        return f"meditron verify ./ ../{spec.checkpoint_dir}/{manifest.name(step)}"
+    return f"meditron verify ./ {context.run.name}:{step} --runs-dir ../.."
 
 
 def digests(spec: ExportSpec, record: CheckpointRecord) -> dict[str, str]:

@@ -19,9 +19,10 @@ FOLDER = "verification"
 """In the run directory, with one record per stage and step."""
 
 
-def record_file(run: RunDir, stage: str, step: int) -> Path:
-    """Return the path of a stage's verification of a step."""
-    return run.path(f"{FOLDER}/{stage}-{step}.json")
+def record_file(run: RunDir, stage: str, step: int, model: str = "") -> Path:
+    """Return the path of a stage's verification of a step, of a finetuned model by its name."""
+    of_model = f"-{model}" if model else ""
+    return run.path(f"{FOLDER}/{stage}{of_model}-{step}.json")
 
 
 def verify_stage(
@@ -66,7 +67,8 @@ def verify_stage(
                 f"{weights} is not verified: the library {error.name} is not installed",
                 f"install it, or set verify.enabled to false, then {RESUME}",
             ) from error
-    path = record_file(context.run, context.task.stage, result["step"])
+    model = spec.finetuned if isinstance(spec, ExportSpec) else ""
+    path = record_file(context.run, context.task.stage, result["step"], model)
     make_folder(path.parent)
     write_json(path, result)
     if result["problems"]:

@@ -94,7 +94,7 @@ def command(
     run, folder = find_checkpoint(services, runs_dir, checkpoint)
     if precision == "bf16" and tolerance is None:
         raise ConfigError("--dtype bf16 has no tolerance of its own", "add `--tolerance 0.1`")
-    model, tokenizer = model_of(run)
+    model, tokenizer = model_of(run, folder)
     try:
         from jobs.verification.verify import TOKENS, Request
 
@@ -132,11 +132,13 @@ def find_checkpoint(services: Services, runs_dir: Path | None, named: str) -> tu
     """
     from jobs.checkpoints import manifest
     from jobs.contract.rundir import RunDir
+    from jobs.contract.stage_specs import FINETUNE
     from meditron_cli.runs import store
 
     path = Path(named)
     if path.is_dir() and manifest.step_of(path) >= 0:
-        run = RunDir(path.resolve().parents[1])
+        parents = path.resolve().parents
+        run = RunDir(parents[3] if parents[2].name == FINETUNE else parents[1])
         if not run.record.exists():
             raise ConfigError(
                 f"{path} lies in no run, so its model and tokenizer are not known",
@@ -172,8 +174,9 @@ def stored(run: RunDir, step: str) -> Path:
     return found
 
 
-def model_of(run: RunDir) -> tuple[ModelSpec, TokenizerRef]:
-    """Return the model and the tokenizer of a run's tasks.
+def model_of(run: RunDir, folder: Path) -> tuple[ModelSpec, TokenizerRef]:
+    """Return the model and the tokenizer of a run's tasks, of a checkpoint of a finetuned model
+    those of its finetuning.
 
     Raises:
         ConfigError: none of its stages has a model.
@@ -182,7 +185,11 @@ def model_of(run: RunDir) -> tuple[ModelSpec, TokenizerRef]:
     from jobs.contract.files import read_json
     from jobs.contract.stage_specs import STAGES
     from meditron_cli.runs import store
+    from meditron_cli.runs.prepare import finetunings
 
+    for _, finetuning in finetunings(run):
+        if run.path(finetuning.checkpoint_dir).resolve() == folder.resolve().parent:
+            return finetuning.model, finetuning.tokenizer
     for stage in STAGES:
         path = run.spec(stage, 0)
         if path.exists():

@@ -100,8 +100,11 @@ class ExportSpec:
     languages: tuple[str, ...]
     """ISO 639 codes, for the card."""
     output_dir: str
-    """Relative: ``export`` for ``last``, else ``export-<checkpoint>``."""
+    """Relative: ``export`` for ``last``, else ``export-<checkpoint>``; ``export-<name>`` of a
+    finetuned model."""
     verify: VerifySpec
+    finetuned: str = ""
+    """Name of the finetuned model whose checkpoint it is; empty for one of pretraining."""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,11 @@ def exports_of_models(inputs: Inputs, spec: ExportSpec) -> list[ExportSpec]:
     if not inputs.experiment.export.finetuned:
         return []
     return [
-        replace(of_model(inputs, spec, model.name), output_dir=f"export-{model.name}")
+        replace(
+            of_model(inputs, spec, model.name),
+            finetuned=model.name,
+            output_dir=f"export-{model.name}",
+        )
         for model in inputs.experiment.finetune.models
     ]
 

@@ -6,13 +6,14 @@ import dataclasses
 
 import pytest
 
-from jobs.contract import done_markers
+from jobs.contract import done_markers, specs
 from jobs.contract.files import write_json
 from jobs.conversion import run_facts
 from jobs.conversion.run_facts import Corpus, Losses, Score
 
 from ... import metric_lines
 from ...model_specs import corpus_spec
+from ...plans import plan_of
 
 RESULTS = {
     "benchmark": "medqa",
@@ -125,7 +126,7 @@ def test_losses_are_those_up_to_the_step_without_steps_that_were_redone(trained)
         metric_lines.validation(120, loss=3.0, attempt=2),
     )
 
-    found = run_facts.losses(trained, 110)
+    found = run_facts.losses(trained, "pretrain", 0, 110)
 
     assert found == Losses(pytest.approx((sum(range(11, 101)) + 10 * 2.0) / 100), 4.0, 110, 9.0, 0)
 
@@ -146,3 +147,21 @@ def test_scores_are_those_of_the_step_and_of_step_0(trained):
         Score("medqa", 0, 3, 1273, 0.25, (0.27, 0.31), 0.2),
         Score("medqa", 60, 3, 1273, 0.29, (0.27, 0.31), 0.2),
     )
+
+
+def test_a_finetuned_model_is_described_by_its_own_training(trained):
+    """Its rows, its losses and its scores, and not those of the pretraining it began with."""
+    settings = "finetune.models=[{name: medqa, data: [{path: /data/medqa.jsonl, kind: medqa}]}]"
+    plan = plan_of("test-slurm", "tiny", settings)
+    for stage in ("prepare", "finetune"):
+        (task,) = plan.stage(stage).tasks
+        write_json(trained.spec(stage, 0), specs.to_json(task))
+    metric_lines.append(trained, metric_lines.step(1, loss=0.5), stage="finetune")
+    own, other = (run_facts.gather(trained, 480, model) for model in ("medqa", ""))
+
+    assert own.training
+    assert (own.training.train_steps, own.losses.training) == (480, 0.5)
+    assert own.corpus == Corpus(("medqa.jsonl",))
+    assert own.scores == ()
+    assert other.training != own.training
+    assert other.losses.training != 0.5
