@@ -26,6 +26,7 @@ SMALLEST = {
     "saves": {"rounds": 1, "settings": {}},
     "neardup": {"documents": 400},
     "corpus": {"rounds": 1, "megabytes": 0.02},
+    "finetune": {"rounds": 1},
     "evaluate": {"rounds": 1, "size": evaluate.SMALLEST},
 }
 """The other subjects type commands that the end-to-end tests type too."""
@@ -36,6 +37,7 @@ MARKS = {
     "weights": [pytest.mark.engine, pytest.mark.full],
     "saves": [pytest.mark.engine, pytest.mark.full],
     "memory": [pytest.mark.engine, pytest.mark.full],
+    "finetune": [pytest.mark.engine, pytest.mark.full],
     "evaluate": [pytest.mark.engine, pytest.mark.full],
 }
 

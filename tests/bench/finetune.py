@@ -3,7 +3,7 @@ thread, whose whole steps take turns.
 
 Rows have the lengths of questions with few words and of such with a context: their logarithms are
 normal, with a median of an eighth of a sequence. Tokens are those of rows; padding takes time and
-does not count. A side trains as many steps a turn as make about as many tokens.
+does not count. A side trains as many steps a round as make about as many tokens.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from jobs.contract.stage_specs import FinetuneSpec, StartRef, TrainingSpec
 from tests.bench import Figure, confidence, environment, ratio, ratios, take_turns
 from tests.bench.loop import prepare, task_of, write_task
 
-TURNS = 30
+ROUNDS = 30
 ROWS = 4000
 SIZE = 64
 """Rows of a step, as published."""
 SHARED = ("model", "parallel", "device", "precision", "tokenizer", "optimizer", "seed")
 
 
-def figures(turns: int = TURNS) -> list[Figure]:
+def figures(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         write_task(rundir.RunDir(Path(folder)), 10_000, 10_000)
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.finetune", folder, str(turns)],
+            [sys.executable, "-m", "tests.bench.finetune", folder, str(rounds)],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
             check=True,
             stdout=subprocess.PIPE,
@@ -48,15 +48,15 @@ def figures(turns: int = TURNS) -> list[Figure]:
             f"finetune_{side}_over_pretrain",
             ratio(found["pretrain"], found[side]),
             "≥ 0.9" if side == "packed" else "",
-            "tokens/s of rows; {:.3f} to {:.3f} at 95 % over {} turns".format(
-                *confidence(ratios(found["pretrain"], found[side])), turns
+            "tokens/s of rows; {:.3f} to {:.3f} at 95 % over {} rounds".format(
+                *confidence(ratios(found["pretrain"], found[side])), rounds
             ),
         )
         for side in ("packed", "padded")
     ]
 
 
-def measure(root: Path, turns: int) -> dict[str, list[float]]:
+def measure(root: Path, rounds: int) -> dict[str, list[float]]:
     """Return the seconds per token of each side and turn."""
     from jobs.engine.kinds.finetuning import Finetuning
     from jobs.engine.kinds.pretraining import Pretraining
@@ -74,7 +74,7 @@ def measure(root: Path, turns: int) -> dict[str, list[float]]:
         write_json(context.run.spec("finetune", 0), specs.to_json(task))
         own = context_from(root, "finetune", 0, os.environ)
         sides[name] = side(own, spec, Finetuning.open, place)
-    return take_turns(turns, **sides)
+    return take_turns(rounds, **sides)
 
 
 def finetuning(pretraining: TrainingSpec, *, packing: bool) -> FinetuneSpec:
