@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from jobs.contract.corpus.rules import BenchmarkFile
 from jobs.contract.errors import TaskError
+from jobs.contract.preparations import PQA_A_TRAIN, Part
 from jobs.contract.stage_specs.preparation import PrepareSpec
 from jobs.finetuning.contained import Comparison
 from jobs.finetuning.fast_encoder import FastEncoder
-from jobs.finetuning.preparations import PQA_A_TRAIN, Part, assigned, train_places
+from jobs.finetuning.preparations import assigned, train_places
 from jobs.finetuning.rows import Dialogue, Render, RowWriter, fit
 from jobs.prompts import instructions
 from jobs.prompts.encoding import Row, TurnEncoder

@@ -143,6 +143,9 @@ def write(
     train, validation = writers
     items = sum(part.items for part in preparing.counts)
     differs = difference(spec.preparation, items, spec.items)
+    if differs and spec.strict:
+        hint = "take the published files, or set `strict: false` of the model in finetune.models"
+        raise TaskError(f"{spec.name}: {differs}", hint)
     summary = {
         "items": items,
         "expected": spec.items,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
-    from meditron_cli.config.training.finetune import TrainFile
 
 READ_RECORDS = 200
 """Training questions of a file that are read before anything is submitted."""
@@ -59,8 +58,10 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
             shots = benchmark.shots if scored else 0
             sentences += benchmark_problems(benchmark, shots, place, options)
         elif name == "models":
-            file = experiment.finetune.models[int(number)].data[int(key[1])]
-            sentences += training_problems(f"finetune.models[{number}].data", file, place)
+            model = experiment.finetune.models[int(number)]
+            file = model.data[int(key[1])]
+            where = f"finetune.models[{number}].data"
+            sentences += training_problems(where, model.kind_of(file), file.first_answer, place)
         else:
             sentences += path_problems(f"{section}.{name}", place)
     return sentences + list(problems_beside_data(loaded, stages))
@@ -119,7 +120,7 @@ def benchmark_problems(
         yield f"{key}: {error.message}; {error.hint}"
 
 
-def training_problems(key: str, file: TrainFile, path: Path) -> Iterator[str]:
+def training_problems(key: str, kind: str, first_answer: int, path: Path) -> Iterator[str]:
     """Yield a sentence for a file of training questions whose first records cannot be read."""
     from jobs.contract.corpus.benchmark_files import BenchmarkOptions
     from jobs.questions import exchanges, readers
@@ -128,12 +129,12 @@ def training_problems(key: str, file: TrainFile, path: Path) -> Iterator[str]:
     if unreadable or not path.exists():
         yield from unreadable
         return
-    options = BenchmarkOptions(first_answer=file.first_answer)
+    options = BenchmarkOptions(first_answer=first_answer)
     try:
-        if file.kind == exchanges.KIND:
+        if kind == exchanges.KIND:
             records: Iterator[object] = exchanges.read_exchanges(path)
         else:
-            records = readers.read_train(path, file.kind, options)
+            records = readers.read_train(path, kind, options)
         deque(islice(records, READ_RECORDS), maxlen=0)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"

@@ -35,3 +35,5 @@ class PrepareSpec:
     """Test questions with which the questions are compared; None for no comparison."""
     output_dir: str
     """Relative: ``finetune/<name>/rows``."""
+    strict: bool = False
+    """Another number of items than the expected one is an error."""

@@ -24,6 +24,19 @@ from meditron_cli.config.field_types import (
 from meditron_cli.config.section import Section
 from meditron_cli.config.training.model import Parallel
 
+TrainKind = Literal[
+    "mcq",
+    "medqa",
+    "medqa4",
+    "medmcqa",
+    "pubmedqa",
+    "mmlu",
+    "medxpertqa",
+    "mmlu_pro",
+    "headqa",
+    "prompts",
+]
+
 
 class TrainFile(Section):
     """A file of questions with answers."""
@@ -31,20 +44,10 @@ class TrainFile(Section):
     path: DataPath
     """The file: a path, relative to the file that names it, or
     ``hf://datasets/ORG/NAME/PATH``, with ``@REVISION`` after NAME for one revision."""
-    kind: Literal[
-        "mcq",
-        "medqa",
-        "medqa4",
-        "medmcqa",
-        "pubmedqa",
-        "mmlu",
-        "medxpertqa",
-        "mmlu_pro",
-        "headqa",
-        "prompts",
-    ] = "mcq"
+    kind: TrainKind | None = None
     """Layout of the file, of which train records count; ``prompts`` is .jsonl of {"prompt", "gold",
-    "system" (optional)}, used as they are."""
+    "system" (optional)}, used as they are. Default: that of the preparation if it takes a single
+    one, else mcq."""
     first_answer: Literal[0, 1] = 1
     """Number of the first option in ``cop`` of medmcqa: 1 as published, 0 in mirrors."""
 
@@ -63,6 +66,9 @@ class FinetunedModel(Section):
     items: PositiveInt | None = None
     """Questions that it is trained on, from which the steps follow; default: the published number
     of the preparation."""
+    strict: bool = False
+    """Whether another number of items than the published one, or ``items``, fails the preparation,
+    instead of being reported."""
     train_steps: Annotated[PositiveInt, Field(le=100_000_000)] | None = None
     """Optimizer steps; default: 10 x ceil(epochs x items / global_batch_size / 10)."""
 
@@ -76,12 +82,22 @@ class FinetunedModel(Section):
         """Return the number of items by which steps are counted; None where it is not known."""
         return self.items or preparations.ITEMS.get(self.prepared_as)
 
+    def kind_of(self, file: TrainFile) -> str:
+        """Return the layout of a file of the model."""
+        kinds = [part.kind for part in preparations.PARTS.get(self.prepared_as, ())]
+        return file.kind or (kinds[0] if len(kinds) == 1 else "mcq")
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that there are questions, and that the number of steps is known."""
+        """Check the kinds of the questions, and that the number of steps is known."""
         if self.name in ("first", "last", "kept") or self.name.isdigit():
             yield "name", f"{self.name} names a checkpoint; give the model another name"
         if not self.data:
             yield "data", "names no file with questions"
+        for place, problem in preparations.wrong_kinds(
+            self.prepared_as, [self.kind_of(file) for file in self.data]
+        ):
+            if self.data:
+                yield "data" if place is None else f"data.{place}.kind", problem
         if self.counted_items is None and self.train_steps is None:
             yield (
                 "items",

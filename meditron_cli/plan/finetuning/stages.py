@@ -63,7 +63,7 @@ def prepare_spec(inputs: Inputs, model: FinetunedModel) -> PrepareSpec:
         name=model.name,
         preparation=model.prepared_as,
         items=model.counted_items or 0,
-        data=tuple(file_of(inputs, file) for file in model.data),
+        data=tuple(file_of(inputs, file, model.kind_of(file)) for file in model.data),
         template=section.template,
         instructions=str(section.instructions or ""),
         tokenizer=inputs.finetuned_tokenizer,
@@ -72,14 +72,15 @@ def prepare_spec(inputs: Inputs, model: FinetunedModel) -> PrepareSpec:
         seed=inputs.experiment.seed,
         decontamination=decontamination_of(inputs),
         output_dir=rows_dir_of(model.name),
+        strict=model.strict,
     )
 
 
-def file_of(inputs: Inputs, file: TrainFile) -> BenchmarkFile:
+def file_of(inputs: Inputs, file: TrainFile, kind: str) -> BenchmarkFile:
     """Return a file of questions where it is on this machine."""
     path = place(file.path, inputs.cluster.data_dir) or file.path
     options = BenchmarkOptions(first_answer=file.first_answer)
-    return BenchmarkFile(Path(file.path).name, str(path), file.kind, options)
+    return BenchmarkFile(Path(file.path).name, str(path), kind, options)
 
 
 def test_file_of(inputs: Inputs, benchmark: Benchmark) -> BenchmarkFile:
@@ -95,7 +96,7 @@ def decontamination_of(inputs: Inputs) -> DecontaminationSpec | None:
     settings = inputs.experiment.finetune.decontaminate
     files = (
         *(test_file_of(inputs, benchmark) for benchmark in inputs.experiment.evaluate.benchmarks),
-        *(file_of(inputs, file) for file in settings.against),
+        *(file_of(inputs, file, file.kind or "mcq") for file in settings.against),
     )
     if not settings.enabled or not files:
         return None

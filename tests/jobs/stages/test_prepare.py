@@ -248,7 +248,9 @@ def test_a_stop_leaves_no_rows(tmp_path: Path, bench: Any, spec: Any, run: Prepa
          "contained 0, too long 0, validation 1)"),
         ({"sequence_length": 50}, "m: no row to train on is left (read 1, unexplained 0, "
          "contained 0, too long 1, validation 0)"),
-        ({"preparation": "medqa"}, "{path}: medqa takes no file of kind medmcqa"),
+        ({"preparation": "medqa"}, "{path}: medqa takes no file of kind medmcqa, but of "
+         "medqa; a preparation of another name takes every file"),
+        ({"items": 3, "strict": True}, "m: medmcqa: 1 items, 2 fewer than the 3 expected"),
     ],
 )  # fmt: skip
 def test_a_preparation_without_rows_is_refused(

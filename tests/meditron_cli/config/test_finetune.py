@@ -75,6 +75,14 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
             "finetune.models[0].items: own is no published preparation",
         ),
         ("finetune.models=[{name: medqa}]", "finetune.models[0].data: names no file"),
+        (
+            "finetune.models=[{name: medqa, data: [{path: a, kind: mmlu}]}]",
+            "finetune.models[0].data[0].kind: medqa takes no file of kind mmlu, but of medqa",
+        ),
+        (
+            "finetune.models=[{name: mixed, data: [{path: a, kind: medqa}]}]",
+            "finetune.models[0].data: mixed needs a file of kind medmcqa",
+        ),
         (models("medqa", "medqa"), "finetune.models[1].name: a model before this one is named"),
         ("finetune.start=kept", "finetune.start: expected first, last or a step number"),
         ("finetune.start=7", "finetune.start: no checkpoint of step 7 is kept"),
