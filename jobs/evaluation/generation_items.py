@@ -11,10 +11,10 @@ from jobs.contract.stage_specs import GenerateSpec
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey
 from jobs.evaluation.likelihood_items import PER_SUBJECT, Demonstrations, sample_of
-from jobs.prompts import few_shot, instructions, templates
+from jobs.prompts import few_shot, instructions, plain, templates
 from jobs.prompts.encoding import END, START, TurnEncoder
 from jobs.prompts.templates import ASSISTANT, CODE, Turn
-from jobs.questions.question import LETTERED, LETTERS, TEXTS, Question, require_examples
+from jobs.questions.question import LETTERED, LETTERS, OPEN, TEXTS, Question, require_examples
 
 COT, SC_COT, TOP_TOKEN = "cot", "sc-cot", "top-token"
 
@@ -62,7 +62,9 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
     if not spec.template:
         sample = [listed(question) for question in sample]
     turns = [
-        templates.conversation(question, instruction, spec.template or CODE, cot)
+        templates.exchange(question.stem)
+        if question.style == OPEN
+        else templates.conversation(question, instruction, spec.template or CODE, cot)
         for question in sample
     ]
     if spec.template:
@@ -75,7 +77,9 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
     for seed in spec.seeds if spec.shots else (0,):
         shown = Demonstrations(train, spec, seed)
         texts = [
-            turn[0].text.rstrip()
+            plain.open_exchange(question)
+            if question.style == OPEN
+            else turn[0].text.rstrip()
             if cot
             else few_shot.prompt(question, shown.before(question), instruction.system)
             for question, turn in zip(sample, turns, strict=True)

@@ -22,9 +22,11 @@ from jobs.evaluation.generation_items import COT, SC_COT, Prompt
 from jobs.evaluation.generation_work import Work
 from jobs.evaluation.items import Answer
 from jobs.evaluation.parser import LEGACY
-from jobs.evaluation.scoring import commonest_share, constant_answer
+from jobs.evaluation.safety import ANSWERS
+from jobs.evaluation.scoring import commonest_share, constant_answer, spread
 from jobs.evaluation.voting import Vote, legacy_majority, majority
 from jobs.prompts import plain
+from jobs.questions import safety
 from jobs.questions.question import WORDED, Question
 from jobs.runtime.context import Context
 
@@ -147,7 +149,7 @@ def summarise(
         "cut_off": sum(sample["finish"] == LENGTH for sample in samples),
         "generations": len(samples),
         **measures.fields([record["answer"] for record in records], given, points),
-        **({"seeds": measures.spread([each / n for each in rounds])} if len(rounds) > 1 else {}),
+        **spread([{"correct": each, "accuracy": each / n} for each in rounds]),
         "subjects": measures.by_group([record["subject"] for record in records], points),
     }
 
@@ -163,12 +165,16 @@ def finish(context: Context, model: ExportedModel, work: Work) -> None:
     summary: dict[str, Any] = {"benchmark": spec.benchmark, "answers": work.share_size}
     if not item_store.missing(work.expected, stored.answers):
         answers = item_store.join(work.expected, stored.answers, work.store.path)
-        records = question_records(work.prompts, answers, spec)
-        questions = [prompt.question for prompt in work.prompts]
-        several = len({prompt.seed for prompt in work.prompts})
-        summary = summarise(records, questions[: len(questions) // several])
-        summary |= about(model, work, answers) | {"seconds": round(stored.seconds, 3)}
-        outputs = write(context, summary, records)
+        known = about(model, work, answers) | {"seconds": round(stored.seconds, 3)}
+        if spec.kind == safety.KIND:
+            summary = known
+            outputs = write(context, {ANSWERS: safety_answers(work.prompts, answers)})
+        else:
+            records = question_records(work.prompts, answers, spec)
+            questions = [prompt.question for prompt in work.prompts]
+            several = len({prompt.seed for prompt in work.prompts})
+            summary = summarise(records, questions[: len(questions) // several]) | known
+            outputs = write(context, {QUESTIONS: records}, summary)
         work.store.remove_others()
         if work.truncated:
             print(
@@ -219,11 +225,31 @@ def about(model: ExportedModel, work: Work, answers: Sequence[Answer]) -> dict[s
     }
 
 
-def write(context: Context, results: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
-    """Write both files; return their names."""
+def safety_answers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Return the answers to questions that have no score."""
+    return [
+        {
+            "id": prompt.question.id,
+            "theme": prompt.question.subject,
+            "prompt": prompt.question.stem,
+            "text": answer.payload["text"],
+            "finish": answer.payload["finish"],
+        }
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def write(
+    context: Context, records: Mapping[str, Sequence[Any]], results: dict[str, Any] | None = None
+) -> list[str]:
+    """Write files of records, by name, and the results of a score; return their names."""
     folder = Path(cast(GenerateSpec, context.task.spec).output_dir)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    questions, summary = (str(folder / name) for name in (QUESTIONS, RESULTS))
-    write_bytes(context.path(questions), lines.encode())
-    write_json(context.path(summary), results)
-    return [questions, summary]
+    names = []
+    for name, lines in records.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        names.append(str(folder / name))
+        write_bytes(context.path(names[-1]), text.encode())
+    if results is not None:
+        names.append(str(folder / RESULTS))
+        write_json(context.path(names[-1]), results)
+    return names

@@ -1,96 +1,79 @@
-"""Questions that a physician reads the answers to, side by side; they never have a score.
-
-The questions of ``safety_questions.jsonl`` are ours, in the themes of Appendix E of MEDITRON's
-paper: self-harm, ethics, public health, unproven treatment, bias. A file of one's own has the same
-layout: one ``{"id", "theme", "prompt"}`` a line. Standard library only.
+"""Answers to questions of kind ``safety``: side by side, for a physician to read. Standard library
+only.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from jobs.contract.errors import TaskError
-from jobs.contract.files import parse_json
+from jobs.contract.json_fields import from_fields
 
-QUESTIONS = Path(__file__).with_name("safety_questions.jsonl")
-"""The questions that are put by default."""
+ANSWERS = "answers.jsonl"
 NOT_ANSWERED = "(not answered)"
 
 
 @dataclass(frozen=True)
-class SafetyQuestion:
-    """One question."""
+class SafetyAnswer:
+    """A question, and what a model answered."""
 
     id: str
     theme: str
     prompt: str
+    text: str
+    finish: str
+    """Why the answer ended: ``stop``, or ``length`` where it was cut off."""
 
 
-def read(path: Path = QUESTIONS) -> list[SafetyQuestion]:
-    """Read questions, in the order of their file.
-
-    Raises:
-        TaskError: the file cannot be read, a line is no question, or an id occurs twice.
-    """
-    hint = 'a line is {"id": …, "theme": …, "prompt": …}, each a text'
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read ({error})", "name a file of questions") from error
-    found: dict[str, SafetyQuestion] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+def parsed(lines: Iterable[Mapping[str, Any]]) -> list[SafetyAnswer]:
+    """Return the answers of a file, without damaged ones."""
+    found = []
+    for line in lines:
         try:
-            value = parse_json(line)
-            question = SafetyQuestion(*(value[name] for name in ("id", "theme", "prompt")))
-        except (ValueError, LookupError, TypeError) as error:
-            raise TaskError(f"{path}:{number}: not a question", hint) from error
-        texts = (question.id, question.theme, question.prompt)
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise TaskError(f"{path}:{number}: a text is empty or no text", hint)
-        if question.id in found:
-            raise TaskError(f"{path}:{number}: the id {question.id!r} occurs twice", hint)
-        found[question.id] = question
-    if not found:
-        raise TaskError(f"{path}: no question", hint)
-    return list(found.values())
+            found.append(from_fields(SafetyAnswer, line))
+        except ValueError:
+            continue
+    return found
 
 
-def side_by_side(
-    questions: Sequence[SafetyQuestion], answers: Mapping[str, Mapping[str, str]]
-) -> str:
+def side_by_side(answers: Mapping[str, Sequence[SafetyAnswer]]) -> str:
     """Return the answers of some models as Markdown: a table per question, one column per model,
     and a row for what the physician writes.
 
     Args:
-        questions: in the order in which they are shown; those of a theme stand together.
-        answers: of each model, by the ids of questions.
+        answers: by the names of the models.
     """
+    questions = {(one.theme, one.id): one.prompt for each in answers.values() for one in each}
+    texts = {name: {one.id: shown(one) for one in each} for name, each in answers.items()}
     parts = [
         "# Answers for a physician to judge",
         "",
         "Nothing here is a score, and no answer is medical advice.",
     ]
-    for theme in dict.fromkeys(question.theme for question in questions):
+    for theme in dict.fromkeys(theme for theme, _ in questions):
         parts += ["", f"## {cell(theme)}"]
-        for question in (one for one in questions if one.theme == theme):
-            texts = [answers[model].get(question.id) or NOT_ANSWERED for model in answers]
+        for (_, name), prompt in (
+            (key, text) for key, text in questions.items() if key[0] == theme
+        ):
             parts += [
                 "",
-                f"### {cell(question.id)}",
+                f"### {cell(name)}",
                 "",
-                f"> {cell(question.prompt)}",
+                f"> {cell(prompt)}",
                 "",
-                row(list(answers)),
-                row(["---"] * len(answers)),
-                row(texts),
-                row(["*Comment:*"] * len(answers)),
+                row(list(texts)),
+                row(["---"] * len(texts)),
+                row([texts[model].get(name, NOT_ANSWERED) for model in texts]),
+                row(["*Comment:*"] * len(texts)),
             ]
     return "\n".join(parts) + "\n"
+
+
+def shown(answer: SafetyAnswer) -> str:
+    """Return an answer, with a mark where it was cut off."""
+    return f"{answer.text.strip()} […]" if answer.finish == "length" else answer.text
 
 
 def row(texts: Sequence[str]) -> str:

@@ -41,3 +41,10 @@ def with_options(question: Question) -> str:
         f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)
     )
     return f"Question: {text}\n\nOptions:\n{options}"
+
+
+def open_exchange(question: Question) -> str:
+    """Return a question without choices in the layout of the paper's qualitative answers (App. E),
+    which end where the user speaks again.
+    """
+    return f"### User: {question.text}\n### Assistant:"

@@ -12,10 +12,10 @@ from jobs.contract.errors import TaskError
 from jobs.contract.units import plural
 
 LETTERS = "ABCDEFGHIJ"
-LETTERED, WORDED, TEXTS = "letters", "words", "texts"
+LETTERED, WORDED, TEXTS, OPEN = "letters", "words", "texts", "open"
 """Styles of a question: its choices are listed under letters, which are answered; they are words
 that need no list (yes, no, maybe); or their own texts are answered, which is informative even for
-models too small to have learnt to answer by letter.
+models too small to have learnt to answer by letter. An open question has none.
 """
 
 
@@ -36,7 +36,7 @@ class Question:
     """``test``, or ``train`` for a question to learn from, also as a worked example."""
     subject: str
     style: str
-    """``letters``, ``words`` or ``texts``."""
+    """``letters``, ``words``, ``texts`` or ``open``."""
     explanation: str = ""
     """Why the answer is right, of a train record; empty without one."""
 

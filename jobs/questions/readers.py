@@ -19,6 +19,7 @@ from jobs.questions.other_exams import (
 from jobs.questions.pubmedqa import read_pubmedqa
 from jobs.questions.question import Question
 from jobs.questions.records import refuse
+from jobs.questions.safety import read_safety
 from jobs.questions.truthfulqa import read_truthfulqa
 
 READERS: dict[str, Callable[[Path, BenchmarkOptions, str], Iterator[Question]]] = {
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[[Path, BenchmarkOptions, str], Iterator[Question]]] 
     "mmlu_pro": read_mmlu_pro,
     "headqa": read_headqa,
     "med_concepts_qa": read_med_concepts_qa,
+    "safety": read_safety,
 }
 """Each takes a path, options, and the split of records that do not state theirs."""
 

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from jobs.contract import metrics_log
+from jobs.contract.rundir import RunDir
 from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import finetuned, funnel, score_tables, token_statistics
 from meditron_cli.runs import store
 from meditron_cli.services import Services
@@ -23,6 +25,9 @@ from meditron_cli.services import Services
 @click.argument("other", metavar="[RUN2]", required=False, shell_complete=options.complete_run)
 @options.runs_dir_option
 @click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
+@click.option(
+    "--answers", is_flag=True, help="Show answers to questions of kind safety alone, as Markdown."
+)
 @options.json_option
 @click.pass_obj
 def command(
@@ -31,6 +36,7 @@ def command(
     other: str | None,
     runs_dir: Path | None,
     published: bool,
+    answers: bool,
     as_json: bool,
 ) -> None:
     """Show the results of a run.
@@ -51,12 +57,15 @@ def command(
         if name is not None
         else store.latest(store.existing_root(runs_dir, services.environ))
     )
+    second = options.find_run(services, runs_dir, other) if other else None
+    if answers:
+        show_answers([run, second] if second else [run])
+        return
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
     view = state.derive_view(record, infos, now)
     times = run_times.measure(run, record, view, now)
     errors = task_errors.of_run(run, record, infos, now)
-    second = options.find_run(services, runs_dir, other) if other else None
     results = report.gather(run, record, view, times, errors, second)
     if as_json:
         console.json_out(results)
@@ -84,6 +93,24 @@ def show_published(as_json: bool) -> None:
         for note in notes:
             console.data(textwrap.fill(f"- {note}", 100, subsequent_indent="  "))
         console.data("")
+
+
+def show_answers(runs: Sequence[RunDir]) -> None:
+    """Print the answers of models to the questions of kind ``safety``, side by side."""
+    from jobs.evaluation import safety
+    from meditron_cli.reporting import scores
+
+    found: dict[str, list[safety.SafetyAnswer]] = {}
+    for run in runs:
+        for name, answers in scores.answers(run, len(runs) > 1):
+            found.setdefault(name, []).extend(answers)
+    if not found:
+        raise ConfigError(
+            f"{runs[0].name}: no model has answered questions of kind safety",
+            hint="add them to evaluate.benchmarks (docs/evaluation.md), then `meditron submit "
+            "generate`",
+        )
+    console.data(safety.side_by_side(found))
 
 
 SPIKES = 20

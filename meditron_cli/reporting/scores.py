@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from jobs.contract import done_markers
 from jobs.contract.corpus.benchmark_files import SUBJECT_GROUPS
-from jobs.contract.files import parse_json, read_small
+from jobs.contract.files import parse_json, read_lines, read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
+from jobs.evaluation.safety import ANSWERS, SafetyAnswer, parsed
 
 QUESTIONS = "questions.jsonl"
 MMLU_MEDICAL = "mmlu_medical"
@@ -190,3 +191,15 @@ def is_evaluation(result: Mapping[str, Any]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def answers(run: RunDir, with_run: bool) -> Iterator[tuple[str, list[SafetyAnswer]]]:
+    """Yield each model of a run that has answered questions of kind ``safety``, and its answers.
+
+    Args:
+        run: that has answered.
+        with_run: name the run too.
+    """
+    for path in sorted(run.path("evaluations").glob(f"*/*/*/{ANSWERS}")):
+        name = path.parent.parent.name
+        yield f"{run.name} {name}" if with_run else name, parsed(read_lines(path))

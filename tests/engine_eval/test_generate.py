@@ -17,6 +17,9 @@ from jobs.contract.errors import STOPPED
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import GenerateSpec
+from jobs.evaluation import safety
+from jobs.questions.safety import OWN
+from meditron_cli.reporting import scores
 
 from ..byte_tokenizer import EOD, write_byte_tokenizer
 from ..fork_server import ForkedRank, ForkServer
@@ -256,3 +259,19 @@ def test_what_cannot_be_generated_is_one_sentence(generation, fields, message):
 
     assert rank.returncode == 2
     assert message in output
+
+
+@pytest.mark.parametrize("template", ["", "code"])
+def test_questions_for_a_physician_are_answered_without_a_score(generation, template: str) -> None:
+    place = "evaluations/safety/last/answers"
+    fields = {"kind": "safety", "path": str(OWN), "mode": "answers", "output_dir": place}
+    made = generation(**fields, template=template, samples=1, temperature=0.0, limit=3)
+
+    made.finish(0)
+
+    answers = safety.parsed(read_lines(made.folder / safety.ANSWERS))
+    assert len(answers) == 3
+    assert all(one.prompt and one.theme and one.text for one in answers)
+    assert not (made.folder / "results.json").exists()
+    ((name, shown),) = scores.answers(made.run, with_run=False)
+    assert (name, shown) == ("last", answers)

@@ -30,6 +30,7 @@ QuestionKind = Literal[
     "mmlu_pro",
     "headqa",
     "med_concepts_qa",
+    "safety",
 ]
 """As ``jobs.questions.readers`` reads them."""
 WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
@@ -38,6 +39,8 @@ HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa")
 """Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
+SAFETY, ANSWERS = "safety", "answers"
+"""The kind whose questions have no score, and the mode in which they are answered."""
 
 
 class Benchmark(Section):
@@ -87,11 +90,15 @@ class Benchmark(Section):
     @property
     def scored(self) -> tuple[str, ...]:
         """Return the modes that compare likelihoods."""
+        if self.kind == SAFETY:
+            return ()
         return tuple(mode for mode in self.modes if mode in (TOP_TOKEN, HARNESS))
 
     @property
     def generated(self) -> tuple[str, ...]:
         """Return the modes whose answers are generated."""
+        if self.kind == SAFETY:
+            return (ANSWERS,)
         by_likelihood = {HARNESS} if self.legacy else {TOP_TOKEN, HARNESS}
         return tuple(mode for mode in self.modes if mode not in by_likelihood)
 
@@ -99,12 +106,7 @@ class Benchmark(Section):
         """Check that settings of some kinds stand with these, that no mode is named twice, and that
         the released rules have an answer to find.
         """
-        if self.subjects and self.kind not in WITH_SUBJECTS:
-            yield "subjects", f"{self.kind} has no subjects, {', '.join(WITH_SUBJECTS)} have"
-        if self.first_answer != 1 and self.kind != "medmcqa":
-            yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
-        if self.skip_first_rows and self.kind != "mmlu":
-            yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
+        yield from self._kind_conflicts()
         if self.model and self.shots and self.modes != ("harness",):
             yield "shots", "a finetuned model answers without worked examples"
         if len(set(self.modes)) < len(self.modes):
@@ -113,6 +115,17 @@ class Benchmark(Section):
             yield "modes", f"lm-eval has no task for benchmarks of kind {self.kind}"
         if self.legacy and self.kind == "mcq":
             yield "legacy", "the released rules read letters, and yes and no; kind mcq has neither"
+
+    def _kind_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that settings of some kinds stand with these."""
+        if self.subjects and self.kind not in WITH_SUBJECTS:
+            yield "subjects", f"{self.kind} has no subjects, {', '.join(WITH_SUBJECTS)} have"
+        if self.first_answer != 1 and self.kind != "medmcqa":
+            yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
+        if self.skip_first_rows and self.kind != "mmlu":
+            yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
+        if self.kind == SAFETY and (self.legacy or self.shots or self.modes != (TOP_TOKEN,)):
+            yield "kind", "questions of kind safety have no score: remove modes, shots and legacy"
 
 
 class Generate(Section):
@@ -180,6 +193,8 @@ class Evaluate(Section):
     - med_concepts_qa, .parquet or .jsonl: {"question_id": 1, "question": "…", "option1": "…", …,
       "option4": "…", "answer_id": "A", "vocab": "ICD10CM", "level": "easy"}
     - med_concepts_qa: {"question_id": 2, "question": "…", …, "vocab": "ATC", "level": "hard"}
+    - safety, jobs/questions/safety.jsonl, answered by exports: {"id": "…", "theme": "ethics", …
+    - safety: {"id": "bias-1", "theme": "bias", "prompt": "…?"}
     """
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
