@@ -1,9 +1,9 @@
 """Likelihoods of options from logits of our own model: the only positions whose logits are computed
 are those that predict a token of an option.
 
-All options of a prompt share its tokens, so an option whose tokens are a prefix of another's costs
-nothing: the model is causal, and the longer row contains its scores. Yes, no and maybe after an
-abstract are one row.
+All options of a prompt share its tokens, so an option whose tokens but the last begin another's
+costs nothing: the model is causal, and the longer row contains its scores. Yes, no and maybe after
+an abstract, or letters, are one row; options of several tokens that differ are a row each.
 
 ``batches`` puts all items of a score into batches before any is computed, and tasks share whole
 batches: sums of floating-point numbers depend on what is computed together, so that equal batches

@@ -25,7 +25,7 @@ class Scorer(Protocol):
     ) -> list[list[Likelihood]]:
         """Return the likelihood of each option of each prompt.
 
-        What several options of one prompt share is computed once. A prompt that is too long with
+        Options of one token cost one pass over their prompt. A prompt that is too long with
         its longest option loses its beginning, for all of its options alike.
 
         Raises:
