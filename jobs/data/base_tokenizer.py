@@ -8,12 +8,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from jobs.contract.files import parse_json
 from jobs.contract.stage_specs import VocabularySpec
 from jobs.data import sentencepiece_model
 from jobs.data.tokenizer_file import TokenTable, read_tokens
 
 MODEL, JSON = "tokenizer.model", "tokenizer.json"
 """Names of the files in a folder of the Hugging Face format."""
+
+TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
+"""Files with the chat template of a model that has one."""
+OPEN_BLOCK = re.compile(r"<think>(?!(?:\\n|\s)*</think>)")
 
 TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 """A line of tiktoken's ranks: a token in base64, and its number (github.com/openai/tiktoken)."""
@@ -41,6 +46,27 @@ def base_tokens(folder: Path) -> TokenTable | None:
             return None
         raise ValueError(f"{MODEL} is neither SentencePiece's nor tiktoken's") from error
     return TokenTable({piece.text: number for number, piece in enumerate(model.pieces)}, {})
+
+
+def reasons_first(folder: Path) -> bool:
+    """Return whether a base model was taught to reason before each answer: its chat template opens
+    a block ``<think>`` in front of it and leaves it open, as those of DeepSeek-R1 do. One that
+    closes it at once, as for Qwen 3 without reasoning, does not count.
+
+    Raises:
+        ValueError: its file is not JSON.
+        OSError: a file cannot be read.
+    """
+    template: object = ""
+    if (folder / TEMPLATE).is_file():
+        template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    elif (folder / SETTINGS).is_file():
+        settings = parse_json((folder / SETTINGS).read_bytes())
+        template = settings.get("chat_template") if isinstance(settings, dict) else ""
+    if isinstance(template, list):  # several, each with a name
+        template = " ".join(str(item.get("template")) for item in template)
+    before_answer = str(template or "").rpartition("add_generation_prompt")[2]
+    return OPEN_BLOCK.search(before_answer) is not None
 
 
 def base_difference(table: TokenTable, base: TokenTable, vocabulary: VocabularySpec) -> str | None:

@@ -78,6 +78,29 @@ def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[st
         yield from weights_problems(loaded)
     if "generate" in stages:
         yield from generation_problems(loaded.experiment)
+    if "evaluate" in stages:
+        yield from reasoning_problems(loaded)
+
+
+def reasoning_problems(loaded: Loaded) -> Iterator[str]:
+    """Yield a sentence for benchmarks whose options would be scored where the model reasons."""
+    from jobs.data import base_tokenizer
+    from meditron_cli.config import weights
+
+    experiment = loaded.experiment
+    scored = [one.name for one in experiment.evaluate.benchmarks if one.scored and not one.model]
+    folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
+    try:
+        if not scored or folder is None or not base_tokenizer.reasons_first(folder):
+            return
+    except (ValueError, OSError) as error:
+        yield f"model.weights: the chat template in {folder} cannot be read ({error})"
+        return
+    yield (
+        f"evaluate.benchmarks: the base model in {folder} was taught to reason before it answers, "
+        f"so that the likelihood of an option right behind the question measures little "
+        f"({', '.join(scored)}); set `modes` to [cot] or [sc-cot]"
+    )
 
 
 def generation_problems(experiment: Experiment) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from jobs.contract.stage_specs import VocabularySpec
-from jobs.data.base_tokenizer import base_difference, base_tokens
+from jobs.data.base_tokenizer import base_difference, base_tokens, reasons_first
 from jobs.data.tokenizer_file import TokenTable, read_tokens
 
 from ...model_specs import vocabulary_spec
@@ -63,3 +64,28 @@ def test_a_file_of_another_library_is_no_tokenizer_to_compare(tmp_path: Path) ->
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="no model with a vocabulary"):
         base_tokens(tmp_path)
+
+
+OPEN = "{%- if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{%- endif %}"
+CLOSED = "{%- if add_generation_prompt %}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+EARLIER = "{{ '<think>' }}{%- if add_generation_prompt %}{{ '<|assistant|>' }}{%- endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"), [(OPEN, True), (CLOSED, False), (EARLIER, False), ("", False)]
+)
+def test_a_model_reasons_first_where_its_template_opens_a_block_of_thoughts(
+    tmp_path: Path, template: str, expected: bool
+) -> None:
+    assert not reasons_first(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    several = tmp_path / "several"
+    several.mkdir()
+    named = {"chat_template": [{"name": "default", "template": template}]}
+    (several / "tokenizer_config.json").write_text(json.dumps(named))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "chat_template.jinja").write_text(template)
+
+    found = [reasons_first(each) for each in (tmp_path, several, tmp_path / "own")]
+
+    assert found == [expected] * 3
