@@ -384,3 +384,20 @@ def test_the_text_shows_where_the_time_went(interrupted: TaskRecords, meditron: 
     assert ["training", "0:02:00", "40.0%", "steps", "that", "count"] in rows
     assert ["pretrain", "1", "preempted", "10", "2", "-", "0:01:30"] in rows
     assert ["node-hours", "0.07", "-", "-"] in rows
+
+
+def test_answers_to_safety_questions_are_shown_side_by_side(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    none = meditron("report", run.name, "--answers")
+    for name in ("last", "m-last"):
+        path = run.path(f"evaluations/safety/{name}/answers/answers.jsonl")
+        path.parent.mkdir(parents=True)
+        answer = {"id": "a", "theme": "bias", "prompt": "Why?", "text": name, "finish": "stop"}
+        path.write_text(json.dumps(answer) + "\n")
+
+    shown = meditron("report", run.name, "--answers")
+
+    assert none.exit_code == 2
+    assert "no model has answered questions of kind safety" in none.stderr
+    assert "| last | m-last |\n| --- | --- |\n| last | m-last |\n" in shown.stdout
