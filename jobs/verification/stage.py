@@ -53,6 +53,7 @@ def verify_stage(
         tokenizer=spec.tokenizer,
         base=base if base != checkpoint and not manifest.problem(base) else None,
         exported=isinstance(spec, ExportSpec),
+        finetuned=isinstance(spec, ExportSpec) and bool(spec.finetuned),
         available=lambda: memory_for_generation(context.task.cpus_per_rank, memory.available()),
         tokens=min(spec.verify.tokens, spec.model.seq_length),
         tolerance=spec.verify.tolerance,

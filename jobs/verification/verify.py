@@ -7,20 +7,19 @@ on the CPU. Both hold one layer at a time, so that small and large models take t
 from __future__ import annotations
 
 import itertools
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import TOLERANCE, ModelSpec, TokenizerRef
-from jobs.conversion import weight_map
+from jobs.conversion import model_card, weight_map
 from jobs.data import exported_tokenizer
-from jobs.data.tokenizer_file import Encoder
+from jobs.data.tokenizer_file import Encoder, require_content
 from jobs.runtime import memory
 from jobs.verification import sides, tensors, texts
 from jobs.verification.figures import Difference, Rates
@@ -64,6 +63,8 @@ class Request:
     """Step 0 of the run, whose generations are shown beside those of a trained checkpoint."""
     exported: bool = False
     """Whether an export of the run wrote the folder: its ids of tokens are those of the run."""
+    finetuned: bool = False
+    """Whether the checkpoint is a finetuned model's, whose answers end with their turn."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Texts to compare beside ours, by name."""
     tokens: int = TOKENS
@@ -248,8 +249,10 @@ class _Comparison:
         """Return the ids in an export's configuration that are not those of the run's tokens."""
         if not self.request.exported:
             return []
-        content = json.loads(Path(self.request.tokenizer.path).read_bytes())
+        _, content = require_content(self.request.tokenizer)
         vocabulary = self.request.tokenizer.vocabulary
+        if self.request.finetuned:
+            vocabulary = replace(vocabulary, eos_token=model_card.END)
         return self.weights.wrong_ids(exported_tokenizer.special_ids(content, vocabulary))
 
     def added_rows(self) -> AddedRows | None:

@@ -89,6 +89,7 @@ def command(
     """
     from jobs.contract.errors import TaskError
     from jobs.contract.files import read_small
+    from jobs.contract.stage_specs import FINETUNE
     from jobs.conversion import export_folder
 
     run, folder = find_checkpoint(services, runs_dir, checkpoint)
@@ -106,6 +107,7 @@ def command(
             tokenizer=tokenizer,
             base=base_of(folder),
             exported=read_small(place / export_folder.RECORD).get("run") == run.name,
+            finetuned=folder.resolve().parents[2].name == FINETUNE,
             texts={str(path): read_text(path) for path in text_files},
             tokens=min(tokens or TOKENS, model.seq_length),
             precision=precision,

@@ -253,7 +253,7 @@ def export_spec(inputs: Inputs, checkpoint: str | int) -> ExportSpec:
         shard_bytes=int(export.max_shard_gb * GIB),
         output_dir=export_folder(checkpoint),
         verify=verify_spec(experiment),
-        **shared(export, ExportSpec),
+        **shared(export, ExportSpec) | {"finetuned": ""},
     )
 
 

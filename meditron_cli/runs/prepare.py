@@ -458,7 +458,7 @@ def require_same_finetuning(run: RunDir, spec: FinetuneSpec) -> None:
     from jobs.checkpoints import manifest
 
     before = next((one for _, one in finetunings(run) if one.name == spec.name), None)
-    if before is None or manifest.find_latest(run.path(spec.checkpoint_dir)) is None:
+    if before is None or not manifest.saved_steps(run.path(spec.checkpoint_dir)):
         return
     names = {field.name for field in dataclasses.fields(spec)} - LAYOUT_FIELDS
     if spec.loss_average != BY_TOKENS:

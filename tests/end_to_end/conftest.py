@@ -25,6 +25,7 @@ PACKAGES = ("jobs", "meditron_cli", "clusters")
 DOCUMENTS = 40
 QUESTIONS = 4
 STEPS = 30
+TUNED_STEPS = 10
 
 EXPERIMENT = f"""\
 name: small
@@ -55,7 +56,25 @@ evaluate:
       path: sample/benchmark/questions.jsonl
       limit: {QUESTIONS}
       modes: [top-token, cot]
+    - name: quiz-tuned
+      path: sample/benchmark/questions.jsonl
+      limit: {QUESTIONS}
+      model: tuned
   generate: {{max_tokens: 16, batch_size: 2}}
+finetune:
+  sequence_length: 192
+  global_batch_size: 4
+  validation_batches: 1
+  save_interval: 5
+  learning_rate: 3e-3
+  min_learning_rate: 3e-4
+  decontaminate: {{enabled: false}}
+  models:
+    - name: tuned
+      preparation: sample
+      items: 40
+      train_steps: {TUNED_STEPS}
+      data: [{{path: train.jsonl}}]
 """
 
 
@@ -151,6 +170,9 @@ def make_desk(folder: Path, sample: Path, source: Path = REPOSITORY) -> Desk:
     (folder / "sample").symlink_to(sample)
     lines = (sample / "corpus" / "guideline.jsonl").read_text().splitlines()[:DOCUMENTS]
     (folder / "docs.jsonl").write_text("\n".join(lines) + "\n")
+    questions = (sample / "benchmark" / "questions.jsonl").read_text().splitlines()[-40:]
+    train = [json.dumps(json.loads(line) | {"split": "train"}) for line in questions]
+    (folder / "train.jsonl").write_text("\n".join(train) + "\n")
     (folder / "experiment.yaml").write_text(EXPERIMENT)
     return Desk(folder, source)
 

@@ -17,11 +17,14 @@ from jobs.contract.metrics_log import MetricsLog
 from jobs.contract.rundir import RunDir
 
 from ..ranks import PATIENCE, processes_about, wait_until
-from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
+from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, TUNED_STEPS, Desk, events
 
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
-STAGES = ("curate", "tokenize", "index", "pretrain", "evaluate", "export", "generate")
+STAGES = (
+    "curate", "tokenize", "index", "pretrain", "prepare", "finetune", "evaluate", "export",
+    "generate",
+)  # fmt: skip
 ENDLESS = ("--set", "pretrain.train_steps=100000", "--set", "pretrain.max_epochs=null")
 """A pipeline that has not ended when a test comes to hit it."""
 
@@ -78,9 +81,15 @@ def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
         (0, "top-token", "likelihood"),
         (STEPS, "top-token", "likelihood"),
         (STEPS, "cot", "generation"),
+        (TUNED_STEPS, "top-token", "likelihood"),
     ]
+    (tuned,) = report["finetuned"]
+    assert (tuned["model"], tuned["step"], tuned["start"]) == ("tuned", TUNED_STEPS, "last")
+    assert tuned["loss_last"] < tuned["loss_first"]
+    assert tuned["prepared"]["items"] == 40
     for item in report["evaluations"]:
-        assert (item["benchmark"], item["n"]) == ("quiz", QUESTIONS)
+        assert item["n"] == QUESTIONS
+        assert item["benchmark"] == ("quiz-tuned" if item.get("model") else "quiz")
         low, high = item["ci95"]
         assert low <= item["accuracy"] <= high
         assert 0 < item["p_value"] <= 1
@@ -170,6 +179,7 @@ def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
         "curate": until_progress(run, "curate", 0),
         "tokenize": until_progress(run, "tokenize", 1),
         "pretrain": until_step(run, 10),
+        "finetune": until_progress(run, "finetune", 0),
         "evaluate": until_progress(run, "evaluate", 1),
         "export": until_progress(run, "export", 0),
         "generate": until_progress(run, "generate", 0),
@@ -201,7 +211,8 @@ def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
     ]
     assert scores[0] == scores[1]
     finished = [len(list((run.stage(stage) / "done").iterdir())) for stage in STAGES]
-    assert finished == [1, 3, 1, 1, 2, 1, 1]
+    assert finished == [1, 3, 1, 1, 1, 1, 3, 2, 1]
+    assert disturbed["finetuned"] == undisturbed["finetuned"]
     doubled = [
         (stage, index)
         for stage in STAGES

@@ -137,6 +137,8 @@ def test_each_finetuned_model_is_exported_unless_none_is_to_be() -> None:
     folders = [spec.output_dir for spec in specs if isinstance(spec, ExportSpec)]
 
     assert folders == ["export", "export-medqa", "export-own"]
+    names = [spec.finetuned for spec in specs if isinstance(spec, ExportSpec)]
+    assert names == ["", "medqa", "own"]
     kept = plan("export.finetuned=false").stage("export").tasks
     assert [getattr(task.spec, "output_dir", "") for task in kept] == ["export"]
 

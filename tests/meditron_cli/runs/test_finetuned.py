@@ -1,0 +1,109 @@
+"""Finetuned models of a run: what is refused before anything is submitted, and what is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.contract import specs
+from jobs.contract.errors import TaskError
+from jobs.contract.files import write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import FinetuneSpec, StartRef
+from meditron_cli.inputs import problems
+from meditron_cli.runs import prepare
+
+from ...plans import plan_of
+
+MODELS = "finetune.models=[{name: medqa, data: [{path: /data/medqa.jsonl, kind: medqa}]}]"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Return a run that has finetuned a model for some steps."""
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    (task,) = plan_of("test-slurm", "tiny", MODELS).stage("finetune").tasks
+    write_json(run.spec("finetune", 0), specs.to_json(task))
+    return run
+
+
+def saved(folder: Path, step: int) -> None:
+    """Leave the record of a checkpoint."""
+    path = folder / f"iter_{step:07d}"
+    path.mkdir(parents=True)
+    (path / "meditron.json").write_text("{}")
+
+
+def spec_of(*overrides: str) -> FinetuneSpec:
+    (task,) = plan_of("test-slurm", "tiny", MODELS, *overrides).stage("finetune").tasks
+    assert isinstance(task.spec, FinetuneSpec)
+    return task.spec
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("finetune.learning_rate=1e-4", "optimizer"),
+        ("finetune.epochs=1", "train_steps"),
+        ("finetune.start=first", "start"),
+        ("finetune.prompt_loss_weight=0.5", "prompt_loss_weight"),
+    ],
+)
+def test_a_model_with_checkpoints_keeps_its_settings(run: RunDir, override: str, name: str) -> None:
+    """It would resume from them, and be neither the one nor the other."""
+    other = spec_of(override)
+    prepare.require_same_finetuning(run, other)  # nothing is saved yet
+    saved(run.path(other.checkpoint_dir), 100)
+
+    prepare.require_same_finetuning(run, spec_of())
+    with pytest.raises(TaskError, match=f"other settings .*{name}"):
+        prepare.require_same_finetuning(run, other)
+
+
+@pytest.mark.parametrize(
+    "override", ["finetune.parallel={data: 2}", "finetune.micro_batch_size=2",
+                 "finetune.save_interval=7"],
+)  # fmt: skip
+def test_layout_and_saving_of_a_model_may_change(run: RunDir, override: str) -> None:
+    other = spec_of(override)
+    saved(run.path(other.checkpoint_dir), 100)
+
+    prepare.require_same_finetuning(run, other)
+
+
+def test_the_checkpoint_of_another_run_must_be_there(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoints", 20)
+    spec = replace(spec_of(), start=StartRef("20", 0, str(tmp_path / "checkpoints")))
+
+    prepare.require_start(spec)
+    with pytest.raises(TaskError, match="has no checkpoint of step 30"):
+        prepare.require_start(replace(spec, start=replace(spec.start, checkpoint="30")))
+
+
+def test_training_files_and_the_template_are_checked_before_anything_is_submitted(
+    tmp_path: Path,
+) -> None:
+    from meditron_cli.config.load import load
+
+    good = {"id": "a", "question": "q", "choices": ["a", "b"], "answer": 1}
+    (tmp_path / "good.jsonl").write_text(json.dumps(good) + "\n")
+    (tmp_path / "bad.jsonl").write_text(json.dumps(good | {"answer": 7}) + "\n")
+
+    def found(name: str, *overrides: str) -> list[str]:
+        data = f"[{{name: own, items: 1, data: [{{path: {tmp_path / name}}}]}}]"
+        loaded = load("local", "tiny", None, [f"finetune.models={data}", *overrides])
+        return problems.unusable(loaded, ["prepare"])
+
+    assert found("good.jsonl") == []
+    (bad,) = found("bad.jsonl")
+    assert bad.startswith("finetune.models[0].data: ")
+    assert "bad.jsonl" in bad
+    lacking = found("good.jsonl", "finetune.added_tokens=[]")
+    assert [line.split(";")[0] for line in lacking] == [
+        f"finetune.added_tokens: the tokenizer has no {token}, a token of the template"
+        for token in ("<|im_start|>", "<|im_end|>")
+    ]
