@@ -7,6 +7,7 @@ readers run on other machines and may die. Standard library only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +34,8 @@ RENEWALS = 10
 
 WRITER_SECONDS = 30.0
 """Wait of a training for the previous one to exit: KillWait's default (slurm.conf(5)). Guessed."""
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _LEASE = re.compile(r"(iter_\d{7,})\.[0-9a-f]+\.json")
 
@@ -162,6 +165,24 @@ def leased(
         if thread.ident is not None:
             thread.join()
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def leased_if_writable(folder: Path, checkpoint: str, holder: Holder) -> Iterator[None]:
+    """Lease a checkpoint as ``leased`` does; in a folder that is read-only nothing is deleted by
+    this user, and the block runs without a lease.
+
+    Raises:
+        OSError: the storage cannot be written, for another reason.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(leased(folder, checkpoint, holder))
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            print(f"{folder} is read-only: {checkpoint} is read without a lease", flush=True)
+        yield
 
 
 def read_leases(folder: Path, now: float) -> list[Lease]:

@@ -33,7 +33,8 @@ class Choice(NamedTuple):
 
 
 def lease(context: Context, choice: Choice) -> AbstractContextManager[None]:
-    """Lease a checkpoint, so that a running training does not delete it; rank 0 alone does it.
+    """Lease a checkpoint, so that a running training does not delete it; rank 0 alone does it. The
+    folder of another run may be read-only.
 
     Raises:
         OSError: the lease cannot be written.
@@ -41,7 +42,9 @@ def lease(context: Context, choice: Choice) -> AbstractContextManager[None]:
     if context.rank != 0 or not choice.folder.is_dir():
         return nullcontext()
     holder = leases.holder_of(context, os.environ)
-    return leases.leased(choice.folder, manifest.name(choice.step), holder)
+    is_own = choice.folder.is_relative_to(context.run.root)
+    take = leases.leased if is_own else leases.leased_if_writable
+    return take(choice.folder, manifest.name(choice.step), holder)
 
 
 def find(

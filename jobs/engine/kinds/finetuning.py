@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -160,7 +161,9 @@ class Finetuning:
         the origin is that of its training, and the checkpoint.
         """
         spec, context = self.spec, self.context
-        with selection.lease(context, self._choice):
+        with ExitStack() as held:
+            lease = selection.lease(context, self._choice)
+            devices.decide_once(lambda: held.enter_context(lease))
             path, record = devices.decide_once(self._find)
             checkpoint.load_pieces(path, trained.pieces, context.heart.touch)
             devices.decide_once(lambda: selection.require_same(path, record))

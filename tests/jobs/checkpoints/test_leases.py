@@ -17,6 +17,7 @@ from jobs.contract import rundir
 from jobs.contract.errors import FAILED
 from jobs.runtime.context import Context
 
+from ...permissions import WITHOUT_ROOTS_EYES
 from ...ranks import wait_until
 
 HOLDER = leases.Holder("pretrain", 0, 2, "4711", "n01", 99)
@@ -132,3 +133,27 @@ def test_a_holder_names_its_job_and_node(tmp_path, environ, job, node):
     assert str(leases.Holder("evaluate", 4, 3, "", "n01", 1)) == (
         "evaluate task 4 (attempt 3, on n01)"
     )
+
+
+READ = """
+import sys
+from pathlib import Path
+from jobs.checkpoints import leases
+with leases.leased_if_writable(Path(sys.argv[1]), "iter_0000500", leases.Holder(*sys.argv[:6])):
+    print("read", len(leases.read_leases(Path(sys.argv[1]), 0.0)))
+"""
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o755, ["read 1"]), (0o555, ["", "read 0"])])
+def test_a_checkpoint_in_a_folder_that_is_read_only_is_read_without_a_lease(
+    tmp_path: Path, mode: int, said: list[str]
+) -> None:
+    tmp_path.chmod(mode)
+
+    command = [*WITHOUT_ROOTS_EYES, sys.executable, "-c", READ, str(tmp_path), *"12345"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    lines = done.stdout.splitlines()
+    assert lines[-1] == said[-1]
+    assert len(lines) == len(said)
+    assert all("is read-only: iter_0000500 is read without a lease" in line for line in lines[:-1])
