@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -175,11 +176,14 @@ def test_answers_of_another_checkpoint_or_other_questions_are_not_read(
 
 
 @pytest.mark.engine
-def test_a_killed_task_continues_and_three_give_the_likelihoods_of_one(evaluation, benchmark):
-    """With the engine: the second of three tasks is killed when its first answers are stored."""
+def test_a_killed_task_continues_and_three_give_the_likelihoods_of_one(evaluation, made, tmp_path):
+    """With the engine: the second of three tasks is killed when its first answers are stored. Its
+    lease stays.
+    """
+    checkpoints = str(shutil.copytree(made.folder, tmp_path / "checkpoints"))
     alone = evaluation(batch_size=1)
     assert alone.start().returncode == 0
-    shared = evaluation(batch_size=1, parts=3)
+    shared = evaluation(batch_size=1, parts=3, checkpoint_dir=checkpoints)
     for part in (1, 2):
         task = dataclasses.replace(
             shared.task, index=part, spec=dataclasses.replace(shared.task.spec, part=part)
