@@ -63,7 +63,7 @@ def find(
 
 @dataclass(frozen=True)
 class TrainingSteps:
-    """What the metric lines of one training show of its attempts, by their numbers."""
+    """Steps of one training by the number of the attempt, from its metric lines."""
 
     last: Mapping[int, int]
     """Last steps."""

@@ -25,6 +25,8 @@ STAGES = (
     "curate", "tokenize", "index", "pretrain", "prepare", "finetune", "evaluate", "export",
     "generate",
 )  # fmt: skip
+TWICE = {"evaluate": 2, "export": 2}
+"""Submissions of stages whose tasks wait for pretraining or for finetuning."""
 ENDLESS = ("--set", "pretrain.train_steps=100000", "--set", "pretrain.max_epochs=null")
 """A pipeline that has not ended when a test comes to hit it."""
 
@@ -59,9 +61,8 @@ def test_a_run_executes_the_code_it_was_first_submitted_with(
     assert {name: stage["state"] for name, stage in state["stages"].items()} == dict.fromkeys(
         STAGES, "succeeded"
     )
-    assert {name: stage["attempts"] for name, stage in state["stages"].items()} == dict.fromkeys(
-        STAGES, 1
-    )
+    attempts = {name: stage["attempts"] for name, stage in state["stages"].items()}
+    assert attempts == dict.fromkeys(STAGES, 1) | TWICE
 
 
 def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
@@ -139,7 +140,8 @@ def test_submitting_a_finished_run_again_does_nothing_and_notes_it(
     assert done.stdout.count("finished already") == len(STAGES)
     assert f"continuing run {first.name}" in done.stderr
     assert f"run {first.name} succeeded" in done.stderr
-    assert [len(events(first, "submit", stage)) for stage in STAGES] == [1] * len(STAGES)
+    submitted = {stage: len(events(first, "submit", stage)) for stage in STAGES}
+    assert submitted == dict.fromkeys(STAGES, 1) | TWICE
     assert processes_about(long_desk.runs) == []
 
 
