@@ -48,7 +48,7 @@ class ItemKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one item."""
+    """The answer of a model to one item."""
 
     id: str
     seed: int

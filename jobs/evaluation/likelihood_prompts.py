@@ -1,5 +1,5 @@
-"""How a score by likelihood puts its questions: plainly, as a finetuned model was taught, or as
-lm-eval does.
+"""The prompts of a score by likelihood: plain ones, those that a finetuned model was taught with,
+or lm-eval's.
 """
 
 from __future__ import annotations

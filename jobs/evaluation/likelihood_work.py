@@ -188,7 +188,7 @@ class Recorder:
 
 
 class StopCheck:
-    """What follows a batch: all ranks stop if one has a request, and progress is reported."""
+    """The work behind a batch: all ranks stop if one has a request, and progress is reported."""
 
     def __init__(self, context: Context, total: int, device: torch.device) -> None:
         self._context = context

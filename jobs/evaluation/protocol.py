@@ -1,4 +1,4 @@
-"""What an evaluation asks of a model, on token ids: likelihoods of given options."""
+"""The questions of an evaluation to a model, on token ids: likelihoods of given options."""
 
 from __future__ import annotations
 

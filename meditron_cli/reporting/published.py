@@ -104,7 +104,7 @@ def row_scores(table: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[Pub
 
 
 class Place(NamedTuple):
-    """Where a score of ours stands among the published ones."""
+    """The place of a score of ours among the published ones."""
 
     benchmark: str
     """As ``published.json`` names it."""

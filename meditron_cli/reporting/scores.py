@@ -39,7 +39,7 @@ class EvaluationFields:
 
 
 class Record(NamedTuple):
-    """What is compared of a question; its file has more."""
+    """The compared part of a question; its file has more."""
 
     id: str
     seed: int
@@ -150,7 +150,7 @@ class Score:
 
     @functools.cached_property
     def questions(self) -> dict[str, int]:
-        """Return what tells questions with one id apart: TruthfulQA's options depend on a seed."""
+        """Return a hash of each question with its options: those of TruthfulQA depend on a seed."""
         return {record.id: record.options for record in self.records}
 
     @functools.cached_property

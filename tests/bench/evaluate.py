@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 class Size(NamedTuple):
-    """What is scored in one measurement."""
+    """The scores of one measurement."""
 
     questions: int
     words: int

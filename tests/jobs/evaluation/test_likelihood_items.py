@@ -1,4 +1,4 @@
-"""What is asked of a model: demonstrations, permutations, prompts of several kinds."""
+"""The items that a model is asked: demonstrations, permutations, prompts of several kinds."""
 
 from __future__ import annotations
 

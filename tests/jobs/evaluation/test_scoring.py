@@ -119,7 +119,7 @@ def test_one_draw_of_demonstrations_has_no_deviation() -> None:
 
 
 def test_permuted_options_are_counted_by_their_published_places() -> None:
-    """The model always takes what stands first; then what says 1.2."""
+    """The model always takes what stands first; then the option 1.2."""
     item = question(1, 2)
     orders = [(0, 1, 2, 3), (2, 3, 0, 1), (1, 0, 3, 2)]
     items = [asked(item, order, sample=n) for n, order in enumerate(orders)]
