@@ -11,11 +11,16 @@ import pytest
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import write_json
+from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FinetuneSpec, StartRef
 from meditron_cli.inputs import problems
+from meditron_cli.reporting import finetuned
+from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.runs import prepare
+from meditron_cli.runs.views import RunView, StageView
 
+from ... import metric_lines
 from ...plans import plan_of
 
 MODELS = "finetune.models=[{name: medqa, data: [{path: /data/medqa.jsonl, kind: medqa}]}]"
@@ -107,3 +112,20 @@ def test_training_files_and_the_template_are_checked_before_anything_is_submitte
         f"finetune.added_tokens: the tokenizer has no {token}, a token of the template"
         for token in ("<|im_start|>", "<|im_end|>")
     ]
+
+
+def test_a_table_shows_progress_and_losses_of_each_model(run: RunDir) -> None:
+    steps = counted_steps([metric_lines.step(1, loss=2.0), metric_lines.step(2, loss=1.5)])
+    trainings = {("finetune", 0): steps}
+    times = RunTimes((), (), trainings, (), {}, None, {}, None, 0.0, 0.0)
+    stage = StageView(
+        "finetune", "running", 1, 0, 1, 2, 480, None, None, task_states={0: "running"}
+    )
+    view = RunView("run", "running", "local", {"finetune": stage}, None, None, "")
+
+    found = finetuned.models(run, view, times)
+
+    assert finetuned.rows(found) == [
+        ("medqa", "running", "2/480", "2 to 1.5", None, None, "the last step")
+    ]
+    assert finetuned.models(run, replace(view, stages={}), times) == []
