@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.questions.records import json_lines, refuse, text_field
+from jobs.questions.records import (
+    errors_of,
+    json_lines,
+    refuse,
+    require_characters,
+    text_field,
+)
 
 KIND = "prompts"
 
@@ -23,7 +29,16 @@ class Exchange:
 
 
 def read_exchanges(path: Path) -> Iterator[Exchange]:
-    """Read ``{"prompt", "gold", "system"?, "id"?}`` lines."""
+    """Read ``{"prompt", "gold", "system"?, "id"?}`` lines.
+
+    Raises:
+        TaskError: the file is missing or unreadable, or a line breaks the layout.
+    """
+    with errors_of(path):
+        yield from _lines(path)
+
+
+def _lines(path: Path) -> Iterator[Exchange]:
     for number, (where, record) in enumerate(json_lines(path)):
         texts = [record.get(key, "") for key in ("prompt", "gold", "system")]
         for key, text in zip(("prompt", "gold"), texts, strict=False):
@@ -32,4 +47,5 @@ def read_exchanges(path: Path) -> Iterator[Exchange]:
         if not isinstance(texts[2], str):
             refuse(where, "`system` is not a string")
         name = text_field(where, record, "id") if "id" in record else f"{path.stem}-{number}"
+        require_characters(path, name, texts)
         yield Exchange(name, *texts)

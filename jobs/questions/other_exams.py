@@ -82,8 +82,12 @@ def _headqa_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(exams, dict):
         refuse(path, "no object `exams`")
     for name, exam in exams.items():
-        for record in exam["data"]:
-            yield f"{path}: {name}: {record.get('qid')}", {"category": exam["category"], **record}
+        records = exam.get("data") if isinstance(exam, dict) else None
+        if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+            refuse(f"{path}: {name}", "no list `data` of objects")
+        for record in records:
+            where = f"{path}: {name}: {record.get('qid')}"
+            yield where, {"category": exam.get("category"), **record}
 
 
 def read_med_concepts_qa(path: Path, options: BenchmarkOptions, split: str) -> Iterator[Question]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.contract.corpus.benchmark_files import PUBLISHED, BenchmarkOptions
@@ -18,7 +17,7 @@ from jobs.questions.other_exams import (
 )
 from jobs.questions.pubmedqa import read_pubmedqa
 from jobs.questions.question import Question
-from jobs.questions.records import refuse
+from jobs.questions.records import errors_of, refuse, require_characters
 from jobs.questions.safety import read_safety
 from jobs.questions.truthfulqa import read_truthfulqa
 
@@ -54,8 +53,7 @@ def read(path: Path, kind: str, options: BenchmarkOptions = PUBLISHED) -> list[Q
             message names file and line), a repeated id, a test question among the train records, or
             no test question.
     """
-    with _errors(path, kind):
-        questions = list(READERS[kind](path, options, "test"))
+    questions = list(_read(path, kind, options, "test"))
     refuse_repeated_ids(path, questions)
     test = [question for question in questions if question.split == "test"]
     if not test:
@@ -73,31 +71,26 @@ def read_train(path: Path, kind: str, options: BenchmarkOptions = PUBLISHED) -> 
     Raises:
         TaskError: as ``read`` raises it for files and records.
     """
-    with _errors(path, kind):
-        for question in READERS[kind](path, options, "train"):
-            if question.split == "train":
-                yield question
+    for question in _read(path, kind, options, "train"):
+        if question.split == "train":
+            yield question
 
 
-@contextmanager
-def _errors(path: Path, kind: str) -> Iterator[None]:
-    """Raise errors of the system as errors of the task.
+def _read(path: Path, kind: str, options: BenchmarkOptions, split: str) -> Iterator[Question]:
+    """Yield all questions of a file or folder.
 
     Raises:
-        TaskError: unknown kind, or the file is missing or unreadable.
+        TaskError: unknown kind, a file missing or unreadable, or a bad record.
     """
     if kind not in READERS:
         raise TaskError(
             f"{path}: unknown kind of benchmark {kind!r}", f"kinds are {', '.join(READERS)}"
         )
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 ({error.reason})", "convert the file first") from error
-    except OSError as error:
-        raise TaskError(
-            f"{error.filename or path}: {error.strerror}", "check `path` of the benchmark"
-        ) from error
+    with errors_of(path):
+        for one in READERS[kind](path, options, split):
+            texts = (one.text, *one.choices, one.subject, one.explanation)
+            require_characters(path, one.id, texts)
+            yield one
 
 
 def refuse_repeated_ids(path: Path, questions: Iterable[Question]) -> None:

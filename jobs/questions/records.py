@@ -5,7 +5,8 @@ alone, except for parquet.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,32 @@ from jobs.questions.question import LETTERS
 
 def refuse(where: Path | str, what: str, hint: str = "") -> NoReturn:
     raise TaskError(f"{where}: {what}", hint or "correct the file, or remove the benchmark")
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Raise errors of the system as errors of the task.
+
+    Raises:
+        TaskError: the file is missing, unreadable or not UTF-8.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 ({error.reason})", "convert the file first") from error
+    except OSError as error:
+        raise TaskError(
+            f"{error.filename or path}: {error.strerror or error}", "check the `path` of the file"
+        ) from error
+
+
+def require_characters(path: Path, name: str, texts: Iterable[str]) -> None:
+    """Refuse texts with half of a surrogate pair, which JSON may escape and UTF-8 cannot write."""
+    try:
+        "".join([name, *texts]).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        refuse(path, f"the record {name!a} has {half!a}, half of a character")
 
 
 def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

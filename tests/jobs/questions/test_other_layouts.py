@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,49 @@ def test_a_bad_prompt_is_refused(tmp_path: Path, record: dict[str, Any], message
         list(read_exchanges(path))
 
     assert caught.value.message == f"{path}:1: {message}"
+
+
+@pytest.mark.parametrize("make", ["utf-16", "folder", "absent"])
+def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path, make: str) -> None:
+    path = tmp_path / "chat.jsonl"
+    if make == "utf-16":
+        path.write_text('{"prompt": "Why?", "gold": "So."}', "utf-16")
+    elif make == "folder":
+        path.mkdir()
+
+    with pytest.raises(TaskError, match="^" + re.escape(f"{path}: ")):
+        list(read_exchanges(path))
+
+
+@pytest.mark.parametrize("kind", ["mcq", "medmcqa", "headqa", "prompts"])
+def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path, kind: str) -> None:
+    choices = {"choices": ["a", "b\ud83d"], "answer": 0}
+    record = {
+        "mcq": {"id": "1", "question": "Which?", **choices},
+        "medmcqa": {**medmcqa(1), "id": "1", "exp": "\ud83d"},
+        "headqa": {**HEADQA, "qtext": "\ud83d"},
+        "prompts": {"id": "1", "prompt": "Why?", "gold": "\ud83d"},
+    }[kind]
+    path = write_lines(tmp_path / "1.jsonl", record)
+
+    with pytest.raises(TaskError) as caught:
+        list(read_exchanges(path) if kind == "prompts" else read(path, kind))
+
+    name = "1-0" if kind == "headqa" else "1"
+    assert caught.value.message == (
+        f"{path}: the record {name!r} has '\\ud83d', half of a character"
+    )
+
+
+@pytest.mark.parametrize(
+    "exam", [1, {"category": "biology"}, {"data": [1]}, {"data": "all"}, {"data": [{}]}]
+)
+def test_headqa_without_records_is_refused(tmp_path: Path, exam: Any) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps({"exams": {"2013": exam}}))
+
+    with pytest.raises(TaskError, match=f"{re.escape(str(path))}: 2013: "):
+        read(path, "headqa")
 
 
 def test_a_test_question_among_the_train_records_is_refused(tmp_path: Path) -> None:
