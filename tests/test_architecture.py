@@ -96,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.checkpoints",
         "jobs.conversion",
         "jobs.data",
+        "jobs.evaluation",
         "jobs.supervision.recovery",
     }
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.inputs", "meditron_cli.scheduler"}

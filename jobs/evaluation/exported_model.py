@@ -67,26 +67,36 @@ class ExportedModel:
         """Return the digest of its checkpoint's manifest."""
         return str(self.record["digests"]["manifest of the checkpoint"])
 
-    def require_tokens(self, encoder: Encoder) -> None:
-        """Refuse a folder in which a token of the run has another id, or none, or no row.
+    def tokens(self) -> dict[str, int]:
+        """Return the ids of its tokens.
 
         Raises:
-            TaskError: it is one.
+            TaskError: it has no tokenizer, or one with an id that has no row.
         """
         path = self.folder / "tokenizer.json"
         try:
-            exported = tokenizer_file.read_tokens(path).ids
+            ids = tokenizer_file.read_tokens(path).ids
         except (OSError, ValueError) as error:
             message = f"{path}: not a tokenizer.json ({error})"
             raise TaskError(message, "export the checkpoint again") from error
-        size = 1 + max(exported.values())
+        size = 1 + max(ids.values())
         if size > self.rows:
             raise TaskError(
                 f"{self.folder}: its largest token id is {size - 1}, its embedding has "
                 f"{self.rows} rows",
                 "export the checkpoint again, with a vocabulary that has a row for each token",
             )
-        for token, number in encoder.tokenizer.get_vocab(with_added_tokens=True).items():
+        return ids
+
+    def require_tokens(self, encoder: Encoder) -> None:
+        """Refuse a folder in which a token of the run has another id, or none, or no row.
+
+        Raises:
+            TaskError: it is one.
+        """
+        path, exported = self.folder / "tokenizer.json", self.tokens()
+        wanted = encoder.tokenizer.get_vocab(with_added_tokens=True)
+        for token, number in sorted(wanted.items(), key=lambda item: item[1]):
             if exported.get(token) != number:
                 raise TaskError(
                     f"{path}: {token!r} has the id {exported.get(token)}, in the run's tokenizer "

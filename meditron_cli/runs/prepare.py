@@ -35,6 +35,7 @@ from jobs.contract.stage_specs import (
     EvaluateSpec,
     ExportSpec,
     FinetuneSpec,
+    GenerateSpec,
     IndexSpec,
     PretrainSpec,
     Spec,
@@ -379,7 +380,10 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
     from jobs.data import corpora, survey
     from jobs.data.mixture import mixture_of, require_same_phases
 
+    exports = any(stage.stage == "export" for stage in plan.stages)
     for spec in (task.spec for stage in plan.stages for task in stage.tasks):
+        if isinstance(spec, GenerateSpec) and not exports:
+            require_export(run, spec)
         require_saved_within(run, spec)
         if isinstance(spec, FinetuneSpec):
             require_start(spec)
@@ -418,6 +422,19 @@ def require_saved_within(run: RunDir, spec: Spec) -> None:
     for path in manifest.folders(run.path(spec.checkpoint_dir)):
         if manifest.step_of(path) > target:
             raise retention.beyond_target(path, target)
+
+
+def require_export(run: RunDir, spec: GenerateSpec) -> None:
+    """Refuse to generate with an exported folder that is there and whose tokens have no rows.
+
+    Raises:
+        TaskError: naming the folder.
+    """
+    from jobs.evaluation.exported_model import RECORD, ExportedModel
+
+    folder = run.path(spec.folder)
+    if (folder / RECORD).exists():
+        ExportedModel.read(folder).tokens()
 
 
 def require_start(spec: FinetuneSpec) -> None:

@@ -1,0 +1,171 @@
+"""Questions that cannot be scored or learnt from: a sentence each, before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract.files import write_json
+from jobs.prompts import instructions
+
+from ...conftest import Bench
+from ...jobs.questions.published import MEDQA, abstract, medmcqa, write_lines
+
+QUIZ = "evaluate.benchmarks=[{name: quiz, kind: %s, path: test.jsonl%s}]"
+MODEL = "finetune.models=[{name: own, items: 1, data: [{kind: %s, path: train.jsonl}]}]"
+
+
+def questions(**records: Any) -> Callable[[Path], None]:
+    """Return what writes files of one record each."""
+
+    def write(folder: Path) -> None:
+        for name, record in records.items():
+            write_lines(folder / f"{name}.jsonl", record)
+
+    return write
+
+
+def two_releases(folder: Path) -> None:
+    (folder / "ori_pqal.json").write_text(json.dumps({"1": abstract(1)}))
+    (folder / "test_ground_truth.json").write_text(json.dumps({"2": "yes"}))
+
+
+def eighteen_keys(folder: Path) -> None:
+    content = json.loads(instructions.OWN.read_text())
+    del content["medmcqa_cot"]
+    (folder / "instructions.json").write_text(json.dumps(content))
+    questions(train=MEDQA)(folder)
+
+
+def words_of(settings: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a command line that sets them."""
+    return tuple(word for each in settings for word in ("--set", each))
+
+
+OUTSIDE = {**MEDQA, "answer_idx": "F"}
+EXPORTED = ("export.step=last", QUIZ % ("medqa", ", modes: [cot]"))
+
+REFUSED = {
+    "an answer outside its options": (
+        questions(test=OUTSIDE),
+        [QUIZ % ("medqa", "")],
+        "(quiz): {folder}/test.jsonl:1: `answer_idx` is 'F'; it is a letter from A to E",
+    ),
+    "an answer to learn outside its options": (
+        questions(train=OUTSIDE),
+        [MODEL % "medqa"],
+        "finetune.models[0].data: {folder}/train.jsonl:1: `answer_idx` is 'F'; it is a letter from "
+        "A to E",
+    ),
+    "two files of different releases": (
+        two_releases,
+        ["evaluate.benchmarks=[{name: quiz, kind: pubmedqa, path: ori_pqal.json}]"],
+        "(quiz): {folder}/ori_pqal.json: no record of 2; ori_pqal.json and test_ground_truth.json "
+        "go together",
+    ),
+    "a test item inside the train file": (
+        questions(test=MEDQA, train=MEDQA),
+        [QUIZ % ("medqa", ", train: train.jsonl, shots: 1")],
+        "(quiz): train.jsonl: the train record 'train-0' is the test question 'test-0' of "
+        "{folder}/test.jsonl; remove it, or give the file of the train split",
+    ),
+    "an instructions file with 18 keys": (
+        eighteen_keys,
+        [MODEL % "medqa", "finetune.instructions=instructions.json"],
+        "finetune.instructions: {folder}/instructions.json: 18 of 19 instructions; the first that "
+        "is missing is 'medmcqa_cot'; take the layout of "
+        "epfLLM/meditron:evaluation/instructions.json, or remove `instructions`",
+    ),
+    "a template token missing from the vocabulary": (
+        questions(train=MEDQA),
+        [MODEL % "medqa", "finetune.added_tokens=['<|im_start|>']"],
+        "finetune.added_tokens: the tokenizer has no <|im_end|>, a token of the template; list it",
+    ),
+    "shots without train records": (
+        questions(test=MEDQA),
+        [QUIZ % ("medqa", ", shots: 3")],
+        "(quiz): {folder}/test.jsonl: `shots` is 3, the benchmark has 0 train records; set `shots` "
+        "to 0, or add train records to the benchmark",
+    ),
+    "a context longer than the model": (
+        questions(test=MEDQA),
+        ["evaluate.seq_length=4096"],
+        "--set evaluate.seq_length=4096: evaluate.seq_length: 4096 is more than the 128 tokens of "
+        "the longest sequence in training",
+    ),
+    "an answer longer than the model": (
+        questions(test=MEDQA),
+        [*EXPORTED, "evaluate.generate.max_tokens=4096"],
+        "evaluate.generate.max_tokens: 4096 tokens of an answer leave no room for a question of "
+        "quiz in the 128 that the model reads; set it lower",
+    ),
+    "MedMCQA counted from 0": (
+        questions(test=medmcqa(1) | {"cop": 0}),
+        [QUIZ % ("medmcqa", "")],
+        "(quiz): {folder}/test.jsonl:1: `cop` is 0; it counts from 1 to 4: set `first_answer` to 0 "
+        "for a file that counts from 0; the test split has no answers",
+    ),
+    "MedMCQA to learn from, counted from 0": (
+        questions(train=medmcqa(1) | {"cop": 0}),
+        [MODEL % "medmcqa"],
+        "finetune.models[0].data: {folder}/train.jsonl:1: `cop` is 0; it counts from 1 to 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_questions_that_cannot_be_used_are_refused_before_an_allocation(
+    case: str, meditron: Bench
+) -> None:
+    write, settings, message = REFUSED[case]
+    write(meditron.folder)
+
+    refused = meditron.submit(*words_of(settings))
+
+    errors = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message.replace("{folder}", str(meditron.folder)) in errors[0]
+    assert refused.exit_code == 2
+    assert not meditron.runs.exists()
+    assert meditron.scheduler.submitted == []
+
+
+def test_no_likelihoods_of_a_thinking_model(meditron: Bench) -> None:
+    base = meditron.folder / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"")
+    (base / "chat_template.jinja").write_text("{% if add_generation_prompt %}<think>{% endif %}")
+
+    refused = meditron.submit("--set", f"model.weights={base}", stage="evaluate")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(
+        f"error: evaluate.benchmarks: the base model in {base} was taught to reason before it "
+    )
+    assert not meditron.runs.exists()
+
+
+def test_an_export_whose_ids_exceed_its_rows_answers_nothing(meditron: Bench) -> None:
+    questions(test=MEDQA)(meditron.folder)
+    words = words_of([*EXPORTED, "evaluate.generate.max_tokens=9"])
+    assert meditron.submit(*words).exit_code == 0
+    folder = meditron.run().path("export")
+    folder.mkdir()
+    settings = {"vocab_size": 2, "max_position_embeddings": 64, "eos_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(settings))
+    shutil.copy(meditron.folder / "tokenizer.json", folder)
+    write_json(folder / "meditron.json", {"step": 7, "digests": {}, "files": {}})
+    meditron.scheduler.submitted.clear()
+
+    refused = meditron.submit(*words, stage="generate")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: {folder}: its largest token id is ")
+    assert "its embedding has 2 rows" in refused.stderr
+    assert meditron.scheduler.submitted == []
