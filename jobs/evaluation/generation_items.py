@@ -62,7 +62,7 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
     if not spec.template:
         sample = [listed(question) for question in sample]
     turns = [
-        templates.exchange(question.stem)
+        templates.open_turns(question)
         if question.style == OPEN
         else templates.conversation(question, instruction, spec.template or CODE, cot)
         for question in sample

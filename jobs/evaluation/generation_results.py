@@ -22,12 +22,11 @@ from jobs.evaluation.generation_items import COT, SC_COT, Prompt
 from jobs.evaluation.generation_work import Work
 from jobs.evaluation.items import Answer
 from jobs.evaluation.parser import LEGACY
-from jobs.evaluation.safety import ANSWERS
+from jobs.evaluation.safety import ANSWERS, text_digest
 from jobs.evaluation.scoring import commonest_share, constant_answer, spread
 from jobs.evaluation.voting import Vote, legacy_majority, majority
 from jobs.prompts import plain
-from jobs.questions import safety
-from jobs.questions.question import WORDED, Question
+from jobs.questions.question import OPEN, WORDED, Question
 from jobs.runtime.context import Context
 
 QUESTIONS, RESULTS = "questions.jsonl", "results.json"
@@ -166,9 +165,9 @@ def finish(context: Context, model: ExportedModel, work: Work) -> None:
     if not item_store.missing(work.expected, stored.answers):
         answers = item_store.join(work.expected, stored.answers, work.store.path)
         known = about(model, work, answers) | {"seconds": round(stored.seconds, 3)}
-        if spec.kind == safety.KIND:
+        if work.prompts[0].question.style == OPEN:
             summary = known
-            outputs = write(context, {ANSWERS: safety_answers(work.prompts, answers)})
+            outputs = write(context, {ANSWERS: open_answers(work.prompts, answers)})
         else:
             records = question_records(work.prompts, answers, spec)
             questions = [prompt.question for prompt in work.prompts]
@@ -225,15 +224,16 @@ def about(model: ExportedModel, work: Work, answers: Sequence[Answer]) -> dict[s
     }
 
 
-def safety_answers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def open_answers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Return the answers to questions that have no score."""
     return [
         {
             "id": prompt.question.id,
             "theme": prompt.question.subject,
-            "prompt": prompt.question.stem,
+            "prompt": prompt.question.text,
             "text": answer.payload["text"],
             "finish": answer.payload["finish"],
+            "sha256": text_digest(answer.payload["text"]),
         }
         for prompt, answer in zip(prompts, answers, strict=True)
     ]

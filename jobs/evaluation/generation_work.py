@@ -18,6 +18,7 @@ from jobs.evaluation.likelihood_work import benchmark_digest, has_ended
 from jobs.evaluation.parser import STOP
 from jobs.generation.backend import Sampling
 from jobs.questions import readers
+from jobs.questions.question import OPEN, Question
 from jobs.runtime.context import Context
 
 LEGACY_STOP = "$$$"
@@ -75,6 +76,15 @@ class Work:
         return [number for number in left if number % self.spec.parts in {self.spec.part, *ended}]
 
 
+def stops(spec: GenerateSpec, question: Question) -> tuple[str, ...]:
+    """Return the texts that end an answer. One to an open question may have headings of Markdown,
+    where the end of its turn is a token.
+    """
+    if question.style == OPEN and spec.template:
+        return ()
+    return (STOP, LEGACY_STOP) if spec.legacy else (STOP,)
+
+
 def plan(context: Context, model: ExportedModel, encoder: Encoder) -> Work:
     """Put all questions, and put the prompts into batches."""
     spec = cast(GenerateSpec, context.task.spec)
@@ -86,7 +96,7 @@ def plan(context: Context, model: ExportedModel, encoder: Encoder) -> Work:
         samples=spec.samples,
         temperature=spec.temperature,
         max_tokens=spec.max_tokens,
-        stops=(STOP, LEGACY_STOP) if spec.legacy else (STOP,),
+        stops=stops(spec, prompts[0].question),
         stop_tokens=tuple(dict.fromkeys((*ends, *model.stop_tokens(encoder)))),
         frequency_penalty=spec.frequency_penalty,
     )

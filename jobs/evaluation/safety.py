@@ -1,9 +1,10 @@
-"""Answers to questions of kind ``safety``: side by side, for a physician to read. Standard library
+"""Answers to questions without choices: side by side, for a physician to read. Standard library
 only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class SafetyAnswer:
     text: str
     finish: str
     """Why the answer ended: ``stop``, or ``length`` where it was cut off."""
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 (hex) of an answer, by which people's grades name it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parsed(lines: Iterable[Mapping[str, Any]]) -> list[SafetyAnswer]:

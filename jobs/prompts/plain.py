@@ -47,4 +47,5 @@ def open_exchange(question: Question) -> str:
     """Return a question without choices in the layout of the paper's qualitative answers (App. E),
     which end where the user speaks again.
     """
-    return f"### User: {question.text}\n### Assistant:"
+    turns = (f"### {role.capitalize()}: {text}\n" for role, text in question.turns)
+    return f"{''.join(turns)}### Assistant:"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from jobs.prompts.instructions import Instruction
 from jobs.prompts.plain import continuations, with_options
-from jobs.questions.question import LETTERED, LETTERS, TEXTS, Question
+from jobs.questions.question import LETTERED, LETTERS, ROLES, TEXTS, Question
 
 CODE, PAPER = "code", "paper"
 TEMPLATES = (CODE, PAPER)
@@ -72,6 +72,12 @@ def exchange(prompt: str, system: str = "") -> tuple[Turn, ...]:
     """Return the turns of a prompt that is used as it is."""
     turns = [Turn(SYSTEM, system)] if system else []
     return (*turns, Turn(ASKER, prompt))
+
+
+def open_turns(question: Question) -> tuple[Turn, ...]:
+    """Return the turns of a question without choices, of one turn or of a conversation."""
+    ours = dict(zip(ROLES, (ASKER, ASSISTANT, SYSTEM), strict=True))
+    return tuple(Turn(ours[role], text) for role, text in question.turns)
 
 
 def _options(question: Question) -> Sequence[str]:

@@ -17,6 +17,9 @@ LETTERED, WORDED, TEXTS, OPEN = "letters", "words", "texts", "open"
 that need no list (yes, no, maybe); or their own texts are answered, which is informative even for
 models too small to have learnt to answer by letter. An open question has none.
 """
+USER = "user"
+ROLES = (USER, "assistant", "system")
+"""Speakers of a conversation, as published."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class Question:
     """``letters``, ``words``, ``texts`` or ``open``."""
     explanation: str = ""
     """Why the answer is right, of a train record; empty without one."""
+    roles: tuple[str, ...] = ()
+    """Of each text of the context and of the stem, where they are a conversation; see ``ROLES``."""
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """Return role and text of each turn of a conversation; without roles the user's one."""
+        texts = (*self.context, self.stem)
+        return list(zip(self.roles, texts, strict=True)) if self.roles else [(USER, self.stem)]
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.contract.corpus.benchmark_files import PUBLISHED, BenchmarkOptions
 from jobs.contract.errors import TaskError
 from jobs.questions.exams import read_medmcqa, read_medqa, read_medqa4, read_mmlu
+from jobs.questions.healthbench import read_healthbench
 from jobs.questions.mcq import read_mcq
 from jobs.questions.other_exams import (
     read_headqa,
@@ -34,6 +35,7 @@ READERS: dict[str, Callable[[Path, BenchmarkOptions, str], Iterator[Question]]] 
     "headqa": read_headqa,
     "med_concepts_qa": read_med_concepts_qa,
     "safety": read_safety,
+    "healthbench": read_healthbench,
 }
 """Each takes a path, options, and the split of records that do not state theirs."""
 

@@ -26,7 +26,7 @@ from meditron_cli.services import Services
 @options.runs_dir_option
 @click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
 @click.option(
-    "--answers", is_flag=True, help="Show answers to questions of kind safety alone, as Markdown."
+    "--answers", is_flag=True, help="Show answers to questions without choices alone, as Markdown."
 )
 @options.json_option
 @click.pass_obj
@@ -96,7 +96,7 @@ def show_published(as_json: bool) -> None:
 
 
 def show_answers(runs: Sequence[RunDir]) -> None:
-    """Print the answers of models to the questions of kind ``safety``, side by side."""
+    """Print the answers of models to the questions without choices, side by side."""
     from jobs.evaluation import safety
     from meditron_cli.reporting import scores
 
@@ -106,7 +106,7 @@ def show_answers(runs: Sequence[RunDir]) -> None:
             found.setdefault(name, []).extend(answers)
     if not found:
         raise ConfigError(
-            f"{runs[0].name}: no model has answered questions of kind safety",
+            f"{runs[0].name}: no model has answered questions of kind safety or healthbench",
             hint="add them to evaluate.benchmarks (docs/evaluation.md), then `meditron submit "
             "generate`",
         )

@@ -194,7 +194,7 @@ def is_evaluation(result: Mapping[str, Any]) -> bool:
 
 
 def answers(run: RunDir, with_run: bool) -> Iterator[tuple[str, list[SafetyAnswer]]]:
-    """Yield each model of a run that has answered questions of kind ``safety``, and its answers.
+    """Yield each model of a run that has answered questions without choices, and its answers.
 
     Args:
         run: that has answered.

@@ -31,6 +31,7 @@ QuestionKind = Literal[
     "headqa",
     "med_concepts_qa",
     "safety",
+    "healthbench",
 ]
 """As ``jobs.questions.readers`` reads them."""
 WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
@@ -39,8 +40,8 @@ HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa")
 """Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
-SAFETY, ANSWERS = "safety", "answers"
-"""The kind whose questions have no score, and the mode in which they are answered."""
+OPEN_KINDS, ANSWERS = ("safety", "healthbench"), "answers"
+"""The kinds whose questions have no choices, and the mode in which they are answered."""
 
 
 class Benchmark(Section):
@@ -90,14 +91,14 @@ class Benchmark(Section):
     @property
     def scored(self) -> tuple[str, ...]:
         """Return the modes that compare likelihoods."""
-        if self.kind == SAFETY:
+        if self.kind in OPEN_KINDS:
             return ()
         return tuple(mode for mode in self.modes if mode in (TOP_TOKEN, HARNESS))
 
     @property
     def generated(self) -> tuple[str, ...]:
         """Return the modes whose answers are generated."""
-        if self.kind == SAFETY:
+        if self.kind in OPEN_KINDS:
             return (ANSWERS,)
         by_likelihood = {HARNESS} if self.legacy else {TOP_TOKEN, HARNESS}
         return tuple(mode for mode in self.modes if mode not in by_likelihood)
@@ -124,8 +125,12 @@ class Benchmark(Section):
             yield "first_answer", f"it is a setting of medmcqa, not of {self.kind}"
         if self.skip_first_rows and self.kind != "mmlu":
             yield "skip_first_rows", f"it is a setting of mmlu, not of {self.kind}"
-        if self.kind == SAFETY and (self.legacy or self.shots or self.modes != (TOP_TOKEN,)):
-            yield "kind", "questions of kind safety have no score: remove modes, shots and legacy"
+        has_mode = self.legacy or self.shots or self.modes != (TOP_TOKEN,)
+        if self.kind in OPEN_KINDS and has_mode:
+            yield (
+                "kind",
+                (f"questions of kind {self.kind} have no choices: remove modes, shots and legacy"),
+            )
 
 
 class Generate(Section):
@@ -195,6 +200,10 @@ class Evaluate(Section):
     - med_concepts_qa: {"question_id": 2, "question": "…", …, "vocab": "ATC", "level": "hard"}
     - safety, jobs/questions/safety.jsonl, answered by exports: {"id": "…", "theme": "ethics", …
     - safety: {"id": "bias-1", "theme": "bias", "prompt": "…?"}
+    - healthbench, .jsonl, answered by exports and graded by ``judge``: {"prompt_id": "…", "prompt":
+      [{"role": "user", "content": "…"}], "rubrics": [{"criterion": "…", "points": 5, "tags": […]},
+      …], "example_tags": ["theme:global_health", …], …}
+    - healthbench: {"prompt_id": "…", "prompt": […], "rubrics": […], "example_tags": […]}
     """
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
