@@ -21,6 +21,7 @@ from meditron_cli.config.field_types import (
     Checkpoints,
     DurationMinutes,
     Line,
+    LossAverage,
     Name,
     Share,
     StepRanges,
@@ -190,7 +191,7 @@ class Pretrain(Section):
     """Decoupled weight decay of matrices; one-dimensional parameters have none."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
-    loss_average: Literal["tokens", "micro-batches"] = "tokens"
+    loss_average: LossAverage = "tokens"
     """``tokens``: the average over a global batch's scored tokens, the same for every layout and
     micro_batch_size; ``micro-batches``: the average of its micro-batches' averages, as MEDITRON's.
     They differ only where eod_mask_loss leaves micro-batches with unequal numbers of tokens."""

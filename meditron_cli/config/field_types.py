@@ -194,6 +194,11 @@ def listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+def plural_average(value: str) -> str:
+    """Return the name of an average of losses under which tasks know it."""
+    return {"token": "tokens", "micro_batch": "micro-batches"}.get(value, value)
+
+
 def valid_step_range(value: Any) -> str:
     """Accept a step, counted from 1, or a range of steps such as ``1310-1330``."""
     first, _, last = str(value).partition("-")
@@ -306,4 +311,7 @@ Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": 
 Token = Annotated[str, AfterValidator(valid_token), text(r"^.+$")]
 NewRows = Annotated[str, AfterValidator(valid_new_rows), text(NEW_ROWS)]
 Weight = Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]
+LossAverage = Annotated[
+    Literal["tokens", "micro-batches", "token", "micro_batch"], AfterValidator(plural_average)
+]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -16,6 +16,7 @@ from jobs.contract import preparations
 from meditron_cli.config.field_types import (
     DataPath,
     DurationMinutes,
+    LossAverage,
     Name,
     Share,
     Start,
@@ -142,10 +143,10 @@ class Finetune(Section):
     """Most tokens of a row; a longer one loses tokens of its context. Default: model.seq_length."""
     prompt_loss_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of a prompt's tokens in the loss, beside 1 of an answer's; whole hundredths."""
-    loss_average: Literal["tokens", "micro-batches"] = "tokens"
+    loss_average: LossAverage = "tokens"
     """``tokens``: the average over a batch's scored tokens, the same for every layout and
     micro_batch_size; ``micro-batches``: the average of its micro-batches' averages, as published.
-    """
+    ``token`` and ``micro_batch`` are the same two."""
     packing: bool = False
     """Whether a micro-batch is rows one behind another without padding, each of which attends to
     itself alone; the steps have the same rows."""

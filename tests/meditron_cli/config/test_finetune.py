@@ -105,6 +105,13 @@ def test_a_section_that_cannot_be_is_refused(override: str, sentence: str) -> No
     assert sentence in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("word", "average"), [("token", "tokens"), ("micro_batch", "micro-batches")]
+)
+def test_an_average_may_be_named_in_the_singular(word: str, average: str) -> None:
+    assert finetune(f"finetune.loss_average={word}").loss_average == average
+
+
 def test_a_step_of_another_run_is_not_compared_with_those_of_this_one() -> None:
     assert finetune("finetune.start=7", "finetune.run=other").start == 7
 
