@@ -117,11 +117,11 @@ def is_path(annotation: Any, value: Any) -> bool:
     """Return whether the value of a field is a path, not a name on the hub in the place of one."""
     if not isinstance(value, str):
         return False
-    if annotation == HUB_OR_PATH or HUB_OR_PATH in typing.get_args(annotation):
-        return not value.startswith(HUB_SCHEME)
     kinds: tuple[Any, ...] = (annotation,)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = typing.get_args(annotation)
+    if any(HUB_OR_PATH in (kind, *typing.get_args(kind)) for kind in kinds):
+        return not value.startswith(HUB_SCHEME)
     return Path in kinds or (Weights in kinds and value.startswith(WEIGHTS_PATH))
 
 

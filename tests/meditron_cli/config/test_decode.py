@@ -533,13 +533,18 @@ def test_a_whole_number_serves_where_a_fraction_may_stand() -> None:
 
 
 def test_relative_paths_start_at_the_folder_of_their_file() -> None:
-    text = WHOLE + "curate: {sources: [a, ../b, /c/./d]}\ntokenize: {tokenizer: t.json}\n"
+    text = (
+        f"{WHOLE}curate: {{sources: [a, ../b, /c/./d]}}\ntokenize: {{tokenizer: t.json}}\n"
+        "evaluate: {benchmarks: [{name: e, path: e.jsonl, train: f.jsonl}]}\n"
+    )
 
     found, _ = read(Experiment, text)
 
     assert isinstance(found, Experiment)
     assert found.curate.sources == ("/base/a", "/b", "/c/d")
     assert found.tokenize.tokenizer == Path("/base/t.json")
+    (benchmark,) = found.evaluate.benchmarks
+    assert (benchmark.path, benchmark.train) == ("/base/e.jsonl", "/base/f.jsonl")
 
 
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
