@@ -18,7 +18,7 @@ from typing import Any
 
 from jobs.contract.errors import TaskError
 from jobs.evaluation.likelihood_prompts import Put, TextPrompts
-from jobs.questions.question import Question
+from jobs.questions.question import LETTERS, Question
 
 Document = dict[str, Any]
 
@@ -54,12 +54,22 @@ def headqa(question: Question) -> Document:
     return {"qtext": question.stem, "ra": question.answer + 1, "answers": answers}
 
 
+def med_concepts_qa(question: Question) -> Document:
+    """The published field has the options too, between line breaks."""
+    options = (
+        f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)
+    )
+    text = "\n".join([f"Question: {question.stem}", *options])
+    return {"question": text, "answer_id": LETTERS[question.answer]}
+
+
 SCHEMAS: dict[str, tuple[str, Callable[[Question], Document]]] = {
     "pubmedqa": ("pubmedqa/pubmedqa.yaml", pubmedqa),
     "medmcqa": ("medmcqa/medmcqa.yaml", medmcqa),
     "medqa4": ("medqa/medqa.yaml", medqa),
     "mmlu": ("mmlu/default/mmlu_{subject}.yaml", mmlu),
     "headqa": ("headqa/headqa_en.yaml", headqa),
+    "med_concepts_qa": ("med_concepts_qa/med_concepts_qa_{subject}.yaml", med_concepts_qa),
 }
 """By kind of benchmark: the file of the task among lm-eval's, and its documents."""
 

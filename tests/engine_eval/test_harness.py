@@ -15,26 +15,33 @@ def question(stem: str = "Which?", subject: str = "anatomy", **fields) -> Questi
 
 
 ABSTRACT = {"context": ("One.", "Two."), "choices": ("yes", "no", "maybe"), "style": "words"}
+SUBJECTS = {"med_concepts_qa": "icd10cm_easy"}
 LISTED = "A. w\nB. x\nC. y\nD. z\n"
-HEAD = "The following are multiple choice questions (with answers) about anatomy.\n\n"
+HEADS = {
+    "mmlu": "The following are multiple choice questions (with answers) about anatomy.\n\n",
+    "med_concepts_qa": "Answer A,B,C,D according to the answer to this multiple choice question.\n",
+}
 PROMPTS = {
     "pubmedqa": ("Abstract: One.\nTwo.\nQuestion: {}\nAnswer:", "no"),
     "medmcqa": (f"Question: {{}}\nChoices:\n{LISTED}Answer:", "B"),
     "medqa4": (f"Question: {{}}\n{LISTED}Answer:", "B"),
     "mmlu": (f"{{}}\n{LISTED}Answer:", "B"),
     "headqa": ("Question: {}\nAnswer:", "x"),
+    "med_concepts_qa": (f"Question: {{}}\n{LISTED}Answer:", "B"),
 }
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_prompts_and_options_are_those_of_lm_eval(kind: str) -> None:
-    fields = ABSTRACT if kind == "pubmedqa" else {}
+    fields = ABSTRACT if kind == "pubmedqa" else {"subject": SUBJECTS.get(kind, "anatomy")}
     text, answer = PROMPTS[kind]
-    begin = HEAD if kind == "mmlu" else ""
 
     put = HarnessPrompts(kind).put(question(**fields), [question("First?", **fields)])
 
-    assert put.prompt == f"{begin}{text.format('First?')} {answer}\n\n{text.format('Which?')}"
+    assert (
+        put.prompt
+        == f"{HEADS.get(kind, '')}{text.format('First?')} {answer}\n\n{text.format('Which?')}"
+    )
     assert put.options[put.question.answer] == answer
     assert len(put.options) == len(put.question.choices)
 

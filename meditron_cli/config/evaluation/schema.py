@@ -36,7 +36,7 @@ QuestionKind = Literal[
 """As ``jobs.questions.readers`` reads them."""
 WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
 """Kinds of which some subjects can be read."""
-HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa")
+HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa", "med_concepts_qa")
 """Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
@@ -71,9 +71,9 @@ class Benchmark(Section):
     default: the checkpoints of pretraining that ``evaluate.checkpoints`` names."""
     modes: tuple[Literal["top-token", "cot", "sc-cot", "harness"], ...] = ("top-token",)
     """``top-token``: the option with the highest log-likelihood; ``harness``: the same with the
-    prompts of lm-eval's task, for ``pubmedqa``, ``medmcqa``, ``medqa4``, ``mmlu`` and
-    ``headqa``. On exported models ``cot``: a generated chain of thought; ``sc-cot``: the majority
-    of several."""
+    prompts of lm-eval's task, for ``pubmedqa``, ``medmcqa``, ``medqa4``, ``mmlu``, ``headqa`` and
+    ``med_concepts_qa``. On exported models ``cot``: a generated chain of thought; ``sc-cot``: the
+    majority of several."""
     legacy: bool = False
     """Whether to generate by the settings and rules of the released evaluation
     (docs/evaluation.md); ``top-token`` is then generated too, beside its score by likelihood."""
