@@ -21,7 +21,7 @@ from jobs.contract.files import FORMAT, read_json
 from ..disks import mounted
 from ..permissions import WITHOUT_ROOTS_EYES
 from ..ranks import processes_about
-from .conftest import DOCUMENTS, REPOSITORY, Desk, events
+from .conftest import DOCUMENTS, PACKAGES, REPOSITORY, Desk, events
 
 pytestmark = pytest.mark.end_to_end
 
@@ -231,11 +231,15 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
 
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
-    """Yield the desk's runs on a disk of 6 MiB of their own, which the pre-flight must not mind."""
+    """Yield the desk's runs on a disk of their own, with room for a run's code and 4 MiB for its
+    bytecode and a small corpus, which the pre-flight must not mind.
+    """
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()
     (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")
-    with mounted(desk.runs, "6m"):
+    code = [path for part in PACKAGES for path in (REPOSITORY / part).rglob("*") if path.is_file()]
+    copied = [path.stat().st_size for path in code if "__pycache__" not in path.parts]
+    with mounted(desk.runs, f"{sum(-(-size // 4096) * 4 for size in copied) + 4096}k"):
         yield desk.runs
         desk.end_everything()
 
@@ -281,7 +285,7 @@ def test_a_full_disk_refuses_to_continue_a_run_and_loses_nothing(
 def test_a_disk_that_fills_while_a_stage_writes_is_reported_and_a_larger_one_helps(
     desk: Desk, small_runs: Path
 ) -> None:
-    documents = [json.dumps({"id": str(n), "text": f"{n} " * 3000}) for n in range(300)]
+    documents = [json.dumps({"id": str(n), "text": f"{n} " * 3000}) for n in range(1000)]
     (desk.folder / "docs.jsonl").write_text("\n".join(documents) + "\n")
     skip = ("--set", "curate.min_chars=1", "--set", "supervision.attempts_without_progress=1")
 
