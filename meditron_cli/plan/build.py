@@ -65,9 +65,11 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     result = fit.Findings()
     for stage in {section_name(stage): stage for stage in stages}.values():
         result += time_findings(inputs, stage)
+    section, wrong_layout = inputs.experiment.finetune, False
     if PRETRAIN in stages:
         result += training_findings(inputs)
-    if FINETUNE in stages and inputs.experiment.finetune.models:
+        wrong_layout = section.parallel is None and bool(layout_findings(inputs).errors)
+    if FINETUNE in stages and section.models and not wrong_layout:  # one layout is wrong once
         result += finetuning.findings(inputs)
     if SELFTEST in stages:
         result += layout_findings(inputs)

@@ -165,6 +165,14 @@ def test_the_layout_of_finetuning_is_checked_by_its_own_keys() -> None:
     assert "pretrain." not in refused.value.message
 
 
+def test_a_layout_that_finetuning_shares_is_refused_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan("parallel.pipeline=3")
+
+    assert "parallel.pipeline = 3" in refused.value.message
+    assert "finetun" not in refused.value.message
+
+
 def test_checkpoints_of_finetuned_models_take_disk_space() -> None:
     less, more = disk_need_of(plan("finetune.models=[]", "evaluate.benchmarks=[]")), None
     more = disk_need_of(plan())
