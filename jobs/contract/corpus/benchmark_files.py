@@ -70,7 +70,8 @@ def files(path: Path, kind: str, options: BenchmarkOptions = PUBLISHED) -> list[
         source = path / "ori_pqal.json" if path.is_dir() else path
         return [source, source.with_name("test_ground_truth.json"), *train]
     if kind == "mmlu" and path.is_dir():
-        dev = [] if train else _tables(path, "dev", options)
+        alone = train or not any(path.glob("*_dev.csv"))  # of some subjects, all are needed
+        dev = [] if alone else _tables(path, "dev", options)
         return [*_tables(path, "test", options), *dev, *train]
     return [path, *train]
 

@@ -139,6 +139,17 @@ def test_mmlu_reads_the_subjects_that_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_without_worked_examples_has_its_subjects(tmp_path: Path) -> None:
+    for name in ("anatomy", "virology"):
+        (tmp_path / f"{name}_test.csv").write_text("Which?,a,b,c,d,D\n")
+    anatomy = BenchmarkOptions(subjects=("anatomy",))
+
+    assert [item.id for item in read(tmp_path, "mmlu", anatomy)] == ["anatomy_test-0"]
+    (tmp_path / "virology_dev.csv").write_text("Who?,a,b,c,d,A\n")
+    with pytest.raises(TaskError, match=r"anatomy_dev\.csv: No such file"):
+        read(tmp_path, "mmlu", anatomy)
+
+
 def test_a_subject_without_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "anatomy_test.csv").write_text("Which?,a,b,c,d,D\n")
 
