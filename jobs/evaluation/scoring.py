@@ -75,7 +75,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     guessing, ``majority`` that of giving the commonest answer to each question (0.552 on PubMedQA's
     test split); ``p_value`` is exact and one-sided, against the larger of the two.
     ``constant`` is the choice that the model gives to every question; None where it gives several.
-    ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
+    ``accuracy_norm`` divides log-likelihoods by the choices' lengths; ``accuracy_first`` takes the
+    first of equally likely choices, as the released programs and lm-eval do.
 
     Where the questions were scored behind several draws of demonstrations, ``seeds`` has the
     accuracy of each, ``accuracy`` is their mean, ``sd`` and ``variance`` are those of the sample of
@@ -112,6 +113,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "correct": points,
         "accuracy": points / n,
         "accuracy_norm": statistics.fmean(float(one["accuracy_norm"]) for one in seeds),
+        "accuracy_first": statistics.fmean(item["predicted"] == item["answer"] for item in records),
         "ci95": list(significance.wilson_interval(points, n)),
         "chance": chance,
         "majority": majority,

@@ -55,6 +55,7 @@ def test_choices_that_are_equally_likely_share_the_point() -> None:
     assert found["ties"] == 3
     assert found["correct"] == pytest.approx(1 / 2 + 1 / 3)
     assert found["accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 3)
+    assert found["accuracy_first"] == pytest.approx(1 / 3)
 
 
 def test_a_model_that_always_gives_one_choice_is_not_better_than_its_baseline() -> None:
