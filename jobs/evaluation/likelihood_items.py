@@ -9,7 +9,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import EvaluateSpec, GenerateSpec
+from jobs.contract.units import plural
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.items import ItemKey, digest_of
 from jobs.evaluation.likelihood_prompts import ConversationPrompts, PlainPrompts, Prompts, Put
@@ -149,3 +151,19 @@ def encode(asked: Sequence[Asked], prompts: Prompts, encoder: Encoder) -> list[L
     """Return what is asked as token ids."""
     encoded = prompts.encode([item.put for item in asked], encoder)
     return [LikelihoodItem(item, *ids) for item, ids in zip(asked, encoded, strict=True)]
+
+
+def require_options(items: Sequence[LikelihoodItem], path: str, max_length: int) -> None:
+    """Refuse options that the model cannot score.
+
+    Raises:
+        TaskError: an option has no token, or more than the model reads.
+    """
+    for item in items:
+        for option in item.options:
+            if not 1 <= len(option) <= max_length:
+                raise TaskError(
+                    f"{path}: an option of the question {item.asked.key.id!r} has "
+                    f"{plural(len(option), 'token')}, the model reads 1 to {max_length}",
+                    "remove the question, or evaluate a model with a longer context",
+                )

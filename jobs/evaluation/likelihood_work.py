@@ -67,6 +67,7 @@ class Work:
         spec = cast(EvaluateSpec, context.task.spec)
         max_length = spec.seq_length or record.as_trained(spec.model).seq_length
         items = likelihood_items.encode(asked, prompts, encoder)
+        likelihood_items.require_options(items, spec.path, max_length)
         batches = megatron_scorer.batches(
             [item.prompt for item in items],
             [item.options for item in items],

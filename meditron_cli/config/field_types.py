@@ -6,6 +6,7 @@ Validators raise sentences; the JSON Schema has patterns for editors.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -184,9 +185,10 @@ def valid_checkpoint(value: Any) -> Any:
 
 def valid_start(value: Any) -> Any:
     """Accept ``first``, ``last`` or a step."""
-    if value == "kept":
-        raise ValueError("expected first, last or a step number")
-    return valid_checkpoint(value)
+    with suppress(ValueError):
+        if value != "kept":
+            return valid_checkpoint(value)
+    raise ValueError("expected first, last or a step number")
 
 
 def listed(value: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
+    from meditron_cli.config.training.finetune import TrainFile
 
 READ_RECORDS = 200
 """Training questions of a file that are read before anything is submitted."""
@@ -62,6 +63,9 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
             file = model.data[int(key[1])]
             where = f"finetune.models[{number}].data"
             sentences += training_problems(where, model.kind_of(file), file.first_answer, place)
+        elif name == "decontaminate":
+            file = experiment.finetune.decontaminate.against[int(key[0])]
+            sentences += compared_problems(file, place)
         else:
             sentences += path_problems(f"{section}.{name}", place)
     return sentences + list(problems_beside_data(loaded, stages))
@@ -159,6 +163,26 @@ def training_problems(key: str, kind: str, first_answer: int, path: Path) -> Ite
         else:
             records = readers.read_train(path, kind, options)
         deque(islice(records, READ_RECORDS), maxlen=0)
+    except TaskError as error:
+        yield f"{key}: {error.message}; {error.hint}"
+
+
+def compared_problems(file: TrainFile, path: Path) -> Iterator[str]:
+    """Yield a sentence for a file of test questions to compare with that cannot be read."""
+    from jobs.contract.corpus.benchmark_files import BenchmarkOptions
+    from jobs.questions import exchanges, readers
+
+    key = "finetune.decontaminate.against"
+    unreadable = list(path_problems(key, path))
+    if unreadable or not path.exists():
+        yield from unreadable
+        return
+    try:
+        if file.kind == exchanges.KIND:
+            deque(exchanges.read_exchanges(path), maxlen=0)
+        else:
+            options = BenchmarkOptions(first_answer=file.first_answer)
+            readers.read(path, file.kind or "mcq", options)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ import pytest
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import EvaluateSpec, ParallelSpec
 from jobs.data.tokenizer_file import Encoder
-from jobs.evaluation.likelihood_items import Asked, ask, encode, prompts_of
+from jobs.evaluation.likelihood_items import (
+    Asked,
+    LikelihoodItem,
+    ask,
+    encode,
+    prompts_of,
+    require_options,
+)
 from jobs.prompts.encoding import TurnEncoder
 from jobs.questions.question import Question
 
@@ -151,3 +159,16 @@ def test_a_finetuned_model_is_asked_as_it_was_taught(tmp_path: Any, template: st
         "paper": ["(A)", "(B)", "(C)", "(D)"],
     }[template]
     assert TurnEncoder.of(encoder).start == start
+
+
+@pytest.mark.parametrize("answer", ["", "w" * 65])
+def test_an_option_that_cannot_be_scored_is_refused_with_its_question(answer: str) -> None:
+    (item,) = asked(kind="mcq")[:1]
+    option = tuple(answer.encode())
+
+    with pytest.raises(TaskError) as caught:
+        require_options([LikelihoodItem(item, array("i", [1]), ((1,), option))], "/exam", 64)
+
+    assert caught.value.message == (
+        f"/exam: an option of the question 'q0' has {len(answer)} tokens, the model reads 1 to 64"
+    )

@@ -62,6 +62,12 @@ REFUSED = {
         "finetune.models[0].data: {folder}/train.jsonl:1: `answer_idx` is 'F'; it is a letter from "
         "A to E",
     ),
+    "another layout of questions to compare with": (
+        questions(test=MEDQA, train=MEDQA),
+        [MODEL % "medqa", "finetune.decontaminate.against=[{path: test.jsonl, kind: medmcqa}]"],
+        "finetune.decontaminate.against: {folder}/test.jsonl:1: `opa` is missing, empty or not a "
+        "string",
+    ),
     "two files of different releases": (
         two_releases,
         ["evaluate.benchmarks=[{name: quiz, kind: pubmedqa, path: ori_pqal.json}]"],
@@ -71,7 +77,7 @@ REFUSED = {
     "a test item inside the train file": (
         questions(test=MEDQA, train=MEDQA),
         [QUIZ % ("medqa", ", train: train.jsonl, shots: 1")],
-        "(quiz): train.jsonl: the train record 'train-0' is the test question 'test-0' of "
+        "(quiz): {folder}/train.jsonl: the train record 'train-0' is the test question 'test-0' of "
         "{folder}/test.jsonl; remove it, or give the file of the train split",
     ),
     "an instructions file with 18 keys": (

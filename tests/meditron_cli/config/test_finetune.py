@@ -85,6 +85,7 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
         ),
         (models("medqa", "medqa"), "finetune.models[1].name: a model before this one is named"),
         ("finetune.start=kept", "finetune.start: expected first, last or a step number"),
+        ("finetune.start=-1", "finetune.start: expected first, last or a step number"),
         ("finetune.start=7", "finetune.start: no checkpoint of step 7 is kept"),
         ("finetune.prompt_loss_weight=0.005", "finetune.prompt_loss_weight: 0.005 has parts"),
         ("finetune.micro_batch_size=7", "finetune.global_batch_size: 64 is not a multiple"),
