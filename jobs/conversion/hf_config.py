@@ -155,7 +155,8 @@ def differences(described: Described, spec: ModelSpec, base: int) -> Iterator[st
             yield f"model.{label} is {_shown(own)}, the folder's is {_shown(value)}"
     if described.window is not None and described.window < spec.seq_length:
         yield (
-            f"sequences have {spec.seq_length} tokens (model.seq_length, pretrain.phases), beyond "
+            f"sequences have {spec.seq_length} tokens (model.seq_length, pretrain.phases, "
+            "finetune.sequence_length, evaluate.seq_length), beyond "
             f"the folder's sliding window of {described.window} tokens, which is not supported"
         )
 

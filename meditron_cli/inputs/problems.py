@@ -7,6 +7,7 @@ import shlex
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,9 +225,11 @@ def weights_problems(loaded: Loaded) -> Iterator[str]:
     folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
     if folder is None:
         return
-    vocabulary = spec_parts.vocabulary_spec(experiment)
+    vocabulary, model = spec_parts.vocabulary_spec(experiment), spec_parts.models_of(experiment)[-1]
+    finetuned = experiment.finetune.sequence_length if experiment.finetune.models else None
+    read = max(model.seq_length, finetuned or 0, experiment.evaluate.seq_length or 0)
     try:
-        base_model.require_importable(folder, spec_parts.models_of(experiment)[-1], vocabulary)
+        base_model.require_importable(folder, replace(model, seq_length=read), vocabulary)
     except TaskError as error:
         yield f"model.weights: {error.message}; {error.hint}"
 

@@ -66,6 +66,28 @@ def test_a_base_model_is_converted_from_where_it_is_before_training(site: Bench)
     assert folder_of(task) == str(folder)
 
 
+@pytest.mark.parametrize(
+    "longer",
+    [
+        "evaluate.seq_length=129",
+        "finetune={sequence_length: 129, models: [{name: own, items: 1, data: [{path: a}]}]}",
+    ],
+)
+def test_no_sequence_is_longer_than_the_window_of_the_base_model(site: Bench, longer: str) -> None:
+    folder = write_model(site.folder / "models/org/base")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "sliding_window": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    accepted = site("submit", "pipeline", *TARGET, "--dry-run")
+    refused = site("submit", "pipeline", *TARGET, "--set", longer)
+
+    assert accepted.exit_code == 0, accepted.stderr
+    assert refused.exit_code == 2
+    assert "sequences have 129 tokens" in refused.stderr
+    assert "beyond the folder's sliding window of 128 tokens" in refused.stderr
+
+
 def test_a_run_is_continued_where_its_base_model_has_moved_or_is_gone(
     site: Bench, finish: Callable[..., None]
 ) -> None:
