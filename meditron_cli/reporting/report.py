@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, ModelSpec
 from jobs.data import corpora
+from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import comparisons, finetuned, funnel, scores, speed, token_statistics
 from meditron_cli.reporting.published import FAMILIES
 from meditron_cli.reporting.run_times import RunTimes
@@ -47,8 +49,7 @@ def gather(
         other: a run whose scores are compared with this one's.
     """
     found, billions = scores.of_run(run), size(run, view)
-    settings = request.last_request(run, record.history)["experiment"].get("evaluate", {})
-    families = settings.get("published", FAMILIES)
+    families = published_families(run, record)
     return {
         "run": run.name,
         "dir": str(run.root),
@@ -81,6 +82,17 @@ def gather(
         ],
         "paths": {name: str(run.path(name)) for name in PLACES if run.path(name).exists()},
     }
+
+
+def published_families(run: RunDir, record: RunRecord) -> Sequence[str]:
+    """Return the published models that scores stand beside: the preset where ``run.json`` is
+    damaged.
+    """
+    with contextlib.suppress(ConfigError):
+        settings = request.last_request(run, record.history)["experiment"].get("evaluate", {})
+        named: Sequence[str] = settings.get("published", FAMILIES)
+        return named
+    return FAMILIES
 
 
 def corpus(run: RunDir) -> dict[str, Any]:
