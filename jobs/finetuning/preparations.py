@@ -32,6 +32,16 @@ def assigned(
     return [(part, own) for part, own in found if own]
 
 
+def omitted(preparation: str, files: Sequence[BenchmarkFile]) -> list[str]:
+    """Return a sentence on each part that a preparation may do without, and does."""
+    kinds = {file.kind for file in files}
+    return [
+        f"{preparation}: without a file of kind {part.kind}, whose published items are not public"
+        for part in PARTS.get(preparation, ())
+        if part.optional and part.kind not in kinds
+    ]
+
+
 def difference(preparation: str, items: int, expected: int) -> str:
     """Return a sentence on a number of items that is not the expected one; empty where it is."""
     if not expected or items == expected:

@@ -137,7 +137,7 @@ def write(
     writers: list[RowWriter],
 ) -> dict[str, Any]:
     """Write the manifest and publish the rows; return the summary."""
-    from jobs.finetuning.preparations import difference
+    from jobs.finetuning.preparations import difference, omitted
 
     spec = cast(PrepareSpec, context.task.spec)
     train, validation = writers
@@ -146,10 +146,11 @@ def write(
     if differs and spec.strict:
         hint = "take the published files, or set `strict: false` of the model in finetune.models"
         raise TaskError(f"{spec.name}: {differs}", hint)
-    summary = {
+    summary: dict[str, Any] = {
         "items": items,
         "expected": spec.items,
         "difference": differs,
+        "omitted": omitted(spec.preparation, spec.data),
         "train_rows": train.rows,
         "validation_rows": validation.rows,
         "contained": sum(part.contained for part in preparing.counts),
@@ -178,7 +179,7 @@ def write(
         writer.publish()
     write_bytes(folder / CONTAINED, lines.encode())
     write_json(folder / MANIFEST, manifest)
-    for sentence in (differs, *losses(summary)):
+    for sentence in (differs, *summary["omitted"], *losses(summary)):
         if sentence:
             print(sentence, flush=True)
     return summary

@@ -7,7 +7,7 @@ import pytest
 from jobs.contract.corpus.rules import BenchmarkFile
 from jobs.contract.errors import TaskError
 from jobs.contract.preparations import ITEMS, PARTS
-from jobs.finetuning.preparations import assigned, difference, train_places
+from jobs.finetuning.preparations import assigned, difference, omitted, train_places
 
 
 def named(*kinds: str) -> list[BenchmarkFile]:
@@ -38,6 +38,10 @@ def test_the_unpublished_explanations_of_medqa_may_be_missing_from_the_mixture()
     assert [part.kind for part, _ in without] == ["medmcqa", "pubmedqa"]
     assert [part.kind for part, _ in beside] == ["medmcqa", "pubmedqa", "medqa"]
     assert all(part.reasoned and part.explained for part, _ in beside)
+    assert omitted("cotmixedmed", named("medmcqa", "pubmedqa", "medqa")) == []
+    assert omitted("cotmixedmed", named("medmcqa", "pubmedqa")) == [
+        "cotmixedmed: without a file of kind medqa, whose published items are not public"
+    ]
 
 
 def test_a_preparation_of_another_name_takes_every_file() -> None:
