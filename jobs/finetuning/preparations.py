@@ -12,10 +12,10 @@ from jobs.contract.preparations import PARTS, PQA_A_TRAIN, Part, wrong_kinds
 
 
 def assigned(
-    preparation: str, files: Sequence[BenchmarkFile]
+    preparation: str, files: Sequence[BenchmarkFile], reasoned: bool = False
 ) -> list[tuple[Part, tuple[BenchmarkFile, ...]]]:
     """Return the parts of a preparation with their files; of one that is not published, each file
-    is a part of its own.
+    is a part of its own, of whose questions the answers are ``reasoned`` or not.
 
     Raises:
         TaskError: a part lacks a file, or a file fits no part.
@@ -24,7 +24,7 @@ def assigned(
         where = "" if place is None else f"{files[place].path}: "
         raise TaskError(f"{where}{problem}", "correct `data` of the model in finetune.models")
     if preparation not in PARTS:
-        return [(Part(file.kind, 0), (file,)) for file in files]
+        return [(Part(file.kind, 0, reasoned, explained=reasoned), (file,)) for file in files]
     found = [
         (part, tuple(file for file in files if file.kind == part.kind))
         for part in PARTS[preparation]

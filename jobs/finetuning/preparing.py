@@ -92,7 +92,7 @@ class Preparing:
         self._train, self._validation = writers
         self._turns = TurnEncoder.of(FastEncoder.load_fast(spec.tokenizer, engine))
         self._instructions: Instructions = instructions.load(spec.instructions or None)
-        self._parts = assigned(spec.preparation, spec.data)
+        self._parts = assigned(spec.preparation, spec.data, spec.reasoned)
         self.comparison = Comparison(spec.decontamination) if spec.decontamination else None
         self.counts: list[Counts] = []
 

@@ -37,3 +37,5 @@ class PrepareSpec:
     """Relative: ``finetune/<name>/rows``."""
     strict: bool = False
     """Another number of items than the expected one is an error."""
+    reasoned: bool = False
+    """Answers of a preparation that is not published are the explanation, then the choice."""

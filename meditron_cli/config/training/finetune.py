@@ -64,6 +64,9 @@ class FinetunedModel(Section):
     ``cotmixedmed``; default: name. Another word takes every train record of ``data``."""
     data: tuple[TrainFile, ...] = ()
     """Files with its questions, each ``{path, kind}``."""
+    reasoned: bool = False
+    """Whether an answer is its question's explanation, then the choice, as in ``cotmedqa``; only of
+    a preparation that is not published. Questions without an explanation are left out."""
     items: PositiveInt | None = None
     """Questions that it is trained on, from which the steps follow; default: the published number
     of the preparation."""
@@ -94,6 +97,11 @@ class FinetunedModel(Section):
             yield "name", f"{self.name} names a checkpoint; give the model another name"
         if not self.data:
             yield "data", "names no file with questions"
+        if self.reasoned and self.prepared_as in preparations.PARTS:
+            yield (
+                "reasoned",
+                f"{self.prepared_as} is published and decides it; give preparation another name",
+            )
         for place, problem in preparations.wrong_kinds(
             self.prepared_as, [self.kind_of(file) for file in self.data]
         ):

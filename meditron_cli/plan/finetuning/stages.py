@@ -73,6 +73,7 @@ def prepare_spec(inputs: Inputs, model: FinetunedModel) -> PrepareSpec:
         decontamination=decontamination_of(inputs),
         output_dir=rows_dir_of(model.name),
         strict=model.strict,
+        reasoned=model.reasoned,
     )
 
 

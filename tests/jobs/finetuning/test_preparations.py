@@ -50,6 +50,13 @@ def test_a_preparation_of_another_name_takes_every_file() -> None:
     assert [(part.kind, part.published) for part, _ in found] == [("prompts", 0), ("medqa4", 0)]
 
 
+@pytest.mark.parametrize("reasoned", [False, True])
+def test_answers_of_another_name_are_reasoned_where_it_is_set(reasoned: bool) -> None:
+    [(part, _)] = assigned("ours", named("mcq"), reasoned)
+
+    assert (part.reasoned, part.explained) == (reasoned, reasoned)
+
+
 @pytest.mark.parametrize(
     ("name", "kinds", "message"),
     [

@@ -76,6 +76,10 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
         ),
         ("finetune.models=[{name: medqa}]", "finetune.models[0].data: names no file"),
         (
+            "finetune.models=[{name: medqa, data: [{path: a}], reasoned: true}]",
+            "finetune.models[0].reasoned: medqa is published and decides it",
+        ),
+        (
             "finetune.models=[{name: medqa, data: [{path: a, kind: mmlu}]}]",
             "finetune.models[0].data[0].kind: medqa takes no file of kind mmlu, but of medqa",
         ),
