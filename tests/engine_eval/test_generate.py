@@ -166,7 +166,7 @@ def generation(tmp_path, exported, benchmark, fork_server):
     return make
 
 
-@pytest.mark.parametrize("parts", [3, 8])
+@pytest.mark.parametrize("parts", [3, pytest.param(8, marks=pytest.mark.full)])
 def test_tasks_that_are_killed_at_random_leave_the_answers_of_one_that_was_not(generation, parts):
     alone, several = generation(), generation(parts)
     alone.finish(0)
