@@ -55,7 +55,7 @@ def headqa(question: Question) -> Document:
 
 
 def med_concepts_qa(question: Question) -> Document:
-    """The published field has the options too, between line breaks."""
+    """Join question and options, as the published field has them."""
     options = (
         f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)
     )
