@@ -27,10 +27,11 @@ def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = ()
 
 def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = ()) -> Plan:
     """Return the same plan on the profile in a file; by default of all stages, without ``convert``
-    for random weights, ``generate`` for no mode, and those of a corpus that one task makes.
+    for random weights, ``generate`` for no mode, ``judge`` for none, and those of a
+    corpus that one task makes.
     """
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
-    optional = {"clean", "deduplicate", "convert", "prepare", "finetune", "generate"}
+    optional = {"clean", "deduplicate", "convert", "prepare", "finetune", "generate", "judge"}
     idle = idle_stages(loaded.experiment) & optional
     stages = stages or [name for name in PIPELINE_STAGES if name not in idle]
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)

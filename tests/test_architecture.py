@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.prompts", "jobs.questions"}
     | {"jobs.generation"},
     "jobs.generation": NODE,
+    "jobs.judging": NODE | {"jobs.data", "jobs.evaluation", "jobs.generation", "jobs.questions"},
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.engine.saving"},
     "jobs.stages": NODE
@@ -70,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.evaluation",
         "jobs.finetuning",
         "jobs.generation",
+        "jobs.judging",
         "jobs.prompts",
         "jobs.questions",
         "jobs.selftest",

@@ -25,7 +25,7 @@ RESULTS = "results.json"
 """Name of the output that reports show."""
 EVALUATIONS = "evaluations"
 """Folder of a run with the scores of evaluations."""
-SCORING_STAGES = ("evaluate", "generate")
+SCORING_STAGES = ("evaluate", "generate", "judge")
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def finish(context: Context, model: ExportedModel, work: Work) -> None:
 
     Tasks that end at once write the same bytes: everything in them follows from the answers.
     """
-    spec = work.spec
+    spec = cast(GenerateSpec, work.spec)
     stored = work.store.read()
     outputs: list[str] = []
     summary: dict[str, Any] = {"benchmark": spec.benchmark, "answers": work.share_size}
@@ -195,7 +195,7 @@ def finish(context: Context, model: ExportedModel, work: Work) -> None:
 
 def about(model: ExportedModel, work: Work, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return what identifies a score."""
-    spec = work.spec
+    spec = cast(GenerateSpec, work.spec)
     programs = {json.dumps(answer.payload["by"], sort_keys=True) for answer in answers}
     return {
         "mode": spec.mode,

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from jobs.contract.stage_specs import GenerateSpec
+from jobs.contract.stage_specs import GenerateSpec, JudgeSpec
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation import generation_items
 from jobs.evaluation import items as item_store
@@ -28,7 +28,7 @@ LEGACY_STOP = "$$$"
 class Work:
     """All prompts of a score, the same for each of its tasks."""
 
-    spec: GenerateSpec
+    spec: GenerateSpec | JudgeSpec
     prompts: list[Prompt]
     batches: list[list[int]]
     """Places of the prompts that are answered together."""

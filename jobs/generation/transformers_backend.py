@@ -43,7 +43,9 @@ class TransformersBackend:
             )
         except (OSError, ValueError, KeyError) as error:
             message = f"{folder}: transformers does not load it ({error})"
-            raise TaskError(message, "export the checkpoint again") from error
+            raise TaskError(
+                message, "check the folder; of a checkpoint, export it again"
+            ) from error
         self._alive = alive
         self._model = model.to(device).eval()
         # A generation takes its settings from here; those of the folder would mix with ours.

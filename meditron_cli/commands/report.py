@@ -15,7 +15,7 @@ from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
-from meditron_cli.reporting import finetuned, funnel, score_tables, token_statistics
+from meditron_cli.reporting import finetuned, funnel, judged, score_tables, token_statistics
 from meditron_cli.runs import store
 from meditron_cli.services import Services
 
@@ -146,6 +146,7 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
         [row for item in results["verifications"] for row in rate_rows(item)],
     )
     yield from score_tables.tables(results)
+    yield from judged.tables(results["judged"])
     yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
 
 

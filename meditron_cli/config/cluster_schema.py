@@ -139,6 +139,8 @@ class StageEnvironments(Section):
     """Evaluation by likelihoods, with the keys of ``pretrain``."""
     generate: StageEnvironment | None = None
     """Generation, with the keys of ``pretrain``: vLLM pins a torch of its own."""
+    judge: StageEnvironment | None = None
+    """Judging, with the keys of ``pretrain``; default: that of ``generate``."""
 
     def named(self) -> Iterator[tuple[str, StageEnvironment]]:
         """Yield the stages that have one, and theirs."""

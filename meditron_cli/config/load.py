@@ -16,12 +16,20 @@ from functools import reduce
 from pathlib import Path
 
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import FINETUNE, PREPARE, READING_SOURCES, STAGES, TOKENIZER_STAGES
+from jobs.contract.stage_specs import (
+    FINETUNE,
+    JUDGE,
+    PREPARE,
+    READING_SOURCES,
+    STAGES,
+    TOKENIZER_STAGES,
+)
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
+from meditron_cli.config.evaluation.schema import JUDGED_KIND
 from meditron_cli.config.experiment_schema import Corpus, Experiment, Pretrain
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.training.finetune import Finetune
@@ -219,6 +227,10 @@ def inputs(experiment: Experiment) -> list[tuple[tuple[str, ...], KeyPath, Path]
         files.append(((PREPARE,), ("finetune", "instructions"), finetune.instructions))
     if finetune.models and finetune.run:
         files.append(((FINETUNE,), ("finetune", "run"), RunDir(finetune.run).record))
+    if (judge := experiment.evaluate.judge) and experiment.evaluate.judged:
+        files.append(((JUDGE,), ("evaluate", "judge", "folder"), judge.folder))
+        if judge.grades:
+            files.append(((JUDGE,), ("evaluate", "judge", "grades"), judge.grades))
     for where, path in token_paths(experiment):
         dataset = [Path(f"{path}.bin"), Path(f"{path}.idx")]
         needed = [RunDir(path).record] if path.is_dir() else dataset
@@ -256,6 +268,7 @@ def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPat
         is_compared = benchmark in experiment.compared_benchmarks
         readers = (*(READING_SOURCES if is_compared else ()), "evaluate", "generate")
         readers += (PREPARE,) if compares else ()
+        readers += (JUDGE,) if benchmark.kind == JUDGED_KIND and experiment.evaluate.judge else ()
         yield readers, ("evaluate", "benchmarks", number, "path"), benchmark.path
         if benchmark.train:
             key: KeyPath = ("evaluate", "benchmarks", number, "train")

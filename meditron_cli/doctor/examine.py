@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.outcomes import NodeEntry
-from jobs.contract.stage_specs import FINETUNE, PIPELINE_STAGES, PREPARE
+from jobs.contract.stage_specs import FINETUNE, JUDGE, PIPELINE_STAGES, PREPARE
 from jobs.health import node_ledger
 from jobs.runtime.termination import deferred_signals
 from jobs.slurm.client import Client
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan
     from meditron_cli.services import Clock
 
-UNPLANNED = ("clean", "deduplicate", PREPARE, FINETUNE)
+UNPLANNED = ("clean", "deduplicate", PREPARE, FINETUNE, JUDGE)
 """Stages whose jobs are like those of others, and that many runs do without."""
 
 

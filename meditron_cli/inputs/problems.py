@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import PREPARE, TOKENIZER_STAGES
+from jobs.contract.stage_specs import JUDGE, PREPARE, TOKENIZER_STAGES
 from jobs.data import tokenizer_file
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[st
         yield from weights_problems(loaded)
     if "generate" in stages:
         yield from generation_problems(loaded.experiment)
+    if JUDGE in stages:
+        yield from judge_problems(loaded.experiment)
     if "evaluate" in stages:
         yield from reasoning_problems(loaded)
 
@@ -122,6 +124,30 @@ def generation_problems(experiment: Experiment) -> Iterator[str]:
                 f"evaluate.generate.max_tokens: {limit} tokens of an answer leave no room for a "
                 f"question of {benchmark.name} in the {context} that the model reads; set it lower"
             )
+
+
+def judge_problems(experiment: Experiment) -> Iterator[str]:
+    """Yield a sentence for a judge's folder that lacks a file, and for grades that cannot be read;
+    ``config.load`` reports missing ones.
+    """
+    from jobs.questions.human_grades import read_grades
+
+    judge = experiment.evaluate.judge
+    if judge is None:
+        return
+    folder, grades = judge.folder, judge.grades
+    for name in ("config.json", "tokenizer.json"):
+        if folder.exists() and not (folder / name).is_file():
+            yield f"evaluate.judge.folder: {folder} has no {name}; name the folder of a model"
+    if grades is None or not grades.exists():
+        return
+    unreadable = list(path_problems("evaluate.judge.grades", grades))
+    yield from unreadable
+    try:
+        if not unreadable:
+            read_grades(grades)
+    except TaskError as error:
+        yield f"evaluate.judge.grades: {error.message}; {error.hint}"
 
 
 def benchmark_problems(

@@ -6,9 +6,18 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from jobs.contract.stage_specs import FINETUNE, PREPARE, PRETRAIN, SELFTEST, STAGE_KINDS, STAGES
+from jobs.contract.stage_specs import (
+    FINETUNE,
+    JUDGE,
+    PREPARE,
+    PRETRAIN,
+    SELFTEST,
+    STAGE_KINDS,
+    STAGES,
+)
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import corpus, fit, layout, memory
+from meditron_cli.plan.evaluation import judging
 from meditron_cli.plan.finetuning import stages as finetuning
 from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
@@ -74,6 +83,15 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     if SELFTEST in stages:
         result += layout_findings(inputs)
     result += container_findings(inputs, [s for s in stages if inputs.environment(s)[1]])
+    result += scoring_findings(inputs, stages)
+    if "curate" in stages:
+        result += fit.warning_findings(*corpus.warnings(inputs.corpus_tasks, inputs.source_bytes))
+    return result + core_findings(inputs, stages)
+
+
+def scoring_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
+    """Check that the models that are scored, and the judge, fit one node."""
+    result = fit.Findings()
     for stage in ("evaluate", "generate"):
         if stage in stages:
             key = f"{section_name(stage)}.tensor"
@@ -85,9 +103,9 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
                 inputs.experiment.pretrain.precision,
             )
             result += found.at(inputs.locations.get(key, ""))
-    if "curate" in stages:
-        result += fit.warning_findings(*corpus.warnings(inputs.corpus_tasks, inputs.source_bytes))
-    return result + core_findings(inputs, stages)
+    if JUDGE in stages:
+        result += judging.findings(inputs, stage_of(inputs, "generate"))
+    return result
 
 
 def core_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:

@@ -340,6 +340,15 @@ def is_fitting(
     return found == Findings()
 
 
+def slot_findings(partition: Partition, slots: int, setting: tuple[str, int]) -> Findings:
+    """Check that one node has as many GPUs as a setting, a key and its value, asks for."""
+    key, tensor = setting
+    if tensor <= slots:
+        return Findings()
+    present = plural(slots, slot_kind(partition))
+    return error_findings(f"{key} = {tensor} is more than the {present} of one node")
+
+
 def evaluation_findings(
     cluster: Cluster,
     partition: Partition,
@@ -355,9 +364,8 @@ def evaluation_findings(
     key, tensor = setting
     node = partition.node
     slots = ranks_per_node(partition, cluster.device, tensor)
-    if tensor > slots:
-        present = plural(slots, slot_kind(partition))
-        return error_findings(f"{key} = {tensor} is more than the {present} of one node")
+    if (found := slot_findings(partition, slots, setting)).errors:
+        return found
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * GIB:
         return error_findings(

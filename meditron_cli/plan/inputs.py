@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jobs.contract.metrics_log import MetricsSummary, StepTimes
 from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
+    JUDGE,
     SELFTEST,
     TRAINING_STAGES,
     ModelSpec,
@@ -114,6 +115,8 @@ class Inputs:
         """Return interpreter and container of a stage's ranks."""
         environment = self.cluster.environment
         own = getattr(environment.stages, stage, None)
+        if own is None and stage == JUDGE:
+            own = environment.stages.generate
         if own is None:
             return self.python, environment.container
         return own.python, own.container

@@ -13,6 +13,7 @@ from jobs.contract.stage_specs import (
     CORPUS_STAGES,
     CPU_STAGE_GIB_PER_CORE,
     FINETUNE,
+    JUDGE,
     PREPARE,
     PRETRAIN,
     STAGE_KINDS,
@@ -26,6 +27,7 @@ from jobs.contract.stage_specs import (
     FinetuneSpec,
     GenerateSpec,
     IndexSpec,
+    JudgeSpec,
     PrepareSpec,
     PretrainSpec,
     SelftestSpec,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Partition
     from meditron_cli.config.experiment_schema import Experiment
 
+JUDGE_BYTES = 140 * 10**9
+"""Weights that the start-up limit of a judge allows for: 70B parameters in bf16."""
 SHORT_LEAD = 30
 """Signal lead time, in seconds, of all tasks but training."""
 
@@ -62,6 +66,8 @@ def startup_limit(inputs: Inputs, stage: str) -> int:
     read = 0
     if stage in COMPUTING_STAGES:
         read = whole if stage in TRAINING_STAGES else model.weights_bytes(precision)
+    if stage == JUDGE:
+        read = JUDGE_BYTES
     configured = inputs.experiment.supervision.startup_limit_seconds
     return step_times.startup_limit_of(configured, read, inputs.training_lead.times, whole)
 
@@ -76,10 +82,12 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     if experiment.model.weights == "random":
         idle.add("convert")
     benchmarks = experiment.evaluate.benchmarks
-    if not any(benchmark.scored for benchmark in benchmarks):
-        idle.add("evaluate")
-    if not any(benchmark.generated for benchmark in benchmarks):
-        idle.add("generate")
+    works = {
+        "evaluate": any(benchmark.scored for benchmark in benchmarks),
+        "generate": any(benchmark.generated for benchmark in benchmarks),
+        JUDGE: experiment.evaluate.judged,
+    }
+    idle |= {stage for stage, is_planned in works.items() if not is_planned}
     models = experiment.finetune.models
     if not models:
         idle |= {PREPARE, FINETUNE}
@@ -112,8 +120,8 @@ def section_of(experiment: Experiment, stage: str) -> Any:
 
 def section_name(stage: str) -> str:
     """Return the dotted key of the section of the experiment with the settings of a stage."""
-    if stage == "generate":
-        return "evaluate.generate"
+    if stage in ("generate", JUDGE):
+        return f"evaluate.{stage}"
     return "curate" if stage in CORPUS_STAGES else stage
 
 
@@ -231,6 +239,8 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
     paths: tuple[str, ...]
     if isinstance(spec, CleanSpec) or (isinstance(spec, CurateSpec) and spec.whole):
         paths = corpus.paths_of(spec.corpus)
+    elif isinstance(spec, JudgeSpec):
+        paths = (spec.path, spec.folder, spec.grades)
     elif isinstance(spec, CurateSpec | DeduplicateSpec | SelftestSpec):
         paths = ()
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jobs.contract.corpus.folder import CORPUS
 from jobs.contract.stage_specs import (
     FINETUNE,
+    JUDGE,
     PREPARE,
     PRETRAIN,
     SELFTEST,
@@ -29,6 +30,7 @@ from jobs.contract.units import GIB
 from meditron_cli.config.data_files import place
 from meditron_cli.plan import corpus
 from meditron_cli.plan.early import is_finetuned, others_of
+from meditron_cli.plan.evaluation import judging
 from meditron_cli.plan.finetuning import stages as finetuning
 from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import StagePlan
@@ -369,6 +371,7 @@ BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "evaluate": evaluate_stage,
     "export": export_stage,
     "generate": generate_stage,
+    JUDGE: lambda inputs: judging.judge_stage(inputs, stage_of(inputs, "generate")),
     SELFTEST: selftest_stage,
 }
 

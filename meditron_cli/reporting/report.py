@@ -13,7 +13,15 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, ModelSpec
 from jobs.data import corpora
 from meditron_cli.errors import ConfigError
-from meditron_cli.reporting import comparisons, finetuned, funnel, scores, speed, token_statistics
+from meditron_cli.reporting import (
+    comparisons,
+    finetuned,
+    funnel,
+    judged,
+    scores,
+    speed,
+    token_statistics,
+)
 from meditron_cli.reporting.published import FAMILIES
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
@@ -74,6 +82,7 @@ def gather(
         "paired": comparisons.pairs(found, scores.of_run(other) if other else ()),
         "subjects": comparisons.by_subject(found, billions, families),
         "contamination": comparisons.contamination(run, found),
+        "judged": judged.of_run(run),
         **times.to_json(),
         "goodput": times.goodput,
         "errors": [

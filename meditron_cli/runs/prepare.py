@@ -23,6 +23,7 @@ from jobs.contract.stage_specs import (
     BY_TOKENS,
     CORPUS_STAGES,
     FINETUNE,
+    JUDGE,
     PIPELINE_STAGES,
     PREPARE,
     PRETRAIN,
@@ -310,6 +311,7 @@ NO_WORK = {
     "convert": ("model.weights is random, so there is nothing to convert", "model.weights"),
     "export": ("export.step lists no checkpoint", "export.step"),
     "generate": ("no benchmark has a mode that generates", "evaluate.benchmarks"),
+    JUDGE: ("no judge is named, or no benchmark is of kind healthbench", "evaluate.judge"),
     PREPARE: ("finetune.models lists no model", "finetune.models"),
     FINETUNE: ("finetune.models lists no model", "finetune.models"),
 }

@@ -138,7 +138,7 @@ def test_an_unknown_stage_is_refused_with_those_there_are(desk: Desk) -> None:
     assert done.returncode == 2
     stages = (
         "'clean', 'deduplicate', 'curate', 'tokenize', 'index', 'convert', "
-        "'pretrain', 'prepare', 'finetune', 'evaluate', 'export', 'generate', 'pipeline'"
+        "'pretrain', 'prepare', 'finetune', 'evaluate', 'export', 'generate', 'judge', 'pipeline'"
     )
     assert f"'mow' is not one of {stages}" in done.stderr
     assert done.stderr.endswith("hint: see `meditron submit --help`\n")

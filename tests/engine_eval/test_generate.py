@@ -16,10 +16,10 @@ from jobs.contract import done_markers, specs
 from jobs.contract.errors import STOPPED
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import GenerateSpec
+from jobs.contract.stage_specs import GenerateSpec, JudgeSpec
 from jobs.evaluation import safety
 from jobs.questions.safety import OWN
-from meditron_cli.reporting import scores
+from meditron_cli.reporting import judged, scores
 
 from ..byte_tokenizer import EOD, write_byte_tokenizer
 from ..fork_server import ForkedRank, ForkServer
@@ -73,7 +73,7 @@ class Generation:
     def begin(self, index: int) -> ForkedRank:
         self.starts += 1
         log = self.run.root / f"{self.starts}.log"
-        words = ("generate", str(self.run.root), str(index))
+        words = (self.tasks[index].stage, str(self.run.root), str(index))
         return self.server.start(words, env=environment(), cwd=self.run.root, stdout=log)
 
     def finish(self, index: int) -> str:
@@ -275,3 +275,72 @@ def test_questions_for_a_physician_are_answered_without_a_score(generation, temp
     assert not (made.folder / "results.json").exists()
     ((name, shown),) = scores.answers(made.run, with_run=False)
     assert (name, shown) == ("last", answers)
+
+
+def test_a_judge_grades_the_answers_and_compares_them_in_both_orders(
+    generation, exported, tmp_path
+) -> None:
+    conversations = tmp_path / "health.jsonl"
+    criteria = [{"criterion": f"Is {word}.", "points": 1, "tags": []} for word in ("a", "b")]
+    turns = [{"role": "user", "content": "Is it bad?"}]
+    records = [{"prompt_id": f"p{n}", "prompt": turns, "rubrics": criteria} for n in range(3)]
+    conversations.write_text("".join(json.dumps(one) + "\n" for one in records))
+    place = "evaluations/health/last/answers"
+    fields = {"path": str(conversations), "mode": "answers", "output_dir": place, "samples": 1}
+    made = generation(**fields, kind="healthbench", temperature=0.0, max_tokens=4)
+    made.finish(0)
+    answers = list(read_lines(made.folder / safety.ANSWERS))
+    grades = tmp_path / "grades.jsonl"
+    grade = {"prompt_id": "p0", "criterion": 0, "grade": True, "sha256": answers[0]["sha256"]}
+    grades.write_text(json.dumps(grade) + "\n")
+    spec = JudgeSpec(
+        benchmark="health",
+        path=str(conversations),
+        checkpoint="last",
+        answers=f"{place}/{safety.ANSWERS}",
+        other="",
+        other_answers="",
+        folder=str(exported),
+        grades=str(grades),
+        backend="transformers",
+        device="cpu",
+        tensor=1,
+        batch_size=4,
+        max_tokens=4,
+        temperature=0.5,
+        seed=1,
+        output_dir="evaluations/health/last/judged",
+        parts=2,
+    )
+    pairs = replace(
+        spec,
+        other="health/last",
+        other_answers=spec.answers,
+        output_dir="evaluations/health/last/judged-against-health-last",
+        parts=1,
+    )
+    specifications = [spec, replace(spec, part=1), pairs]
+    tasks = [
+        replace(made.tasks[0], stage="judge", index=n, spec=each)
+        for n, each in enumerate(specifications)
+    ]
+    for task in tasks:
+        write_json(made.run.spec("judge", task.index), specs.to_json(task))
+    judge = replace(made, tasks=tasks)
+
+    for task in tasks:
+        judge.finish(task.index)
+
+    results = judge.results
+    assert (results["verdicts"], results["unparsable"], results["unscored"]) == (6, 6, 3)
+    assert (results["score"], results["human"]["n"]) == (None, 0)
+    assert results["truncated"] == 6  # the model reads 512 bytes
+    assert results["judge"]["temperature"] == 0.5
+    weights = {path.name: sha256(path) for path in exported.glob("*.safetensors")}
+    assert weights
+    assert results["judge"]["files"].items() >= weights.items()
+    assert judge.answers[0][4]["finish"] in ("stop", "length")
+    compared = read_json(made.run.path(pairs.output_dir) / "results.json")
+    assert (compared["verdicts"], compared["n"], compared["unscored"]) == (6, 0, 3)
+    assert [item["other"] for item in judged.of_run(made.run)] == ["", "health/last"]
+    assert scores.of_run(made.run) == []

@@ -94,14 +94,14 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
             ["submit", "bake"],
             "error: invalid value for 'STAGE': 'bake' is not one of 'clean', "
             "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'prepare', "
-            "'finetune', 'evaluate', 'export', 'generate', 'pipeline'\n"
+            "'finetune', 'evaluate', 'export', 'generate', 'judge', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
         ),
         (
             ["plan"],
             "error: missing argument 'STAGE', one of 'clean', 'deduplicate', 'curate', "
             "'tokenize', 'index', 'convert', 'pretrain', 'prepare', 'finetune', "
-            "'evaluate', 'export', 'generate', 'pipeline'\n"
+            "'evaluate', 'export', 'generate', 'judge', 'pipeline'\n"
             "hint: see `meditron plan --help`\n",
         ),
         (
@@ -117,7 +117,7 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
             ["logs", "run", "--stage", "bake"],
             "error: invalid value for '--stage': 'bake' is not one of 'clean', "
             "'deduplicate', 'curate', 'tokenize', 'index', 'convert', 'pretrain', 'prepare', "
-            "'finetune', 'evaluate', 'export', 'generate', 'selftest'\n"
+            "'finetune', 'evaluate', 'export', 'generate', 'judge', 'selftest'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (

@@ -14,10 +14,12 @@ from jobs.contract.stage_specs.corpus import (
     TokenizeSpec,
     numbered,
 )
+from jobs.contract.stage_specs.judging import JudgeSpec
 from jobs.contract.stage_specs.kinds import (
     COMPUTING_STAGES,
     CORPUS_STAGES,
     FINETUNE,
+    JUDGE,
     PIPELINE_STAGES,
     PREPARE,
     PRETRAIN,
@@ -76,6 +78,7 @@ __all__ = [
     "CORPUS_STAGES",
     "CPU_STAGE_GIB_PER_CORE",
     "FINETUNE",
+    "JUDGE",
     "LINEAR",
     "MAIN_CORPUS",
     "OWN_RUN",
@@ -107,6 +110,7 @@ __all__ = [
     "FinetuneSpec",
     "GenerateSpec",
     "IndexSpec",
+    "JudgeSpec",
     "ModelSpec",
     "OptimizerSpec",
     "ParallelSpec",

@@ -14,6 +14,7 @@ from jobs.contract.stage_specs.checkpoints import (
     SelftestSpec,
 )
 from jobs.contract.stage_specs.corpus import CleanSpec, CurateSpec, DeduplicateSpec, TokenizeSpec
+from jobs.contract.stage_specs.judging import JudgeSpec
 from jobs.contract.stage_specs.preparation import PrepareSpec
 from jobs.contract.stage_specs.training import FinetuneSpec, IndexSpec, PretrainSpec
 
@@ -30,6 +31,7 @@ Spec = (
     | EvaluateSpec
     | ExportSpec
     | GenerateSpec
+    | JudgeSpec
     | SelftestSpec
 )
 
@@ -76,6 +78,8 @@ PRETRAIN = "pretrain"
 """The stage that makes a run's checkpoints, with one task."""
 PREPARE, FINETUNE = "prepare", "finetune"
 """The stages that make a run's finetuned models, with one task per model."""
+JUDGE = "judge"
+"""The stage that grades answers in text."""
 
 STAGE_KINDS: dict[str, StageKind] = {
     "clean": StageKind(CleanSpec, "jobs.stages.clean", ()),
@@ -128,6 +132,7 @@ STAGE_KINDS: dict[str, StageKind] = {
         polls_stop=True,
         computes=True,
     ),
+    JUDGE: StageKind(JudgeSpec, "jobs.stages.judge", ("generate",), polls_stop=True, computes=True),
     SELFTEST: StageKind(SelftestSpec, "jobs.stages.selftest", (), computes=True, piped=False),
 }
 """Every stage, in pipeline order. A new stage is a row here and a builder in

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from meditron_cli.config.evaluation.judge import Judge
 from meditron_cli.config.field_types import (
     OPERATIONAL,
     Checkpoint,
@@ -40,7 +41,8 @@ HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa", "med_concept
 """Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
-OPEN_KINDS, ANSWERS = ("safety", "healthbench"), "answers"
+JUDGED_KIND = "healthbench"
+OPEN_KINDS, ANSWERS = ("safety", JUDGED_KIND), "answers"
 """The kinds whose questions have no choices, and the mode in which they are answered."""
 
 
@@ -228,7 +230,17 @@ class Evaluate(Section):
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
     generate: Generate = Generate()
-    """Answers as text, for modes ``cot`` and ``sc-cot`` and for ``legacy``."""
+    """Answers as text, for modes ``cot`` and ``sc-cot``, for ``legacy``, and to questions without
+    choices."""
+    judge: Judge | None = None
+    """A model that grades the answers to benchmarks of kind ``healthbench``; default: none."""
+
+    @property
+    def judged(self) -> bool:
+        """Return whether a judge has answers to grade."""
+        return self.judge is not None and any(
+            benchmark.kind == JUDGED_KIND for benchmark in self.benchmarks
+        )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that benchmarks have different names; equal ones would write the same files."""

@@ -40,7 +40,7 @@ def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: 
         assert stages == tuple(
             name
             for name in PIPELINE_STAGES
-            if name not in ("clean", "deduplicate", "prepare", "finetune", "generate")
+            if name not in ("clean", "deduplicate", "prepare", "finetune", "generate", "judge")
         )
         model = plan.training.tasks[0].training.model
         assert model.parameters < 2e6
