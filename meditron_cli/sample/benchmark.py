@@ -1,4 +1,5 @@
-"""Generate the sample benchmark: one question per fact, with four choices.
+"""Generate the sample benchmark: one question per fact, with four choices, and questions to learn
+from.
 
 The wrong choices are right answers of other facts of the same table, and every answer is a wrong
 choice three times as often as it is the right one. So a reader who likes some answers better than
@@ -7,7 +8,7 @@ others, but does not know what they answer, is right one time in four.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -40,6 +41,40 @@ def _record(number: int, fact: Fact, wrong: list[str], random: Random) -> dict[s
         "choices": choices,
         "answer": position,
         "subject": fact.relation.subject,
+    }
+
+
+def train_questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
+    """Return questions with the split ``train`` and an ``explanation``: about the facts of
+    ``questions``, with the same choices, in each wording of the corpus.
+
+    A model that is finetuned on them learns how questions are put, in wordings other than those of
+    the benchmark.
+    """
+    asked = {
+        fact.state(stem): fact
+        for relation in relations
+        for fact in facts_of(relation)
+        for stem in relation.stems
+    }
+    found = [
+        _train_record(record, asked[record["question"]], number)
+        for record in questions(relations, seed)
+        for number in range(len(asked[record["question"]].relation.questions))
+    ]
+    Random(f"train {seed}").shuffle(found)
+    return found
+
+
+def _train_record(record: Mapping[str, Any], fact: Fact, number: int) -> dict[str, Any]:
+    statements = fact.relation.statements
+    statement = fact.state(statements[number % len(statements)])
+    return {
+        **record,
+        "id": f"{record['id']}-{number}",
+        "question": fact.state(fact.relation.questions[number]),
+        "split": "train",
+        "explanation": statement[0].upper() + statement[1:],
     }
 
 

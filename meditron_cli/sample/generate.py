@@ -19,7 +19,8 @@ SEED = 7
 
 
 def write(folder: Path, seed: int = SEED) -> None:
-    """Write ``corpus/*.jsonl``, ``benchmark/questions.jsonl`` and ``tokenizer.json`` in a folder.
+    """Write ``corpus/*.jsonl``, ``benchmark/questions.jsonl``, ``benchmark/train.jsonl`` and
+    ``tokenizer.json`` in a folder.
 
     Each file is written whole or not at all; what stood under its name before is replaced.
 
@@ -31,6 +32,8 @@ def write(folder: Path, seed: int = SEED) -> None:
         write_bytes(folder / "corpus" / f"{source}.jsonl", _lines(records))
     questions = benchmark.questions(relations, seed)
     write_bytes(folder / "benchmark" / "questions.jsonl", _lines(questions))
+    learnt = benchmark.train_questions(relations, seed)
+    write_bytes(folder / "benchmark" / "train.jsonl", _lines(learnt))
     tokenizer = resources.files(__package__) / "tokenizer.json"
     write_bytes(folder / "tokenizer.json", tokenizer.read_bytes())
 

@@ -287,3 +287,22 @@ def test_the_tokenizer_is_small_and_has_its_special_tokens(
     assert tokenizer.get_vocab_size() == train_tokenizer.VOCABULARY
     assert [tokenizer.token_to_id(token) for token in train_tokenizer.SPECIAL_TOKENS] == [0, 1]
     assert (sample / "tokenizer.json").stat().st_size < 250_000
+
+
+def test_questions_to_learn_from_are_worded_as_in_the_corpus(sample: Path) -> None:
+    questions = list(lines(sample / "benchmark" / "questions.jsonl"))
+    learnt = list(lines(sample / "benchmark" / "train.jsonl"))
+
+    assert {record["split"] for record in learnt} == {"train"}
+    assert not {record["question"] for record in learnt} & {
+        record["question"] for record in questions
+    }
+    assert {record["id"].rpartition("-")[0] for record in learnt} == {
+        record["id"] for record in questions
+    }
+    by_name = {record["id"]: record for record in questions}
+    for record in learnt:
+        asked = by_name[record["id"].rpartition("-")[0]]
+        answer = record["choices"][record["answer"]]
+        assert (record["choices"], record["answer"]) == (asked["choices"], asked["answer"])
+        assert answer.lower() in record["explanation"].lower()
