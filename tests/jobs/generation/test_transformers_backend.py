@@ -17,6 +17,8 @@ from jobs.generation.transformers_backend import TransformersBackend
 
 from ..conversion.models import MODELS, save_folder
 
+torch.set_num_threads(1)  # of small matrices, threads mostly wait for each other
+
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [40], [9, 8, 30, 31]]
 GREEDY = Sampling(max_tokens=12)
 DRAWN = Sampling(samples=3, temperature=0.8, max_tokens=12)
