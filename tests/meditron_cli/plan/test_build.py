@@ -13,6 +13,7 @@ from jobs.contract.stage_specs import (
     EvaluateSpec,
     ExportSpec,
     GenerateSpec,
+    JudgeSpec,
     PretrainSpec,
 )
 from meditron_cli.config.load import load
@@ -454,3 +455,38 @@ def test_a_generation_without_an_exported_model_is_refused() -> None:
         generations(EXAM % "modes: [cot]", "export.step=[first]", "evaluate.checkpoints=[last]")
 
     assert "cot generates with exported models, and export.step names none" in caught.value.message
+
+
+HEALTH = "evaluate.benchmarks=[{name: health, path: /data/health.jsonl, kind: healthbench}]"
+CHECKPOINTS = ("export.step=[first, last]", "evaluate.checkpoints=[first, last]")
+
+
+def test_a_judge_grades_each_models_answers_and_compares_pairs_behind_generate() -> None:
+    judge = "evaluate.judge={folder: /models/j, tasks: 2, pairs: [%s]}"
+    sets = (HEALTH, *CHECKPOINTS, judge % "{first: health/first, second: health/last}")
+
+    stage = plan_of("test-slurm", "tiny", *sets, stages=("generate", "judge")).stage("judge")
+
+    specs = [cast(JudgeSpec, task.spec) for task in stage.tasks]
+    assert [(spec.output_dir, spec.part) for spec in specs if spec.part == 1] == [
+        ("evaluations/health/first/judged", 1),
+        ("evaluations/health/last/judged", 1),
+        ("evaluations/health/first/judged-against-health-last", 1),
+    ]
+    assert specs[-1].other_answers == "evaluations/health/last/answers/answers.jsonl"
+    assert (len(specs), stage.after) == (6, ("generate",))
+
+
+def test_no_judge_is_planned_unless_one_is_named_and_unknown_models_are_no_pair() -> None:
+    judge = "evaluate.judge={folder: /j, pairs: [{first: health/first, second: health/9}]}"
+    stages = ("generate", "judge")
+
+    with pytest.raises(ConfigError) as caught:
+        plan_of("test-slurm", "tiny", HEALTH, *CHECKPOINTS, judge, stages=stages)
+
+    plan = plan_of("test-slurm", "tiny", HEALTH, *CHECKPOINTS)
+    assert "judge" not in [stage.stage for stage in plan.stages]
+    assert (
+        "evaluate.judge.pairs.0: no model's answers are called 'health/9'; there are "
+        "health/first, health/last"
+    ) in caught.value.message
