@@ -1,4 +1,4 @@
-"""What a judge is asked: its questions in batches, the share of a task, the store."""
+"""The work of a judge: its questions in batches, the share of a task, the store."""
 
 from __future__ import annotations
 

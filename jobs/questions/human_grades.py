@@ -9,7 +9,7 @@ from jobs.questions.records import json_lines, refuse, text_field
 
 
 class Grade(NamedTuple):
-    """What one person found of an answer by one criterion, or of two answers."""
+    """A person's grade of an answer by one criterion, or of two answers."""
 
     prompt: str
     """Id of the conversation."""
