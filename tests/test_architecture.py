@@ -87,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.slurm", "jobs.supervision.ranks", "jobs.checkpoints"}
     | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.inputs": LOWEST
-    | {"jobs.conversion", "jobs.data", "jobs.prompts", "jobs.questions"}
+    | {"jobs.checkpoints", "jobs.conversion", "jobs.data", "jobs.prompts", "jobs.questions"}
     | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {

@@ -92,6 +92,11 @@ class RowWriter:
         self.scored += int(lengths.sum()) - sum(begins)
         self.longest = max(self.longest, int(lengths.max()))
 
+    def seal(self) -> dict[str, str]:
+        """Write the dataset to the disk; return the SHA-256 of its files, by their names."""
+        self._dataset.seal()
+        return {part.path.name: part.sha256 for part in self._dataset.parts}
+
     def publish(self) -> None:
         """Rename the files; the index comes last: it implies complete data."""
         content = io.BytesIO()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from jobs.checkpoints import manifest
 from jobs.contract import done_markers
 from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import Stopped, TaskError
@@ -129,6 +131,23 @@ def require_rows(spec: PrepareSpec, preparing: Preparing, writers: list[RowWrite
         )
 
 
+def require_rows_as_trained(folder: Path, spec: PrepareSpec, writers: Sequence[RowWriter]) -> None:
+    """Refuse to replace the rows that checkpoints of the model were trained on by others."""
+    latest = manifest.find_latest(folder.with_name("checkpoints"))
+    made = {name: digest for writer in writers for name, digest in writer.seal().items()}
+    if latest is None:
+        return
+    path, record = latest
+    trained = record.data["corpora"][spec.name]["files"]
+    if any(trained.get(name) != digest for name, digest in made.items()):
+        raise TaskError(
+            f"{spec.name}: the rows would be others than those that {path} was trained on, so "
+            "these were left as they are",
+            "put its files and settings back (`data`, instructions, test questions that it is "
+            "compared with), or give the model another name in finetune.models",
+        )
+
+
 def write(
     context: Context,
     folder: Path,
@@ -159,7 +178,7 @@ def write(
         "tokens": train.tokens,
         "scored_tokens": train.scored,
     }
-    manifest = {
+    record = {
         "format": FORMAT,
         "name": spec.name,
         "preparation": spec.preparation,
@@ -173,12 +192,13 @@ def write(
         **preparing.report(),
         "inputs": inputs,
     }
+    require_rows_as_trained(folder, spec, writers)
     found = preparing.comparison.found if preparing.comparison else []
     lines = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in found)
     for writer in writers:
         writer.publish()
     write_bytes(folder / CONTAINED, lines.encode())
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, record)
     for sentence in (differs, *summary["omitted"], *losses(summary)):
         if sentence:
             print(sentence, flush=True)

@@ -13,8 +13,9 @@ import click
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PIPELINE_STAGES, FinetuneSpec
 from meditron_cli.errors import ConfigError
+from meditron_cli.inputs.finetuned import finetunings
 from meditron_cli.runs import store
-from meditron_cli.runs.prepare import PIPELINE, finetunings
+from meditron_cli.runs.prepare import PIPELINE
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:

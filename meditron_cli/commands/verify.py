@@ -186,8 +186,8 @@ def model_of(run: RunDir, folder: Path) -> tuple[ModelSpec, TokenizerRef]:
     from jobs.contract import specs
     from jobs.contract.files import read_json
     from jobs.contract.stage_specs import STAGES
+    from meditron_cli.inputs.finetuned import finetunings
     from meditron_cli.runs import store
-    from meditron_cli.runs.prepare import finetunings
 
     for _, finetuning in finetunings(run):
         if run.path(finetuning.checkpoint_dir).resolve() == folder.resolve().parent:

@@ -4,7 +4,6 @@ before anything is created.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import statistics
 import sys
@@ -20,7 +19,6 @@ from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
-    BY_TOKENS,
     CORPUS_STAGES,
     FINETUNE,
     JUDGE,
@@ -38,6 +36,7 @@ from jobs.contract.stage_specs import (
     FinetuneSpec,
     GenerateSpec,
     IndexSpec,
+    PrepareSpec,
     PretrainSpec,
     Spec,
     TokenizerRef,
@@ -46,7 +45,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
-from meditron_cli.inputs import problems
+from meditron_cli.inputs import finetuned, problems
 from meditron_cli.runs import request, store
 
 if TYPE_CHECKING:
@@ -388,8 +387,10 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
             require_export(run, spec)
         require_saved_within(run, spec)
         if isinstance(spec, FinetuneSpec):
-            require_start(spec)
-            require_same_finetuning(run, spec)
+            finetuned.require_start(spec)
+            finetuned.require_same_finetuning(run, spec)
+        if isinstance(spec, PrepareSpec | EvaluateSpec | GenerateSpec):
+            finetuned.require_same_questions(run, spec)
     tasks = (task for stage in plan.stages for task in stage.tasks)
     for spec in (task.pretraining for task in tasks if task.pretraining):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
@@ -437,58 +438,6 @@ def require_export(run: RunDir, spec: GenerateSpec) -> None:
     folder = run.path(spec.folder)
     if (folder / RECORD).exists():
         ExportedModel.read(folder).tokens()
-
-
-def require_start(spec: FinetuneSpec) -> None:
-    """Refuse to finetune from a checkpoint of another run that it does not have.
-
-    Raises:
-        TaskError: naming its folder.
-    """
-    from jobs.checkpoints import manifest
-
-    start, folder = spec.start, Path(spec.start.checkpoint_dir)
-    if not folder.is_absolute() or not folder.parent.is_dir():
-        return
-    steps = {"first": 0, "last": start.target_step}
-    step = steps[start.checkpoint] if start.checkpoint in steps else int(start.checkpoint)
-    saved = sorted(manifest.saved_steps(folder))
-    if step not in saved:
-        raise TaskError(
-            f"finetune.run: {folder} has no checkpoint of step {step}",
-            f"set finetune.start to one of {', '.join(map(str, saved)) or 'a run with some'}",
-        )
-
-
-LAYOUT_FIELDS = {
-    "parallel", "device", "micro_batch_size", "save_interval", "keep_checkpoints", "async_save",
-    "save_memory_gb", "deterministic", "validation_interval", "validation_batches",
-}  # fmt: skip
-"""Fields of a finetuning that do not decide its result."""
-
-
-def require_same_finetuning(run: RunDir, spec: FinetuneSpec) -> None:
-    """Refuse other settings for a model that has checkpoints: it would resume from them, and be
-    neither the one nor the other.
-
-    Raises:
-        TaskError: naming the settings.
-    """
-    from jobs.checkpoints import manifest
-
-    before = next((one for _, one in finetunings(run) if one.name == spec.name), None)
-    if before is None or not manifest.saved_steps(run.path(spec.checkpoint_dir)):
-        return
-    names = {field.name for field in dataclasses.fields(spec)} - LAYOUT_FIELDS
-    if spec.loss_average != BY_TOKENS:
-        names.add("micro_batch_size")
-    before = replace(before, tokenizer=replace(before.tokenizer, path=spec.tokenizer.path))
-    if changed := [name for name in sorted(names) if getattr(spec, name) != getattr(before, name)]:
-        raise TaskError(
-            f"the finetuned model {spec.name} has checkpoints of a training with other settings "
-            f"({', '.join(changed)})",
-            "give the model another name in finetune.models, or put the settings back",
-        )
 
 
 def require_untrained(run: RunDir, spec: PretrainSpec) -> None:
@@ -542,7 +491,7 @@ def planned(reader: RecordReader) -> Plan:
     measured = measured_times(run, stages)
     known = recorded_tokenizer(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or (known.sha256 if known else "")
-    grown = next((spec.tokenizer.grown for _, spec in finetunings(run)), None)
+    grown = next((spec.tokenizer.grown for _, spec in finetuned.finetunings(run)), None)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
     loaded = with_corpus_tasks(loaded, run)
     return plan_of(loaded, stages, measured, digest, recorded_folder(run), grown)
@@ -571,14 +520,6 @@ def is_converted(run: RunDir, stage: StagePlan) -> bool:
     if stage.stage != "convert":
         return False
     return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
-
-
-def finetunings(run: RunDir) -> Iterator[tuple[int, FinetuneSpec]]:
-    """Yield index and settings of each finetuning that a run has."""
-    for index in specs.indices(run, FINETUNE):
-        task = specs.read_task(run, FINETUNE, index)
-        if task and isinstance(task.spec, FinetuneSpec):
-            yield index, task.spec
 
 
 def recorded_tokenizer(run: RunDir, stages: Collection[str]) -> TokenizerRef | None:

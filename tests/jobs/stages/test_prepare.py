@@ -25,6 +25,7 @@ from jobs.stages import prepare
 
 from ...byte_tokenizer import SIZE, write_byte_tokenizer
 from ...model_specs import vocabulary_spec
+from ..checkpoint_files import write_checkpoint
 from ..questions.published import MEDQA, abstract, medmcqa, write_lines
 
 Prepare = Callable[..., Any]
@@ -227,6 +228,29 @@ def test_a_second_run_writes_the_same_bytes(
         "contained.jsonl",
         "manifest.json",
     }
+
+
+def test_rows_of_a_model_with_checkpoints_are_not_replaced_by_others(
+    tmp_path: Path, bench: Any, spec: Any, run: Prepare
+) -> None:
+    path = write_lines(tmp_path / "train.json", *map(medmcqa, range(3)))
+    wanted = spec("medmcqa", (path, "medmcqa"))
+    run(wanted)
+    made = bench.files(ROWS)
+    digests = {name: sha256(bench.run.path(f"{ROWS}/{name}")) for name in made}
+    folder = bench.run.path("finetune/m/checkpoints/iter_0000007")
+    write_checkpoint(folder.parent, 7, data={"corpora": {"m": {"files": digests}}})
+    run(wanted)
+    write_lines(path, *map(medmcqa, range(4)))
+
+    with pytest.raises(TaskError) as caught:
+        run(wanted)
+
+    assert caught.value.message == (
+        f"m: the rows would be others than those that {folder} was trained on, so these were left "
+        "as they are"
+    )
+    assert bench.files(ROWS) == made
 
 
 ENDS = ("bin", "idx", "answers.npy")

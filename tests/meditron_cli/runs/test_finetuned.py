@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from jobs.contract.errors import TaskError
 from jobs.contract.files import write_json
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import FinetuneSpec, StartRef
+from jobs.contract.stage_specs import EvaluateSpec, FinetuneSpec, PrepareSpec, StartRef
+from meditron_cli.inputs import finetuned as inputs
 from meditron_cli.inputs import problems
 from meditron_cli.reporting import finetuned
 from meditron_cli.reporting.run_times import RunTimes
-from meditron_cli.runs import prepare
 from meditron_cli.runs.views import RunView, StageView
 
 from ... import metric_lines
@@ -61,12 +62,41 @@ def spec_of(*overrides: str) -> FinetuneSpec:
 def test_a_model_with_checkpoints_keeps_its_settings(run: RunDir, override: str, name: str) -> None:
     """It would resume from them, and be neither the one nor the other."""
     other = spec_of(override)
-    prepare.require_same_finetuning(run, other)  # nothing is saved yet
+    inputs.require_same_finetuning(run, other)  # nothing is saved yet
     saved(run.path(other.checkpoint_dir), 100)
 
-    prepare.require_same_finetuning(run, spec_of())
+    inputs.require_same_finetuning(run, spec_of())
     with pytest.raises(TaskError, match=f"other settings .*{name}"):
-        prepare.require_same_finetuning(run, other)
+        inputs.require_same_finetuning(run, other)
+
+
+@pytest.mark.parametrize(
+    ("override", "stage"),
+    [
+        ("finetune.holdout=0.1", "prepare"),
+        ("finetune.template=paper", "prepare"),
+        ("finetune.template=paper", "evaluate"),
+    ],
+)
+def test_a_model_with_checkpoints_keeps_its_questions(
+    run: RunDir, override: str, stage: str
+) -> None:
+    benchmark = "evaluate.benchmarks=[{name: b, path: /b, kind: medqa, model: medqa}]"
+
+    def spec_of_stage(*overrides: str) -> PrepareSpec | EvaluateSpec:
+        (task,) = plan_of("test-slurm", "tiny", MODELS, benchmark, *overrides).stage(stage).tasks
+        assert isinstance(task.spec, PrepareSpec | EvaluateSpec)
+        return task.spec
+
+    (task,) = plan_of("test-slurm", "tiny", MODELS, benchmark).stage("prepare").tasks
+    write_json(run.spec("prepare", 0), specs.to_json(task))
+    other = spec_of_stage(override)
+    inputs.require_same_questions(run, other)  # nothing is saved yet
+    saved(run.path("finetune/medqa/checkpoints"), 100)
+
+    inputs.require_same_questions(run, spec_of_stage())
+    with pytest.raises(TaskError, match=re.escape(f"other settings ({override.split('=')[0]})")):
+        inputs.require_same_questions(run, other)
 
 
 @pytest.mark.parametrize(
@@ -77,16 +107,16 @@ def test_layout_and_saving_of_a_model_may_change(run: RunDir, override: str) -> 
     other = spec_of(override)
     saved(run.path(other.checkpoint_dir), 100)
 
-    prepare.require_same_finetuning(run, other)
+    inputs.require_same_finetuning(run, other)
 
 
 def test_the_checkpoint_of_another_run_must_be_there(tmp_path: Path) -> None:
     saved(tmp_path / "checkpoints", 20)
     spec = replace(spec_of(), start=StartRef("20", 0, str(tmp_path / "checkpoints")))
 
-    prepare.require_start(spec)
+    inputs.require_start(spec)
     with pytest.raises(TaskError, match="has no checkpoint of step 30"):
-        prepare.require_start(replace(spec, start=replace(spec.start, checkpoint="30")))
+        inputs.require_start(replace(spec, start=replace(spec.start, checkpoint="30")))
 
 
 def test_training_files_and_the_template_are_checked_before_anything_is_submitted(
