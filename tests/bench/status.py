@@ -20,7 +20,7 @@ from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.config.load import load
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import request, store
-from meditron_cli.runs.prepare import plan_of
+from meditron_cli.runs.prepare import plan_of, stages_of
 from tests.bench import Figure, children_cpu_seconds, environment, seconds_of
 
 RUNS = 1000
@@ -76,7 +76,7 @@ def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
     project = folder / "project"
     seconds_of([sys.executable, "-m", "meditron_cli", "init", str(project)], environ, folder)
     loaded = load("generic-h100", "tiny", project / "experiment.yaml", [])
-    return plan_of(loaded, PIPELINE_STAGES)
+    return plan_of(loaded, stages_of("pipeline", loaded.experiment))
 
 
 def make_runs(root: Path, plan: Plan, count: int) -> None:
