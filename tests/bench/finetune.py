@@ -25,7 +25,7 @@ from jobs.contract.stage_specs import FinetuneSpec, StartRef, TrainingSpec
 from tests.bench import Figure, confidence, environment, ratio, ratios, take_turns
 from tests.bench.loop import prepare, task_of, write_task
 
-ROUNDS = 30
+ROUNDS = 10
 ROWS = 4000
 SIZE = 64
 """Rows of a step, as published."""
