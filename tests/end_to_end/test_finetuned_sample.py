@@ -67,8 +67,8 @@ def test_finetuning_on_questions_of_the_sample_beats_the_base_and_shuffled_answe
         for pair in pairs
         if pair["p_value"] is not None
     }
-    for pair in (better["500", "taught"], better["taught", "shuffled"]):
+    for pair in (better["500", "taught"], better["shuffled", "taught"]):
         assert pair["n"] == 400
         assert pair["p_value"] < 1e-3, pair
     assert better["500", "taught"]["difference"] > 0.05
-    assert better["taught", "shuffled"]["difference"] < -0.2
+    assert better["shuffled", "taught"]["difference"] > 0.2
