@@ -29,6 +29,7 @@ from meditron_cli.config.field_types import (
     Weight,
 )
 from meditron_cli.config.section import Section
+from meditron_cli.config.training.conflicts import rates_and_batches
 from meditron_cli.config.training.finetune import Finetune, Prepare
 from meditron_cli.config.training.model import Model, Parallel, Vocabulary
 
@@ -256,17 +257,7 @@ class Pretrain(Section):
         end = self.decay_steps or self.train_steps
         if self.warmup_steps >= end:
             yield "warmup_steps", f"{self.warmup_steps} is not below {key}, {end}"
-        if self.min_learning_rate > self.learning_rate:
-            yield (
-                "min_learning_rate",
-                f"{self.min_learning_rate:g} is above learning_rate, {self.learning_rate:g}",
-            )
-        if self.global_batch_size % self.micro_batch_size:
-            yield (
-                "global_batch_size",
-                f"{self.global_batch_size} is not a multiple of micro_batch_size, "
-                f"{self.micro_batch_size}",
-            )
+        yield from rates_and_batches(self)
         yield from self._skip_conflicts()
         for index, step in enumerate(self.keep_steps):
             if step > self.target_step:

@@ -23,6 +23,7 @@ from meditron_cli.config.field_types import (
     Token,
 )
 from meditron_cli.config.section import Section
+from meditron_cli.config.training.conflicts import rates_and_batches
 from meditron_cli.config.training.model import Parallel
 
 TrainKind = Literal[
@@ -207,17 +208,7 @@ class Finetune(Section):
                     f"models.{index}.name",
                     f"a model before this one is named {model.name!r} too",
                 )
-        if self.min_learning_rate > self.learning_rate:
-            yield (
-                "min_learning_rate",
-                f"{self.min_learning_rate:g} is above learning_rate, {self.learning_rate:g}",
-            )
-        if self.global_batch_size % self.micro_batch_size:
-            yield (
-                "global_batch_size",
-                f"{self.global_batch_size} is not a multiple of micro_batch_size, "
-                f"{self.micro_batch_size}",
-            )
+        yield from rates_and_batches(self)
         if round(100 * self.prompt_loss_weight, 6) % 1:
             yield "prompt_loss_weight", f"{self.prompt_loss_weight:g} has parts of a hundredth"
         if len(set(self.added_tokens)) < len(self.added_tokens):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -12,41 +13,15 @@ from jobs.contract.errors import TaskError
 from jobs.generation.backend import LENGTH, STOPPED, Generation, Sampling
 from jobs.generation.vllm_backend import HINT, VllmBackend
 
-
-class Engine:
-    """In the place of ``vllm.LLM``: records its settings, answers each request at once."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
-        self.requests: list[tuple[Any, Any]] = []
-
-    def generate(self, prompts: Any, params: Any, *, use_tqdm: Any) -> list[Any]:
-        bar = use_tqdm(total=len(prompts), desc="Processed prompts", dynamic_ncols=True)
-        self.requests += zip(prompts, params, strict=True)
-        answers = []
-        for prompt in prompts:
-            samples = [
-                SimpleNamespace(
-                    index=index,
-                    text=f"text {index}",
-                    token_ids=[*prompt["prompt_token_ids"], index],
-                    cumulative_logprob=-1.5,
-                    finish_reason=("length", "stop")[index % 2],
-                )
-                for index in (1, 0)
-            ]
-            answers.append(SimpleNamespace(outputs=samples))
-            bar.update(1)
-        return answers
+FAKE = Path(__file__).parents[2] / "fake_vllm"
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    """Put a module vllm at the edge of the program."""
-    module: Any = ModuleType("vllm")
-    module.LLM, module.SamplingParams = Engine, lambda **fields: fields
-    module.__version__ = "0.0"
-    monkeypatch.setitem(sys.modules, "vllm", module)
+def engine(monkeypatch) -> Iterator[None]:
+    """Install a module vllm for a test."""
+    monkeypatch.syspath_prepend(str(FAKE))
+    yield
+    sys.modules.pop("vllm", None)
 
 
 def test_requests_have_seeds_of_their_own_and_samples_come_in_their_order(tmp_path, engine):
@@ -60,8 +35,9 @@ def test_requests_have_seeds_of_their_own_and_samples_come_in_their_order(tmp_pa
     fake = model._engine
     assert fake.settings["dtype"] == "float32"  # vLLM would halve it
     assert fake.settings["tensor_parallel_size"] == 4
-    assert [params["seed"] for _, params in fake.requests] == [65536, 131072]
-    assert fake.requests[0] == (
+    assert [params.seed for _, params in fake.requests] == [65536, 131072]
+    prompt, params = fake.requests[0]
+    assert (prompt, asdict(params)) == (
         {"prompt_token_ids": [5]},
         {
             "n": 2,
