@@ -207,19 +207,6 @@ def _entry(token: str, number: int) -> dict[str, Any]:
     return {"id": number, "content": token, **plain, "special": True}
 
 
-def first_grown(ref: TokenizerRef, path: Path) -> int:
-    """Return the id of the first token that a tokenizer has grown by.
-
-    Args:
-        ref: the tokenizer.
-        path: where the file is.
-
-    Raises:
-        TaskError: as ``require_tokens`` raises it.
-    """
-    return require_tokens(ref, path).ids[ref.grown[0]]
-
-
 @dataclass(frozen=True)
 class Encoder:
     """A tokenizer ready for prompts: nothing is added to a text, cut off it or filled up.

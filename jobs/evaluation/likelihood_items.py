@@ -24,7 +24,7 @@ from jobs.questions.question import (
 )
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
-POOLED, PER_SUBJECT = "pooled", "per-subject"
+PER_SUBJECT = "per-subject"
 
 
 @dataclass(frozen=True)
