@@ -47,7 +47,27 @@ def words_of(settings: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for each in settings for word in ("--set", each))
 
 
+def judged(folder: Path) -> None:
+    """Write conversations, a judge without a tokenizer, one that is whole, and unusable grades."""
+    rubrics = [{"criterion": "Asks", "points": 1, "tags": []}]
+    turns = [{"role": "user", "content": "Is it bad?"}]
+    write_lines(folder / "health.jsonl", {"prompt_id": "p", "prompt": turns, "rubrics": rubrics})
+    for name, files in {
+        "blind": ["config.json"],
+        "wise": ["config.json", "tokenizer.json"],
+    }.items():
+        (folder / name).mkdir()
+        for file in files:
+            (folder / name / file).write_text("{}")
+    write_lines(folder / "grades.jsonl", {"prompt_id": "p", "criterion": 0, "grade": 5})
+
+
 OUTSIDE = {**MEDQA, "answer_idx": "F"}
+HEALTH = (
+    "export.step=last",
+    "evaluate.benchmarks=[{name: health, kind: healthbench, path: health.jsonl}]",
+    "evaluate.generate.max_tokens=9",
+)
 EXPORTED = ("export.step=last", QUIZ % ("medqa", ", modes: [cot]"))
 
 REFUSED = {
@@ -120,6 +140,22 @@ REFUSED = {
         questions(train=medmcqa(1) | {"cop": 0}),
         [MODEL % "medmcqa"],
         "finetune.models[0].data: {folder}/train.jsonl:1: `cop` is 0; it counts from 1 to 4",
+    ),
+    "a judge without a tokenizer": (
+        judged,
+        [*HEALTH, "evaluate.judge={folder: blind}"],
+        "evaluate.judge.folder: {folder}/blind has no tokenizer.json; name the folder of a model",
+    ),
+    "a judge that is not there": (
+        judged,
+        [*HEALTH, "evaluate.judge={folder: none}"],
+        "evaluate.judge.folder: {folder}/none: no such file or folder",
+    ),
+    "grades of people of another form": (
+        judged,
+        [*HEALTH, "evaluate.judge={folder: wise, grades: grades.jsonl}"],
+        "evaluate.judge.grades: {folder}/grades.jsonl:1: `grade` of a criterion is not true or "
+        "false",
     ),
 }
 
