@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from jobs.contract import specs
 from jobs.contract.files import write_json
@@ -22,6 +21,7 @@ from jobs.contract.stage_specs import CleanSpec
 from tests.bench import REPOSITORY, Figure, ratio, take_turns
 from tests.bench.curate import sample
 from tests.corpus_specs import corpus_rules
+from tests.task_specs import task_spec
 
 ROUNDS = 5
 MEGABYTES = 64.0
@@ -48,7 +48,7 @@ def clean_seconds(folder: Path, source: Path, tasks: int, number: int | None = N
         words: list[list[str]] = []
         for part in range(tasks) if number is None else (number,):
             spec = CleanSpec(rules, part, max(tasks, part + 1), "corpus")
-            write_json(run.spec("clean", part), specs.to_json(task_of(spec, part)))
+            write_json(run.spec("clean", part), specs.to_json(task_spec("clean", spec, part)))
             words.append([sys.executable, "-m", "jobs", "clean", name, str(part)])
         begun = time.perf_counter()
         processes = [subprocess.Popen(command, cwd=REPOSITORY) for command in words]
@@ -56,23 +56,6 @@ def clean_seconds(folder: Path, source: Path, tasks: int, number: int | None = N
         if any(codes):
             raise RuntimeError("a task failed")
         return time.perf_counter() - begun
-
-
-def task_of(spec: CleanSpec, part: int) -> specs.TaskSpec:
-    values: dict[str, Any] = {"health": {}, "srun_args": (), "secrets_file": ""}
-    return specs.TaskSpec(
-        stage="clean",
-        index=part,
-        spec=spec,
-        ranks=1,
-        ranks_per_node=1,
-        nodes=1,
-        gpus_per_node=0,
-        cpus_per_rank=1,
-        launcher="local",
-        python=(sys.executable,),
-        **values,
-    )
 
 
 def figures(rounds: int = ROUNDS, megabytes: float = MEGABYTES) -> list[Figure]:

@@ -26,6 +26,7 @@ from jobs.supervision.recovery import recovery_job
 from tests import fake_slurm
 from tests.bench import Figure
 from tests.corpus_specs import curate_spec
+from tests.task_specs import task_spec
 
 STAGE = "curate"
 TIME = "2026-01-01T10:00:00"
@@ -76,10 +77,7 @@ def make_stage(run: RunDir, job_ids: tuple[str, ...]) -> None:
     folder, now = run.attempt(STAGE, 1), time.time() - 3600
     folder.mkdir(parents=True)
     run.spec(STAGE, 0).parent.mkdir(parents=True)
-    spec = curate_spec()
-    task = specs.TaskSpec(
-        STAGE, 0, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {}, site=specs.SiteSpec("site")
-    )
+    task = task_spec(STAGE, curate_spec(), launcher="srun", site=specs.SiteSpec("site"))
     for index in indices:
         data = specs.to_json(replace(task, index=index))
         run.spec(STAGE, index).write_text(json.dumps(data))

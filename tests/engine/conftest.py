@@ -38,6 +38,7 @@ from jobs.supervision.ranks.launcher import reserved_port
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import corpus_spec, model_spec, tokenizer_ref
 from ..ranks import wait_until
+from ..task_specs import task_spec
 
 if TYPE_CHECKING:
     import torch
@@ -162,21 +163,7 @@ class Run:
         changes = {name: values.pop(name) for name in names}
         optimizer = dataclasses.replace(self.spec.optimizer, **changes)
         self.spec = dataclasses.replace(self.spec, **{"optimizer": optimizer, **values})
-        task = specs.TaskSpec(
-            stage=self.stage,
-            index=0,
-            spec=self.spec,
-            ranks=self.spec.parallel.world_size,
-            ranks_per_node=self.spec.parallel.world_size,
-            nodes=1,
-            gpus_per_node=0,
-            cpus_per_rank=1,
-            launcher="local",
-            python=(sys.executable,),
-            srun_args=(),
-            secrets_file="",
-            health={},
-        )
+        task = task_spec(self.stage, self.spec, ranks=self.spec.parallel.world_size)
         write_json(self.files.spec(self.stage, 0), specs.to_json(task))
 
     def start(self, *program: str, code: str = "", **environment: str) -> Ranks:

@@ -33,6 +33,7 @@ from ..fork_server import ForkServer
 from ..jobs.conversion.models import write_tokenizer
 from ..model_specs import vocabulary_spec
 from ..ranks import PATIENCE
+from ..task_specs import task_spec
 from . import parity
 
 pytestmark = pytest.mark.engine
@@ -157,21 +158,7 @@ def convert(root: Path, folder: Path, model: ModelSpec, added: tuple[str, ...]) 
 
 def write_task(run: rundir.RunDir, stage: str, spec: Any) -> None:
     """Write a task for one process on this machine."""
-    task = specs.TaskSpec(
-        stage=stage,
-        index=0,
-        spec=spec,
-        ranks=1,
-        ranks_per_node=1,
-        nodes=1,
-        gpus_per_node=0,
-        cpus_per_rank=4,
-        launcher="local",
-        python=("python",),
-        srun_args=(),
-        secrets_file="",
-        health={},
-    )
+    task = task_spec(stage, spec, cpus_per_rank=4)
     write_json(run.spec(stage, 0), specs.to_json(task))
 
 

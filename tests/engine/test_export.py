@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +28,7 @@ from ..disks import mounted
 from ..fork_server import ForkServer
 from ..jobs.verification.pairs import spec_of, tokenizer_of
 from ..ranks import PATIENCE
+from ..task_specs import task_spec
 from . import parity
 from .conftest import Run, new_run, parallel_spec
 
@@ -89,21 +89,7 @@ def write_task(run: RunDir, **values: Any) -> None:
         "output_dir": "export",
         "verify": VerifySpec(enabled=False, tokens=16),
     }
-    task = specs.TaskSpec(
-        stage="export",
-        index=0,
-        spec=ExportSpec(**rest | values),
-        ranks=1,
-        ranks_per_node=1,
-        nodes=1,
-        gpus_per_node=0,
-        cpus_per_rank=1,
-        launcher="local",
-        python=(sys.executable,),
-        srun_args=(),
-        secrets_file="",
-        health={},
-    )
+    task = task_spec("export", ExportSpec(**rest | values))
     write_json(run.spec("export", 0), specs.to_json(task))
 
 

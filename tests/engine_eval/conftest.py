@@ -20,6 +20,7 @@ from ..byte_tokenizer import EOD, write_byte_tokenizer
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 from ..ranks import PATIENCE
+from ..task_specs import task_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,21 +228,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
                 **fields,
             }
         )
-        task = specs.TaskSpec(
-            stage="evaluate",
-            index=0,
-            spec=spec,
-            ranks=tensor,
-            ranks_per_node=tensor,
-            nodes=1,
-            gpus_per_node=0,
-            cpus_per_rank=1,
-            launcher="local",
-            python=(sys.executable,),
-            srun_args=(),
-            secrets_file="",
-            health={},
-        )
+        task = task_spec("evaluate", spec, ranks=tensor)
         write_json(run.spec("evaluate", 0), specs.to_json(task))
         return Evaluation(run, task, fork_server)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ..fork_server import ForkedRank, ForkServer
 from ..jobs.conversion.models import save_folder, small
 from ..model_specs import tokenizer_ref
 from ..ranks import PATIENCE, wait_until
+from ..task_specs import task_spec
 from .conftest import environment
 
 pytestmark = pytest.mark.engine
@@ -141,24 +141,7 @@ def generation(tmp_path, exported, benchmark, fork_server):
                 **fields,
             }
         )
-        tasks = [
-            specs.TaskSpec(
-                stage="generate",
-                index=part,
-                spec=replace(spec, part=part),
-                ranks=1,
-                ranks_per_node=1,
-                nodes=1,
-                gpus_per_node=0,
-                cpus_per_rank=1,
-                launcher="local",
-                python=(sys.executable,),
-                srun_args=(),
-                secrets_file="",
-                health={},
-            )
-            for part in range(parts)
-        ]
+        tasks = [task_spec("generate", replace(spec, part=part), part) for part in range(parts)]
         for task in tasks:
             write_json(run.spec("generate", task.index), specs.to_json(task))
         return Generation(run, tasks, fork_server)

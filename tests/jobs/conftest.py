@@ -34,6 +34,7 @@ from .. import fake_slurm
 from ..corpus_specs import curate_spec
 from ..fork_server import ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
+from ..task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -65,21 +66,7 @@ class Workbench:
 
     def task(self, stage: str, spec: Spec, index: int = 0, cpus: int = 1) -> specs.TaskSpec:
         """Write a task's spec file, as the login node does."""
-        task = specs.TaskSpec(
-            stage=stage,
-            index=index,
-            spec=spec,
-            ranks=1,
-            ranks_per_node=1,
-            nodes=1,
-            gpus_per_node=0,
-            cpus_per_rank=cpus,
-            launcher="local",
-            python=(sys.executable,),
-            srun_args=(),
-            secrets_file="",
-            health={},
-        )
+        task = task_spec(stage, spec, index, cpus_per_rank=cpus)
         write_json(self.run.spec(stage, index), specs.to_json(task))
         return task
 

@@ -43,6 +43,7 @@ from jobs.contract.stage_specs import (
 
 from ...corpus_specs import corpus_rules
 from ...model_specs import model_spec, tokenizer_ref
+from ...task_specs import task_spec
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.lists(st.text()).map(tuple)
@@ -125,21 +126,7 @@ RULES = corpus_rules(
     decontamination=DecontaminationSpec((BenchmarkFile("a", "/data/q.jsonl", "mcq"),), 8, 0.8),
 )
 CURATE = CurateSpec(RULES, 1, 3, True, "corpus")
-TASK = specs.TaskSpec(
-    stage="curate",
-    index=0,
-    spec=CURATE,
-    ranks=1,
-    ranks_per_node=1,
-    nodes=1,
-    gpus_per_node=0,
-    cpus_per_rank=4,
-    launcher="srun",
-    python=("python3",),
-    srun_args=(),
-    secrets_file="",
-    health={"gpus": 0},
-)
+TASK = task_spec("curate", CURATE, launcher="srun", python=("python3",), health={"gpus": 0})
 
 
 @given(any_task())

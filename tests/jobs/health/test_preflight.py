@@ -22,6 +22,7 @@ from jobs.health.node_checks import HealthFinding, HealthVerdict, NodeAction
 
 from ...corpus_specs import curate_spec
 from ...fake_nvml import build, environment, write_readings
+from ...task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -37,21 +38,7 @@ class Node:
 
     def expect(self, health: dict[str, Any]) -> None:
         """Write the task's specification."""
-        task = specs.TaskSpec(
-            stage="curate",
-            index=0,
-            spec=SPEC,
-            ranks=1,
-            ranks_per_node=1,
-            nodes=1,
-            gpus_per_node=0,
-            cpus_per_rank=1,
-            launcher="local",
-            python=(sys.executable,),
-            srun_args=(),
-            secrets_file="",
-            health=health,
-        )
+        task = task_spec("curate", SPEC, health=health)
         write_json(self.run.spec("curate", 0), specs.to_json(task))
 
     def start(

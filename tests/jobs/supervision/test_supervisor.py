@@ -39,6 +39,7 @@ from ...ranks import (
     rank_program,
     wait_until,
 )
+from ...task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[3]
 NODE = os.uname().nodename
@@ -83,20 +84,8 @@ class Bench:
         if program:
             python = rank_program(self.run.root, *program)
         spec = curate_spec(self.run.root / "missing.jsonl")
-        values: dict[str, Any] = {
-            "ranks": ranks,
-            "ranks_per_node": ranks,
-            "nodes": 1,
-            "gpus_per_node": 0,
-            "cpus_per_rank": 1,
-            "launcher": "local",
-            "python": python,
-            "srun_args": (),
-            "secrets_file": "",
-            "health": {},
-            "supervision": ONCE,
-        }
-        task = specs.TaskSpec(stage="curate", index=0, spec=spec, **{**values, **changes})
+        fields = {"supervision": ONCE, **changes}
+        task = task_spec("curate", spec, ranks=ranks, python=python, **fields)
         write_json(self.run.spec("curate", 0), specs.to_json(task))
         return task
 

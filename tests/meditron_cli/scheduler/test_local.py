@@ -42,6 +42,7 @@ from ...ranks import (
     rank_program,
     wait_until,
 )
+from ...task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -91,21 +92,7 @@ class Machine:
     ) -> StagePlan:
         """Return a stage whose ranks run the lines of a program."""
         python = rank_program(self.run.root, *program)
-        task = specs.TaskSpec(
-            stage=stage,
-            index=0,
-            spec=SPECS[stage],
-            ranks=1,
-            ranks_per_node=1,
-            nodes=1,
-            gpus_per_node=0,
-            cpus_per_rank=1,
-            launcher="local",
-            python=python,
-            srun_args=(),
-            secrets_file="",
-            health={},
-        )
+        task = task_spec(stage, SPECS[stage], python=python)
         members = tuple(replace(task, index=index) for index in range(tasks))
         for member in members:
             write_json(self.run.spec(stage, member.index), specs.to_json(member))

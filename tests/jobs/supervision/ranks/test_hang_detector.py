@@ -25,6 +25,7 @@ from .... import metric_lines
 from ....model_specs import tokenizer_ref
 from ....progress_files import write_progress
 from ....ranks import wait_until
+from ....task_specs import task_spec
 
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
 
@@ -122,9 +123,7 @@ def ranks(tmp_path: Path) -> Ranks:
 
 def task() -> specs.TaskSpec:
     spec = TokenizeSpec((), (), 0, 1, 1, tokenizer_ref(""), "", 1, False)
-    return specs.TaskSpec(
-        "pretrain", 0, spec, 2, 2, 1, 0, 1, "local", (), (), "", {}, supervision=SUPERVISION
-    )
+    return task_spec("pretrain", spec, ranks=2, supervision=SUPERVISION)
 
 
 def test_steps_that_advance_are_not_a_hang(ranks: Ranks) -> None:

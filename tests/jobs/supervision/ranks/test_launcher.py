@@ -25,6 +25,7 @@ from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 from .... import fake_slurm
 from ....corpus_specs import curate_spec
 from ....ranks import wait_until
+from ....task_specs import task_spec
 from ...conftest import Workbench
 
 
@@ -179,20 +180,14 @@ def task_of(nodes: int = 1, gpus: int = 0, **fields: Any) -> TaskSpec:
     """Return a task with ranks on nodes with or without GPUs."""
     per_node = gpus or 1
     site = SiteSpec(network_interface=fields.pop("interface", ""))
-    return TaskSpec(
+    return task_spec(
         "curate",
-        0,
         curate_spec(),
         ranks=nodes * per_node,
         ranks_per_node=per_node,
         nodes=nodes,
         gpus_per_node=gpus,
-        cpus_per_rank=1,
         launcher="srun",
-        python=(sys.executable,),
-        srun_args=(),
-        secrets_file="",
-        health={},
         site=site,
         **fields,
     )

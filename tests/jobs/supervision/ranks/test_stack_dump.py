@@ -19,6 +19,7 @@ from jobs.supervision.ranks import hang_attribution, stack_dump
 
 from ....model_specs import tokenizer_ref
 from ....ranks import PATIENCE, rank_program, wait_until
+from ....task_specs import task_spec
 
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
@@ -84,9 +85,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
     def make(ranks: int) -> Node:
         run = rundir.RunDir(tmp_path)
         spec = TokenizeSpec((), (), 0, 1, 1, tokenizer_ref(""), "", 1, False)
-        task = specs.TaskSpec(
-            "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
-        )
+        task = task_spec("tokenize", spec, ranks=2 * ranks, ranks_per_node=ranks, nodes=2)
         write_json(run.spec("tokenize", 0), specs.to_json(task))
         made.append(Node(run))
         return made[0]

@@ -28,6 +28,7 @@ from jobs.supervision.recovery.recovery_job import StageRecovery, recover_stage
 from .... import fake_slurm
 from ....corpus_specs import curate_spec
 from ....fake_slurm import FakeSlurm
+from ....task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[4]
 NOW = "2026-01-01T10:00:00"
@@ -104,12 +105,14 @@ class Stage:
 
 def curate(index: int) -> specs.TaskSpec:
     """Return a task; only its budget matters here."""
-    spec = curate_spec()
-    return specs.TaskSpec(
-        "curate", index, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {},
+    return task_spec(
+        "curate",
+        curate_spec(),
+        index,
+        launcher="srun",
         supervision=specs.SupervisionSpec(retry_delay_seconds=0),
         site=specs.SiteSpec("site"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
