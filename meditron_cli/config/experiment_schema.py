@@ -231,7 +231,8 @@ class Pretrain(Section):
     keep_checkpoints: Annotated[int, Field(ge=2), OPERATIONAL] = 3
     """Newest checkpoints kept, besides step 0 and the last."""
     keep_steps: Annotated[Steps, OPERATIONAL] = ()
-    """Steps saved at and kept besides, in ascending order: ``[500, 1000]``."""
+    """Steps saved at and kept besides, in ascending order: ``[500, 1000]``. Those behind the end of
+    a shorter training are passed over, with a warning."""
     skip_steps: Annotated[StepRanges, OPERATIONAL] = ()
     """Steps whose batches are not trained on, such as those of a loss spike: ``[1200, 1310-1330]``.
     They change no weights; later steps read the same batches as without."""
@@ -260,9 +261,7 @@ class Pretrain(Section):
         yield from rates_and_batches(self)
         yield from self._skip_conflicts()
         for index, step in enumerate(self.keep_steps):
-            if step > self.target_step:
-                yield f"keep_steps.{index}", f"{step} is above train_steps, {self.target_step}"
-            elif index and step <= self.keep_steps[index - 1]:
+            if index and step <= self.keep_steps[index - 1]:
                 yield (
                     f"keep_steps.{index}",
                     f"{step} is not above the step before it, {self.keep_steps[index - 1]}",
@@ -354,14 +353,19 @@ class Pretrain(Section):
         return found
 
     @property
+    def steps_to_keep(self) -> tuple[int, ...]:
+        """Return those of ``keep_steps`` that the training reaches."""
+        return tuple(step for step in self.keep_steps if step <= self.target_step)
+
+    @property
     def kept_steps(self) -> tuple[int, ...]:
         """Return the steps of the checkpoints of a finished run: 0, the newest, the last, and
         those of ``keep_steps``.
         """
         every = range(self.save_interval, self.target_step, self.save_interval)
-        saved = sorted({*every, *self.keep_steps} - {self.target_step})
+        saved = sorted({*every, *self.steps_to_keep} - {self.target_step})
         newest = saved[-self.keep_checkpoints :]
-        return tuple(sorted({0, *newest, *self.keep_steps, self.target_step}))
+        return tuple(sorted({0, *newest, *self.steps_to_keep, self.target_step}))
 
 
 class Verify(Section):
@@ -498,8 +502,8 @@ class Experiment(Section):
                     f"no checkpoint of step {step} is kept; pretrain.save_interval, "
                     f"keep_checkpoints and keep_steps keep those of steps {steps}",
                 )
-            elif step == "kept" and not self.pretrain.keep_steps:
-                yield f"{key}.{index}", "pretrain.keep_steps lists no step"
+            elif step == "kept" and not self.pretrain.steps_to_keep:
+                yield f"{key}.{index}", "pretrain.keep_steps lists no step of this training"
         phases = self.pretrain.phases
         longest = max([self.model.seq_length, *(phase.sequence_length or 0 for phase in phases)])
         asked = self.evaluate.seq_length or 0

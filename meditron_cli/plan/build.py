@@ -184,8 +184,10 @@ def training_findings(inputs: Inputs) -> fit.Findings:
 
 
 def schedule_findings(inputs: Inputs) -> fit.Findings:
-    """Warn of steps with a learning rate of 0: the cosine or a tail has ended, training has not."""
-    spec = pretrain_spec(inputs)
+    """Warn of steps with a learning rate of 0, where the cosine or a tail has ended and training
+    has not, and of steps to keep that training does not reach.
+    """
+    spec, asked = pretrain_spec(inputs), inputs.experiment.pretrain.keep_steps
     parts = [(0, spec.optimizer.decay_steps, spec.optimizer.min_learning_rate)]
     tails = [(start.first_step, start.phase.tail) for start in spec.starts]
     parts += [(first, tail.last_step, tail.learning_rate) for first, tail in tails if tail]
@@ -199,6 +201,8 @@ def schedule_findings(inputs: Inputs) -> fit.Findings:
                 f"steps {zero_from + 1} to {end} have a learning rate of 0 and change no weights: "
                 f"the schedule ends with step {last}; give them a phase whose tail ends above 0"
             )
+    if later := ", ".join(map(str, asked[len(spec.keep_steps) :])):
+        sentences.append(f"training ends with step {spec.train_steps}, before {later} to be kept")
     return fit.warning_findings(*sentences)
 
 

@@ -169,9 +169,10 @@ def pretrain_spec(inputs: Inputs) -> PretrainSpec:
         checkpoint_dir="checkpoints",
         tensorboard_dir="tensorboard",
         index_dir="tokens/index",
+        keep_steps=pretrain.steps_to_keep,
         **{
             name: value
             for name, value in shared(pretrain, PretrainSpec).items()
-            if name not in ("corpora", "phases", "train_steps")
+            if name not in ("corpora", "phases", "train_steps", "keep_steps")
         },
     )

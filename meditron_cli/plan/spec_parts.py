@@ -189,6 +189,6 @@ def phase_spec(
 
 def checkpoints_of(experiment: Experiment, names: Sequence[str | int]) -> list[str | int]:
     """Return the checkpoints that a setting names, each once, with ``kept`` as steps."""
-    keep_steps = experiment.pretrain.keep_steps
+    keep_steps = experiment.pretrain.steps_to_keep
     found = (step for name in names for step in (keep_steps if name == "kept" else (name,)))
     return list(dict.fromkeys(found))

@@ -42,11 +42,17 @@ def space_warnings(plan: Plan, run: RunDir) -> Iterator[str]:
         limit, source = left.bytes, f"your quota at {root} leaves"
     if need.total > limit:
         more = " more" if saved else ""
+        advice = "" if keeps_weights(plan) else ", set pretrain.keep_weights_only"
         yield (
             f"checkpoints and exports take up to {need.total / GIB:,.1f} GiB{more}, {source} "
-            f"{limit / GIB:,.1f}; lower pretrain.keep_checkpoints, set "
-            "pretrain.keep_weights_only, or free some"
+            f"{limit / GIB:,.1f}; lower pretrain.keep_checkpoints{advice}, or free some"
         )
+
+
+def keeps_weights(plan: Plan) -> bool:
+    """Return whether a plan's training keeps its steps as weights alone already."""
+    tasks = [task.spec for stage in plan.stages for task in stage.tasks]
+    return any(isinstance(spec, TrainingSpec) and spec.keep_weights_only for spec in tasks)
 
 
 def saved_steps(plan: Plan, run: RunDir) -> dict[str, set[int]]:

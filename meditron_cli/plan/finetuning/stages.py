@@ -206,7 +206,7 @@ def findings(inputs: Inputs) -> fit.Findings:
     batch, precision = finetune_batch(experiment), experiment.pretrain.precision
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
     found = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
-    copies = memory.copies_without_limit(experiment.pretrain)
+    copies = min(1, memory.copies_without_limit(experiment.pretrain))  # it keeps no weights beside
     found += fit.memory_findings(cluster, model, parallel, batch, precision, copies=copies)
     found += fit.sharing_findings(parallel.world_size, inputs.host_cores)
     return fit.Findings(*(tuple(map(of_finetuning, one)) for one in (found.errors, found.warnings)))

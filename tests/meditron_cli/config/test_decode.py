@@ -148,7 +148,7 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("export: {step: -1}", "1:16: export.step[0]: expected first, last, "
          "kept or a step number, found '-1'"),
         ("evaluate: {checkpoints: [kept]}", "1:26: evaluate.checkpoints[0]: pretrain.keep_steps "
-         "lists no step"),
+         "lists no step of this training"),
         ("evaluate: {checkpoints: [60]}", "1:26: evaluate.checkpoints[0]: no checkpoint of step 60 "
          "is kept; pretrain.save_interval, keep_checkpoints and keep_steps keep those of "
          "steps 0, 25, 50, 75, 100"),

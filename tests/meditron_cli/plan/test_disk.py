@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import EvaluateSpec, PretrainSpec
 from meditron_cli.plan.disk import disk_need, disk_need_of
+from meditron_cli.plan.summary import training_lines
 
 from ...plans import plan_of
+from .test_summary import training
+
+NOTHING_KEPT = ("pretrain.keep_steps=[]", "pretrain.keep_weights_only=false")
 
 
 def spec_of(*settings: str) -> PretrainSpec:
-    spec = plan_of("rcp", "70b", *settings).training.tasks[0].spec
+    spec = plan_of("rcp", "70b", *NOTHING_KEPT, *settings).training.tasks[0].spec
     assert isinstance(spec, PretrainSpec)
     return spec
+
+
+def test_the_checkpoints_that_were_published_as_scored_are_counted_as_weights() -> None:
+    """Table 6 of the paper: steps 5,000, 10,000, 15,000 and 23,000 of 70B."""
+    quiz = "evaluate.benchmarks=[{name: quiz, path: quiz.jsonl}]"
+    plan = plan_of("rcp", "70b", "evaluate.checkpoints=[kept]", quiz)
+
+    scored = [task.spec for task in plan.stage("evaluate").tasks]
+    assert [spec.checkpoint for spec in scored if isinstance(spec, EvaluateSpec)] == [
+        "5000", "10000", "15000", "23000",
+    ]  # fmt: skip
+    spec = plan.training.tasks[0].spec
+    assert isinstance(spec, PretrainSpec)
+    need, without = disk_need(spec), disk_need(spec_of())
+    assert need == (without.checkpoints, 4 * spec.model.weights_bytes("bf16"), 0)
+    assert [line for line in training_lines(training("rcp", "70b")) if "kept" in line] == [
+        "kept         weights of steps 5000, 10000, 15000, 23000, beside the newest"
+    ]
+
+
+def test_steps_to_keep_behind_the_end_of_a_shorter_training_are_left_out_with_a_warning() -> None:
+    plan = plan_of("rcp", "70b", "pretrain.train_steps=12000", "evaluate.checkpoints=[kept]")
+
+    spec = plan.training.tasks[0].spec
+    assert isinstance(spec, PretrainSpec)
+    assert spec.keep_steps == (5000, 10000)
+    assert disk_need(spec).kept == 2 * spec.model.weights_bytes("bf16")
+    assert "training ends with step 12000, before 15000, 23000 to be kept" in plan.warnings
 
 
 def test_the_rolling_checkpoints_and_those_to_keep_are_counted() -> None:

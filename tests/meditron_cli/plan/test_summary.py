@@ -136,13 +136,13 @@ def test_figures_become_sentences() -> None:
     )
     assert any("the GPU has 80.0 GiB" in line for line in lines)
     assert "step 0       128.5 GiB, computed: weights alone, as in an export" in lines
-    assert lines[-8].startswith("step         45.21 s, computed: compute 35.82, tensor-parallel ")
-    assert lines[-7] == (
+    assert lines[-9].startswith("step         45.21 s, computed: compute 35.82, tensor-parallel ")
+    assert lines[-8] == (
         "time         12.0 days and 36,972 GPU-hours, computed, with transformer-engine; "
         "validation, saves and restarts are not counted"
     )
-    assert lines[-6] == "jobs         about 13 jobs of 24 h; each submits the next"
-    assert lines[-2].startswith("saves        every 500 steps, about 6.28 h; every 477 would cost ")
+    assert lines[-7] == "jobs         about 13 jobs of 24 h; each submits the next"
+    assert lines[-3].startswith("saves        every 500 steps, about 6.28 h; every 477 would cost ")
 
 
 def test_the_vocabulary_is_a_line() -> None:
@@ -159,15 +159,15 @@ def test_the_vocabulary_is_a_line() -> None:
 
 
 def test_steps_to_keep_are_a_line_of_those_that_have_some() -> None:
-    lines = summary.training_lines(training("rcp", "70b", "pretrain.keep_steps=[500,1000]"))
+    lines = summary.training_lines(training("rcp", "7b", "pretrain.keep_steps=[500,1000]"))
 
     assert "kept         checkpoints of steps 500, 1000, beside the newest" in lines
-    assert not any("kept" in line for line in summary.training_lines(training("rcp", "70b")))
+    assert not any("kept" in line for line in summary.training_lines(training("rcp", "7b")))
 
 
 def test_a_limit_on_host_memory_bounds_what_a_rank_holds_and_the_plan_says_what_follows() -> None:
     whole, limited, ample = (
-        training("rcp", "70b", *limit)
+        training("rcp", "70b", "pretrain.keep_steps=[]", *limit)
         for limit in ((), ("pretrain.save_memory_gb=32",), ("pretrain.save_memory_gb=400",))
     )
     gpus = 8

@@ -53,11 +53,12 @@ def test_a_quota_that_leaves_too_little_is_a_warning(tmp_path: Path, quota: Path
 
 def test_a_disk_that_is_too_small_is_a_warning(tmp_path: Path) -> None:
     steps = ", ".join(str(step) for step in range(1, 700))
-    plan = plan_of("rcp", "70b", f"pretrain.keep_steps=[{steps}]")
+    plan = plan_of("rcp", "70b", f"pretrain.keep_steps=[{steps}]")  # as weights, by the recipe
 
     (sentence,) = space_warnings(plan, RunDir(tmp_path / "new"))
 
     assert f"the disk of {tmp_path} has" in sentence
+    assert sentence.endswith("; lower pretrain.keep_checkpoints, or free some")
 
 
 def test_stages_without_training_need_no_space(tmp_path: Path) -> None:
