@@ -193,9 +193,10 @@ def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, 
     return exits.exit_of(run, stage, attempt, index)
 
 
-def rank_processes(run: RunDir) -> dict[int, int]:
-    """Return the process ids of a run's training ranks by rank, from /proc."""
+def rank_processes(run: RunDir, stage: str = "pretrain", index: int = 0) -> dict[int, int]:
+    """Return the process ids of a task's training ranks by rank, from /proc."""
     found = {}
+    wanted = [word.encode() for word in ("-m", "jobs", stage, str(run.root), str(index))]
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -203,14 +204,14 @@ def rank_processes(run: RunDir) -> dict[int, int]:
         except OSError:
             continue
         rank = re.search(rb"(?:^|\0)SLURM_PROCID=(\d+)\0", environ)
-        if words[2:5] == [b"-m", b"jobs", b"pretrain"] and str(run.root).encode() in words and rank:
+        if words[2:7] == wanted and rank:
             found[int(rank[1])] = int(folder.name)
     return found
 
 
-def kill_rank(run: RunDir, rank: int) -> None:
+def kill_rank(run: RunDir, rank: int, stage: str = "pretrain", index: int = 0) -> None:
     """Kill a rank."""
-    os.kill(rank_processes(run)[rank], 9)
+    os.kill(rank_processes(run, stage, index)[rank], 9)
 
 
 def array_of(job_ids: Iterable[str]) -> set[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 WRAPPED = {
     "pretrain": ("jobs.engine.trainer", "Trainer"),
+    "finetune": ("jobs.engine.trainer", "Trainer"),
     "tokenize": ("jobs.stages.tokenize_corpus", "encode_stretch"),
     "evaluate": ("jobs.stages.evaluate", "score"),
 }
@@ -45,7 +46,7 @@ class Wrapping(importlib.abc.MetaPathFinder):
 
         def load_and_wrap(module):
             load(module)
-            if self.stage == "pretrain":
+            if self.stage in ("pretrain", "finetune"):
                 wrap_trainer(getattr(module, inner), self.folder)
             else:
                 wrap_function(module, inner, self.folder / f"hold-{self.stage}")
