@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -84,7 +84,7 @@ def fsync_folder(folder: Path) -> None:
     fsync(folder)
 
 
-def fsync(path: Path) -> None:
+def fsync(path: str | Path) -> None:
     """Make a file's bytes, or a folder's names, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -100,16 +100,23 @@ def fsync_tree(folder: Path) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor  # slow to import
 
-    folders = [Path(name) for name, _, _ in os.walk(folder)]
-    files = [path for inside in folders for path in inside.iterdir() if path.is_file()]
+    paths = []
+    for inside, _, names in os.walk(folder):
+        files = (f"{inside}/{name}" for name in names)
+        paths += [inside, *filter(os.path.isfile, files)]
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         # A thread needs address space for its stack and its heap; without, Python raises or waits
         # forever for the thread to begin.
-        for path in [*files, *folders]:
-            fsync(path)
+        fsync_all(paths)
         return
     with ThreadPoolExecutor(FSYNC_THREADS) as pool:
-        list(pool.map(fsync, [*files, *folders]))
+        list(pool.map(fsync_all, [paths[first::FSYNC_THREADS] for first in range(FSYNC_THREADS)]))
+
+
+def fsync_all(paths: Iterable[str]) -> None:
+    """Make files and folders durable, one after another."""
+    for path in paths:
+        fsync(path)
 
 
 def remove_partial(path: Path) -> None:
