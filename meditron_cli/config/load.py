@@ -30,9 +30,10 @@ from meditron_cli.config.data_files import HubData
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
 from meditron_cli.config.evaluation.schema import JUDGED_KIND
-from meditron_cli.config.experiment_schema import Corpus, Experiment, Pretrain
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.training.finetune import Finetune
+from meditron_cli.config.training.pretrain import Corpus, Pretrain
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = [

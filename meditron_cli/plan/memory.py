@@ -11,7 +11,7 @@ from jobs.contract.units import GIB
 from meditron_cli.plan.layout import BatchLayout
 
 if TYPE_CHECKING:
-    from meditron_cli.config.experiment_schema import Pretrain
+    from meditron_cli.config.training.pretrain import Pretrain
 
 CUDA_CONTEXT = GIB
 """Of the CUDA context, kernels and cuBLAS workspaces on one GPU (guess)."""

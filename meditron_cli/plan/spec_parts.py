@@ -26,8 +26,9 @@ from meditron_cli.plan import layout
 
 if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
-    from meditron_cli.config.experiment_schema import Experiment, Mixture
+    from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.training.model import Parallel
+    from meditron_cli.config.training.pretrain import Mixture
 
 
 def shared(section: Any, spec: type[Any]) -> dict[str, Any]:

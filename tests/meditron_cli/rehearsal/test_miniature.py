@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load as safetensors_load
 
 from jobs.contract.stage_specs import PIPELINE_STAGES, TailSpec
-from meditron_cli.config.experiment_schema import Experiment, Parallel
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import load, size_names
+from meditron_cli.config.training.model import Parallel
 from meditron_cli.plan import spec_parts
 from meditron_cli.rehearsal import base_model, miniature
 from meditron_cli.runs import prepare
