@@ -88,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.inputs": LOWEST
     | {"jobs.checkpoints", "jobs.conversion", "jobs.data", "jobs.prompts", "jobs.questions"}
+    | {"jobs.evaluation", "jobs.judging"}
     | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import GenerateSpec, JudgeSpec
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation import generation_items
@@ -85,9 +85,12 @@ def stops(spec: GenerateSpec, question: Question) -> tuple[str, ...]:
     return (STOP, LEGACY_STOP) if spec.legacy else (STOP,)
 
 
-def plan(context: Context, model: ExportedModel, encoder: Encoder) -> Work:
-    """Put all questions, and put the prompts into batches."""
-    spec = cast(GenerateSpec, context.task.spec)
+def plan(run: RunDir, spec: GenerateSpec, model: ExportedModel, encoder: Encoder) -> Work:
+    """Put all questions, and put the prompts into batches.
+
+    Raises:
+        TaskError: the benchmark cannot be used, or stored answers were given to other prompts.
+    """
     room = generation_items.room_for_prompts(model.context, spec, str(model.folder))
     questions = readers.read(Path(spec.path), spec.kind, spec.options)
     prompts, ends = generation_items.ask(questions, spec, encoder, room)
@@ -107,5 +110,7 @@ def plan(context: Context, model: ExportedModel, encoder: Encoder) -> Work:
     }
     decisive = (spec.backend, spec.device, spec.tensor, spec.seed, vars(sampling), batches)
     key = digest_of(digests, model.digest, *decisive)
-    store = AnswerFile(context.path(spec.output_dir), key)
-    return Work(spec, prompts, batches, sampling, store, digests)
+    store = AnswerFile(run.path(spec.output_dir), key)
+    work = Work(spec, prompts, batches, sampling, store, digests)
+    item_store.require_same_prompts(work.expected, store.read().answers, store.path)
+    return work

@@ -149,13 +149,24 @@ def join(
     Raises:
         TaskError: an answer was given to another prompt than the item's.
     """
+    require_same_prompts(expected, answers, where)
+    return [answers[key] for key in expected]
+
+
+def require_same_prompts(
+    expected: Mapping[ItemKey, str], answers: Mapping[ItemKey, Answer], where: Path
+) -> None:
+    """Refuse answers, to some or all of the items, of which one was given to another prompt.
+
+    Raises:
+        TaskError: naming the file and the item.
+    """
     for key, digest in expected.items():
-        if answers[key].prompt != digest:
+        if key in answers and answers[key].prompt != digest:
             raise TaskError(
                 f"{where}: the answer to {key.id} was given to another prompt than this one's",
                 "remove the file, so that its items are answered again",
             )
-    return [answers[key] for key in expected]
 
 
 def share(batches: Sequence[Any], part: int, parts: int) -> Sequence[Any]:

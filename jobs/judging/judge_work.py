@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 
 from jobs.contract.errors import TaskError
 from jobs.contract.files import read_lines, sha256
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import JudgeSpec
 from jobs.evaluation import generation_items
 from jobs.evaluation.generation_items import Prompt
@@ -51,7 +52,7 @@ def plan(context: Context, model: JudgeModel) -> Judgement:
             room for a question in the judge's context.
     """
     spec = cast(JudgeSpec, context.task.spec)
-    replies = read_replies(context, spec)
+    replies = read_replies(context.run, spec)
     frame = model.frame
     room = model.context - spec.max_tokens - len(frame.head) - len(frame.tail)
     if room < 1:
@@ -103,7 +104,7 @@ def questions(reply: Reply) -> Iterator[tuple[str, str]]:
         yield f"{question.id}#{order}", verdicts.pair_prompt(question, *texts)
 
 
-def read_replies(context: Context, spec: JudgeSpec) -> list[Reply]:
+def read_replies(run: RunDir, spec: JudgeSpec) -> list[Reply]:
     """Return the answers to judge, in the order of their file.
 
     Raises:
@@ -112,7 +113,7 @@ def read_replies(context: Context, spec: JudgeSpec) -> list[Reply]:
     """
     rubrics = {one.question.id: one for one in healthbench.read_rubrics(Path(spec.path))}
     own, other = (
-        {each.id: each for each in read_answers(context.path(name), rubrics)} if name else {}
+        {each.id: each for each in read_answers(run.path(name), rubrics)} if name else {}
         for name in (spec.answers, spec.other_answers)
     )
     if spec.other and own.keys() != other.keys():

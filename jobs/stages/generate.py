@@ -35,7 +35,7 @@ def run(context: Context) -> None:
     model = ExportedModel.read(context.path(spec.folder))
     encoder = Encoder.load(spec.tokenizer)
     model.require_tokens(encoder)
-    work = generation_work.plan(context, model, encoder)
+    work = generation_work.plan(context.run, spec, model, encoder)
     answering.answer_share(context, work, model.folder)
     if ExportedModel.read(model.folder).digest != model.digest:
         message = f"{model.folder}: another export has replaced it since this task began"

@@ -36,6 +36,7 @@ from jobs.contract.stage_specs import (
     FinetuneSpec,
     GenerateSpec,
     IndexSpec,
+    JudgeSpec,
     PrepareSpec,
     PretrainSpec,
     Spec,
@@ -45,7 +46,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
-from meditron_cli.inputs import finetuned, problems
+from meditron_cli.inputs import answers, finetuned, problems
 from meditron_cli.runs import request, store
 
 if TYPE_CHECKING:
@@ -381,16 +382,9 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
     from jobs.data import corpora, survey
     from jobs.data.mixture import mixture_of, require_same_phases
 
-    exports = any(stage.stage == "export" for stage in plan.stages)
+    stages = {stage.stage for stage in plan.stages}
     for spec in (task.spec for stage in plan.stages for task in stage.tasks):
-        if isinstance(spec, GenerateSpec) and not exports:
-            require_export(run, spec)
-        require_saved_within(run, spec)
-        if isinstance(spec, FinetuneSpec):
-            finetuned.require_start(spec)
-            finetuned.require_same_finetuning(run, spec)
-        if isinstance(spec, PrepareSpec | EvaluateSpec | GenerateSpec):
-            finetuned.require_same_questions(run, spec)
+        require_same_run(run, spec, stages)
     tasks = (task for stage in plan.stages for task in stage.tasks)
     for spec in (task.pretraining for task in tasks if task.pretraining):
         with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
@@ -403,6 +397,27 @@ def require_trainable(plan: Plan, run: RunDir, partly: bool = False) -> None:
                 mixture = mixture_of(spec, found)
                 require_same_phases(spec, mixture, phases, newest[1].iteration, newest[0].name)
         require_untrained(run, spec)
+
+
+def require_same_run(run: RunDir, spec: Spec, stages: Collection[str]) -> None:
+    """Refuse a task that what a run has already does not allow.
+
+    Args:
+        stages: of its plan.
+
+    Raises:
+        TaskError: naming a checkpoint, a folder, a file or settings.
+    """
+    require_saved_within(run, spec)
+    if isinstance(spec, GenerateSpec):
+        answers.require_export(run, spec, "export" in stages)
+    if isinstance(spec, JudgeSpec) and "generate" not in stages:
+        answers.require_replies(run, spec)
+    if isinstance(spec, FinetuneSpec):
+        finetuned.require_start(spec)
+        finetuned.require_same_finetuning(run, spec)
+    if isinstance(spec, PrepareSpec | EvaluateSpec | GenerateSpec):
+        finetuned.require_same_questions(run, spec)
 
 
 def require_saved_within(run: RunDir, spec: Spec) -> None:
@@ -425,19 +440,6 @@ def require_saved_within(run: RunDir, spec: Spec) -> None:
     for path in manifest.folders(run.path(spec.checkpoint_dir)):
         if manifest.step_of(path) > target:
             raise retention.beyond_target(path, target)
-
-
-def require_export(run: RunDir, spec: GenerateSpec) -> None:
-    """Refuse to generate with an exported folder that is there and whose tokens have no rows.
-
-    Raises:
-        TaskError: naming the folder.
-    """
-    from jobs.evaluation.exported_model import RECORD, ExportedModel
-
-    folder = run.path(spec.folder)
-    if (folder / RECORD).exists():
-        ExportedModel.read(folder).tokens()
 
 
 def require_untrained(run: RunDir, spec: PretrainSpec) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
+from jobs.contract import specs
 from jobs.contract.files import write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import GenerateSpec
+from jobs.data.tokenizer_file import Encoder
+from jobs.evaluation import generation_work
+from jobs.evaluation.exported_model import ExportedModel
+from jobs.evaluation.items import Answer
 from jobs.prompts import instructions
 
 from ...conftest import Bench
@@ -69,6 +76,7 @@ HEALTH = (
     "evaluate.generate.max_tokens=9",
 )
 EXPORTED = ("export.step=last", QUIZ % ("medqa", ", modes: [cot]"))
+GENERATING = words_of([*EXPORTED, "evaluate.generate.max_tokens=9"])
 
 REFUSED = {
     "an answer outside its options": (
@@ -193,21 +201,88 @@ def test_no_likelihoods_of_a_thinking_model(meditron: Bench) -> None:
     assert not meditron.runs.exists()
 
 
-def test_an_export_whose_ids_exceed_its_rows_answers_nothing(meditron: Bench) -> None:
+def export(meditron: Bench, rows: int) -> RunDir:
+    """Submit the pipeline, and return its run with an exported folder."""
     questions(test=MEDQA)(meditron.folder)
-    words = words_of([*EXPORTED, "evaluate.generate.max_tokens=9"])
-    assert meditron.submit(*words).exit_code == 0
+    assert meditron.submit(*GENERATING).exit_code == 0
     folder = meditron.run().path("export")
     folder.mkdir()
-    settings = {"vocab_size": 2, "max_position_embeddings": 64, "eos_token_id": 0}
+    settings = {"vocab_size": rows, "max_position_embeddings": 64, "eos_token_id": 0}
     (folder / "config.json").write_text(json.dumps(settings))
     shutil.copy(meditron.folder / "tokenizer.json", folder)
-    write_json(folder / "meditron.json", {"step": 7, "digests": {}, "files": {}})
+    record = {"step": 7, "digests": {"manifest of the checkpoint": "5e"}, "files": {}}
+    write_json(folder / "meditron.json", record)
     meditron.scheduler.submitted.clear()
+    return meditron.run()
 
-    refused = meditron.submit(*words, stage="generate")
+
+def test_an_export_whose_ids_exceed_its_rows_answers_nothing(meditron: Bench) -> None:
+    run = export(meditron, rows=2)
+
+    refused = meditron.submit(*GENERATING, stage="generate")
 
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(f"error: {folder}: its largest token id is ")
+    assert refused.stderr.startswith(f"error: {run.path('export')}: its largest token id is ")
     assert "its embedding has 2 rows" in refused.stderr
+    assert meditron.scheduler.submitted == []
+
+
+@pytest.mark.parametrize("stage", ["generate", "pipeline"])
+def test_answers_to_another_prompt_are_not_continued(stage: str, meditron: Bench) -> None:
+    path = meditron.folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"] |= {"type": "WordLevel", "unk_token": "<EOD>"}
+    path.write_text(json.dumps(content))
+    run = export(meditron, rows=64)
+    task = specs.read_task(run, "generate", 0)
+    assert task
+    assert isinstance(task.spec, GenerateSpec)
+    model, encoder = ExportedModel.read(run.path("export")), Encoder.load(task.spec.tokenizer)
+    work = generation_work.plan(run, task.spec, model, encoder)
+    (key,) = work.expected
+    work.store.append([Answer(*key, "another prompt's digest", {})], 0.1)
+
+    refused = meditron.submit(*GENERATING, stage=stage)
+
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"error: {work.store.path}: the answer to {key.id} was given to another prompt than this "
+        "one's\nhint: remove the file, so that its items are answered again\n"
+    )
+    assert meditron.scheduler.submitted == []
+    work.store.path.unlink()
+    work.store.append([Answer(*key, work.expected[key], {})], 0.1)
+    assert meditron.submit(*GENERATING, stage=stage).exit_code == 0
+
+
+def test_answers_to_another_conversation_are_not_judged(meditron: Bench) -> None:
+    judge = meditron.folder / "judge"
+    judge.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (judge / name).write_text("{}")
+    rubric = [{"criterion": "Asks since when", "points": 3, "tags": []}]
+    turns = [{"role": "user", "content": "Is it bad?"}]
+    questions(health={"prompt_id": "p", "prompt": turns, "rubrics": rubric})(meditron.folder)
+    words = words_of(
+        [
+            "export.step=last",
+            "evaluate.benchmarks=[{name: health, kind: healthbench, path: health.jsonl}]",
+            f"evaluate.judge.folder={judge}",
+            "evaluate.generate.max_tokens=9",
+        ]
+    )
+    assert meditron.submit(*words).exit_code == 0
+    meditron.scheduler.submitted.clear()
+    answers = meditron.run().path("evaluations/health/last/answers/answers.jsonl")
+    answers.parent.mkdir(parents=True)
+    other = {"id": "p", "theme": "", "prompt": "Is it good?", "text": "No.", "finish": "stop"}
+    write_lines(answers, other)
+
+    refused = meditron.submit(*words, stage="judge")
+
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"error: {answers}: p was asked something else than in the benchmark\n"
+        "hint: submit the stage `generate` first\n"
+    )
     assert meditron.scheduler.submitted == []
