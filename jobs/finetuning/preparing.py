@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.contract.corpus.benchmark_files import train_files
 from jobs.contract.corpus.rules import BenchmarkFile
 from jobs.contract.errors import TaskError
 from jobs.contract.preparations import PQA_A_TRAIN, Part
@@ -175,7 +176,8 @@ def chosen(part: Part, files: Sequence[BenchmarkFile], counts: Counts) -> Iterat
     for file in files:
         places = None
         if part.published == PQA_A_TRAIN:
-            places = train_places(count_records(Path(file.path)))
+            source, *_ = train_files(Path(file.path), file.kind)
+            places = train_places(count_records(source))
         for place, item in enumerate(records(file)):
             counts.read += 1
             if places is not None and place not in places:

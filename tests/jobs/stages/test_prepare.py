@@ -131,6 +131,19 @@ def test_reasoning_is_the_explanation_and_then_the_answer(
     )
 
 
+def test_of_a_folder_of_pubmedqa_the_records_are_rows_that_are_no_test_questions(
+    tmp_path: Path, bench: Any, spec: Any, run: Prepare
+) -> None:
+    records = {"7": abstract(7, "no"), "8": abstract(8)}
+    (tmp_path / "ori_pqal.json").write_text(json.dumps(records))
+    (tmp_path / "test_ground_truth.json").write_text(json.dumps({"8": "yes"}))
+    wanted = spec("pubmedqa", (tmp_path, "pubmedqa"))
+
+    manifest = run(wanted)
+
+    assert manifest["parts"][0]["answers"] == {"no": 1}
+
+
 def test_a_share_is_held_out_by_seed_and_equal_items_stay_together(
     tmp_path: Path, bench: Any, spec: Any, run: Prepare
 ) -> None:
