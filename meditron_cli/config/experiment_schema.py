@@ -6,7 +6,7 @@ feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -219,6 +219,31 @@ class Experiment(Section):
         yield from self._finetune_conflicts()
         yield from self._generation_conflicts()
 
+    @property
+    def finetunes_base(self) -> bool:
+        """Return whether models are finetuned from base weights as they are."""
+        section, weights = self.finetune, self.model.weights
+        return section.run is None and section.start in ("first", 0) and weights != "random"
+
+    @property
+    def only_finetunes(self) -> bool:
+        """Return whether nothing is pretrained: models are finetuned from base weights or another
+        run's, and nothing to pretrain on is named.
+        """
+        brings_weights = self.finetune.run is not None or self.finetunes_base
+        trains_on = (self.curate.sources, self.pretrain.data, self.pretrain.corpora)
+        return bool(self.finetune.models) and brings_weights and not any(trains_on)
+
+    def checkpoints(self, names: Iterable[str | int]) -> list[str | int]:
+        """Return the checkpoints that a setting names, each once, with ``kept`` as steps; where
+        nothing is pretrained, step 0 of base weights at most.
+        """
+        keep_steps = self.pretrain.steps_to_keep
+        found = [step for name in names for step in (keep_steps if name == "kept" else (name,))]
+        if self.only_finetunes:
+            found = [step for step in found if self.finetunes_base and step in ("first", 0)]
+        return list(dict.fromkeys(found))
+
     def _finetune_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that finetuning starts from a checkpoint that is kept, and makes the models that
         benchmarks name.
@@ -239,12 +264,18 @@ class Experiment(Section):
                     f"evaluate.benchmarks.{index}.model",
                     f"no finetuned model is called {benchmark.model!r}; {there}",
                 )
+            elif self.only_finetunes and not (benchmark.model or self.finetunes_base):
+                yield (
+                    f"evaluate.benchmarks.{index}.model",
+                    f"{benchmark.name} names no finetuned model, and nothing is pretrained here; "
+                    "score the checkpoints of finetune.run in their own run",
+                )
 
     @property
-    def generating_checkpoints(self) -> tuple[str | int, ...]:
+    def generating_checkpoints(self) -> list[str | int]:
         """Return the checkpoints that are evaluated and exported, whose exports generate."""
-        exported = self.export.step
-        return tuple(step for step in self.evaluate.checkpoints if step in exported)
+        exported = self.checkpoints(self.export.step)
+        return [step for step in self.checkpoints(self.evaluate.checkpoints) if step in exported]
 
     def _generation_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that there are exported models to generate with."""

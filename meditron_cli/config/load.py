@@ -300,7 +300,7 @@ def missing_inputs(
     experiment: Experiment, root: yaml_tree.Node, config: MapNode | None
 ) -> Iterator[Missing]:
     """Yield inputs that do not exist, or that the stages need and no layer names."""
-    if not experiment.curate.sources:
+    if not experiment.curate.sources and not experiment.only_finetunes:
         where: KeyPath = ("curate", "sources")
         yield unnamed(
             config, READING_SOURCES, where, "no documents are named", "list files or folders"

@@ -186,10 +186,3 @@ def phase_spec(
     """Return one phase of the training."""
     weights = tuple(CorpusWeight(name, weight) for name, weight in mixture.weights.items())
     return PhaseSpec(from_tokens, mixture.by, weights, tail, length)
-
-
-def checkpoints_of(experiment: Experiment, names: Sequence[str | int]) -> list[str | int]:
-    """Return the checkpoints that a setting names, each once, with ``kept`` as steps."""
-    keep_steps = experiment.pretrain.steps_to_keep
-    found = (step for name in names for step in (keep_steps if name == "kept" else (name,)))
-    return list(dict.fromkeys(found))

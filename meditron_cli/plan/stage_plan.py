@@ -77,13 +77,20 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     idle = set()
     if experiment.pretrain.data:
         idle |= {*CORPUS_STAGES, "tokenize"}
+    if experiment.only_finetunes:
+        idle |= {*CORPUS_STAGES, "tokenize", "index", PRETRAIN}
+        idle |= set() if experiment.finetunes_base else {"convert"}
     if experiment.curate.tasks == 1:
         idle |= {"clean", "deduplicate"}
     if experiment.model.weights == "random":
         idle.add("convert")
     benchmarks = experiment.evaluate.benchmarks
     works = {
-        "evaluate": any(benchmark.scored for benchmark in benchmarks),
+        "evaluate": any(
+            benchmark.scored
+            and (benchmark.model or experiment.checkpoints(experiment.evaluate.checkpoints))
+            for benchmark in benchmarks
+        ),
         "generate": any(benchmark.generated for benchmark in benchmarks),
         JUDGE: experiment.evaluate.judged,
     }
@@ -91,7 +98,8 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     models = experiment.finetune.models
     if not models:
         idle |= {PREPARE, FINETUNE}
-    if not experiment.export.step and not (models and experiment.export.finetuned):
+    exported = experiment.checkpoints(experiment.export.step)
+    if not exported and not (models and experiment.export.finetuned):
         idle.add("export")
     return frozenset(idle)
 
@@ -109,8 +117,7 @@ def start_stages(experiment: Experiment) -> tuple[str, ...]:
     section = experiment.finetune
     if section.run is not None:
         return (PREPARE,)
-    is_base = section.start in ("first", 0) and experiment.model.weights != "random"
-    return ("convert" if is_base else PRETRAIN, PREPARE)
+    return ("convert" if experiment.finetunes_base else PRETRAIN, PREPARE)
 
 
 def section_of(experiment: Experiment, stage: str) -> Any:

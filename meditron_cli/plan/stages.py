@@ -36,7 +36,6 @@ from meditron_cli.plan.inputs import Inputs, pretrain_spec
 from meditron_cli.plan.model import StagePlan
 from meditron_cli.plan.spec_parts import (
     benchmark_options,
-    checkpoints_of,
     model_spec,
     shared,
     verify_spec,
@@ -187,7 +186,7 @@ def scored_checkpoints(experiment: Experiment, benchmark: Benchmark) -> list[str
     """Return the checkpoints that are scored on a benchmark: the last of a finetuned model."""
     if benchmark.model:
         return ["last"]
-    return checkpoints_of(experiment, experiment.evaluate.checkpoints)
+    return experiment.checkpoints(experiment.evaluate.checkpoints)
 
 
 def evaluate_spec(
@@ -231,9 +230,7 @@ def export_folder(checkpoint: str | int) -> str:
 def export_stage(inputs: Inputs) -> StagePlan:
     """Plan one task per checkpoint."""
     experiment, export = inputs.experiment, inputs.experiment.export
-    tasks = [
-        export_spec(inputs, checkpoint) for checkpoint in checkpoints_of(experiment, export.step)
-    ]
+    tasks = [export_spec(inputs, checkpoint) for checkpoint in experiment.checkpoints(export.step)]
     tasks += finetuning.exports_of_models(inputs, export_spec(inputs, "last"))
     resources = cpu_resources(inputs, "export", export.cpus)
     plan = stage_plan(
@@ -288,7 +285,7 @@ def generating_checkpoints(experiment: Experiment, benchmark: Benchmark) -> list
     """Return the checkpoints whose exports answer a benchmark."""
     if benchmark.model:
         return ["last"]
-    return checkpoints_of(experiment, experiment.generating_checkpoints)
+    return experiment.generating_checkpoints
 
 
 def generate_spec(
@@ -345,7 +342,7 @@ def after_its_checkpoints(inputs: Inputs, plan: StagePlan) -> StagePlan:
     after = [name for name in plan.after if name not in unneeded]
     steps = {spec.checkpoint for spec in specs if not is_finetuned(spec)}
     if "convert" not in idle_stages(inputs.experiment) and steps and steps <= {"first", "0"}:
-        after = ["convert" if name == PRETRAIN else name for name in after]
+        after = ["convert", *(name for name in after if name != PRETRAIN)]
     return replace(plan, after=tuple(after))
 
 

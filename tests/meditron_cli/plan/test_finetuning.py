@@ -11,6 +11,7 @@ from jobs.contract.stage_specs import (
     PrepareSpec,
     StartRef,
 )
+from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.disk import disk_need_of
 from meditron_cli.plan.early import waits_for
@@ -118,18 +119,37 @@ def test_a_benchmark_of_a_model_is_scored_on_its_last_checkpoint() -> None:
     assert tuned.model == finetunings(plan())[0].model
 
 
-def test_a_finetuned_model_without_any_pretraining_needs_none() -> None:
-    """A baseline: a base model is finetuned as it is."""
-    settings = ("finetune.start=first", "model.weights=/base", "export.step=[]")
-    settings += ("evaluate.checkpoints=[]",)
-    found = plan_of(
-        "test-slurm", "tiny", MODELS, SCORED, *settings,
-        stages=("convert", "prepare", "finetune", "evaluate", "export"),
-    )  # fmt: skip
+def test_a_finetuned_base_model_needs_no_documents_and_is_scored_beside_its_base() -> None:
+    settings = ("finetune.start=first", "model.weights=/base", "curate.sources=[]")
+    experiment = load("local", "tiny", None, [MODELS, SCORED, *settings]).experiment
+    stages = stages_of("pipeline", experiment)
+    found = plan_of("test-slurm", "tiny", MODELS, SCORED, *settings, stages=stages)
 
-    assert found.stage("evaluate").after == ("finetune",)
+    assert stages == ("convert", "prepare", "finetune", "evaluate", "export")
+    assert found.stage("evaluate").after == ("convert", "finetune")
+    scored = [getattr(task.spec, "output_dir", "") for task in found.stage("evaluate").tasks]
+    assert scored == ["evaluations/plain/first", "evaluations/tuned/medqa-last"]
     assert set(found.stage("export").after) == {"finetune", "evaluate"}
+    assert [getattr(task.spec, "finetuned", "") for task in found.stage("export").tasks] == [
+        "medqa", "own",
+    ]  # fmt: skip
     assert found.lead is None
+
+
+def test_models_finetuned_from_another_run_need_no_documents() -> None:
+    tuned = "evaluate.benchmarks=[{name: tuned, path: /data/b.jsonl, model: medqa}]"
+    settings = [MODELS, "finetune.run=/runs/other", "model.weights=/base"]
+    documents = "curate.sources=[/docs]"
+
+    def stages(*more: str) -> tuple[str, ...]:
+        return stages_of("pipeline", load("local", "tiny", None, [*settings, *more]).experiment)
+
+    assert stages(tuned) == ("prepare", "finetune", "evaluate", "export")
+    assert stages(tuned, "export.finetuned=false") == ("prepare", "finetune", "evaluate")
+    assert "pretrain" in stages(tuned, documents)
+    assert "pretrain" in stages(SCORED, documents)
+    with pytest.raises(ConfigError, match="plain names no finetuned model, and nothing is"):
+        stages(SCORED)
 
 
 def test_each_finetuned_model_is_exported_unless_none_is_to_be() -> None:
@@ -144,8 +164,6 @@ def test_each_finetuned_model_is_exported_unless_none_is_to_be() -> None:
 
 
 def test_the_stages_of_finetuning_are_left_out_without_models() -> None:
-    from meditron_cli.config.load import load
-
     bare = load("local", "tiny", None, []).experiment
     full = load("local", "tiny", None, [MODELS, "evaluate.benchmarks=[]"]).experiment
 
