@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from jobs.contract import done_markers
 from jobs.contract.corpus import benchmark_files
+from jobs.contract.corpus.benchmark_files import SUBJECT_GROUPS
 from jobs.contract.files import write_bytes, write_json
 from jobs.contract.stage_specs import GenerateSpec
 from jobs.contract.units import plural
@@ -25,7 +26,7 @@ from jobs.evaluation.parser import LEGACY
 from jobs.evaluation.safety import ANSWERS, text_digest
 from jobs.evaluation.scoring import commonest_share, constant_answer, spread
 from jobs.evaluation.voting import Vote, legacy_majority, majority
-from jobs.prompts import plain
+from jobs.prompts import plain, templates
 from jobs.questions.question import OPEN, WORDED, Question
 from jobs.runtime.context import Context
 
@@ -35,6 +36,8 @@ SHOWN = ("text", "finish", "logprob")
 """Fields of a stored generation that ``questions.jsonl`` has too."""
 BOOLEAN_KINDS = ("truthfulqa",)
 """Kinds whose whole reply must be the answer, as released, beside those answered by words."""
+EXPLAINED_KINDS = ("medmcqa", "pubmedqa")
+"""Kinds whose right answer stands behind its explanation in modes with reasoning, as released."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,20 @@ def judge(prompt: Prompt, answers: Sequence[Answer], spec: GenerateSpec) -> Verd
 def judge_as_released(question: Question, texts: Sequence[str], spec: GenerateSpec) -> Verdict:
     """Return the answer by the rules of the released evaluation."""
     cot = spec.mode in (COT, SC_COT)
+    medical = spec.kind == "mmlu" and question.subject in SUBJECT_GROUPS["medical"]
     # With several samples the released script reads no worked examples.
     few_shot = spec.shots > 0 and spec.mode != SC_COT
     whole = question.style == WORDED or spec.kind in BOOLEAN_KINDS
-    replies = [LEGACY.reply(text, whole=whole, few_shot=few_shot, cot=cot) for text in texts]
+    # The released script takes "medical" in the name of a benchmark for a chain of thought.
+    replies = [
+        LEGACY.reply(text, whole=whole, few_shot=few_shot, cot=cot or medical) for text in texts
+    ]
     reply = legacy_majority(replies, LEGACY)
     names = [name.lower() for name in plain.continuations(question)]
     predicted = names.index(reply) if LEGACY.is_valid(reply) and reply in names else None
-    right = LEGACY.is_right(reply, names[question.answer])
+    explained = cot and spec.kind in EXPLAINED_KINDS
+    answer = LEGACY.answer(templates.gold(question, templates.CODE, explained), replies[0])
+    right = LEGACY.is_right(reply, answer)
     return Verdict(
         predicted, right, tuple(each if LEGACY.is_valid(each) else "" for each in replies)
     )

@@ -109,6 +109,9 @@ class LegacyRules:
     """Letters behind E are no answers."""
     invalid_votes: bool = True
     """Self-consistency: replies without an answer vote, each with its whole text."""
+    answer_of_first: bool = True
+    """Where the right answer stands behind an explanation, it is what follows the first "answer
+    is:" there, and cannot be given if the first sample has no answer."""
 
     def reply(self, text: str, *, whole: bool, few_shot: bool, cot: bool) -> str:
         """Return what a text is reduced to: an answer in lower case, or the whole text in lower
@@ -157,6 +160,20 @@ class LegacyRules:
         letters = LETTERS.lower()[: 5 if self.refuse_beyond_e else None]
         words = {"yes", "no"} if self.refuse_maybe else {"yes", "no", "maybe"}
         return reply in {*letters, *words}
+
+    def answer(self, gold: str, first: str) -> str:
+        """Return the right answer, in lower case.
+
+        Args:
+            gold: an explanation, "The answer is:", the answer and ``###``, or the answer alone.
+            first: the reply of the first sample.
+        """
+        gold = gold.lower()
+        if STOP not in gold:
+            return gold
+        if not self.answer_of_first:
+            return gold.rpartition("answer is:")[2].partition(STOP)[0].strip()
+        return gold.split("answer is:")[1].split(STOP)[0].strip() if self.is_valid(first) else gold
 
     def is_right(self, reply: str, answer: str) -> bool:
         """Return whether a reply is the right answer, in lower case; one without an answer never

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,6 +76,24 @@ def test_texts_without_an_answer_win_a_vote_under_the_released_rules():
     assert found == [(None, 0.0), (1, 1.0), (2, 1.0), (3, 1.0)]  # of a tie the first
 
 
+@pytest.mark.parametrize(("kind", "points"), [("medmcqa", 0.0), ("medqa4", 1.0)])
+def test_a_first_sample_without_an_answer_loses_an_explained_question_as_released(kind, points):
+    texts = [[("Fever", -1.0), ("answer is a", -1.0), ("answer is a", -1.0)]]
+    spec = spec_of(mode="sc-cot", samples=3, legacy=True, kind=kind)
+
+    assert predicted(EXAM[:1], texts, spec) == [(0, points)]
+
+
+@pytest.mark.parametrize(("subject", "answer"), [("virology", 2), ("machine_learning", 1)])
+def test_mmlu_medical_is_read_like_a_chain_of_thought_as_released(subject, answer):
+    exam = [replace(EXAM[0], question=replace(EXAM[0].question, subject=subject))]
+    spec = spec_of(mode="top-token", legacy=True, kind="mmlu")
+
+    ((found, _),) = predicted(exam, [[("B. The answer is C", -1.0)]], spec)
+
+    assert found == answer
+
+
 @pytest.mark.parametrize(("legacy", "points"), [(False, 3.0), (True, 2.0)])
 def test_maybe_is_never_right_under_the_released_rules(legacy, points):
     texts = [[("yes", -1.0)], [("no", -1.0)], [("maybe", -1.0)]]
@@ -120,6 +139,26 @@ def test_options_are_listed_for_a_model_that_was_not_taught_to_answer_without(st
     question = prompt_of("e", 0, ("one", "two"), style).question
 
     assert generation_items.listed(question).style == shown
+
+
+@pytest.mark.parametrize(("legacy", "end"), [(False, ""), (True, "\n")])
+@pytest.mark.parametrize(
+    ("mode", "phrase"),
+    [("top-token", "\nThe answer is:"), ("cot", "\nReason step by step before you answer.")],
+)
+def test_a_prompt_without_examples_ends_with_a_line_break_as_released(legacy, end, mode, phrase):
+    class Encoder:
+        bos = None
+
+        def encode_all(self, texts: list[str]) -> list[list[int]]:
+            return [[1] for _ in texts]
+
+    spec = spec_of(kind="medqa4", mode=mode, legacy=legacy, limit=0)
+    questions = [EXAM[0].question]
+
+    (found,) = generation_items.ask(questions, spec, Encoder(), 9).prompts  # type: ignore[arg-type]
+
+    assert found.text.endswith(f"D. four{phrase}{end}")
 
 
 def test_batches_have_the_longest_prompts_first_and_each_prompt_once():

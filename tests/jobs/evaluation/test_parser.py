@@ -122,7 +122,24 @@ def test_what_each_released_rule_is_worth():
         "refuse_maybe": -1,
         "refuse_beyond_e": -1,
         "invalid_votes": 0,  # of one sample each
+        "answer_of_first": 0,  # no answer stands behind an explanation
     }
+
+
+@pytest.mark.parametrize(
+    ("explanation", "first", "released", "ours"),
+    [
+        ("Because", "b", "b", "b"),
+        ("Because", "because", "because.\nthe answer is: b ###", "b"),
+        ("The answer is: b", "b", "b.\nthe", "b"),
+    ],
+)
+def test_the_right_answer_is_read_out_of_its_explanation(explanation, first, released, ours):
+    gold = f"{explanation}.\nThe answer is: B ###"
+
+    assert LEGACY.answer(gold, first) == released
+    assert replace(LEGACY, answer_of_first=False).answer(gold, first) == ours
+    assert LEGACY.answer("B", first) == "b"
 
 
 def test_the_first_blank_line_ends_a_reply_of_words_after_worked_examples():
