@@ -79,9 +79,9 @@ def ask(questions: Sequence[Question], spec: GenerateSpec, encoder: Encoder, roo
         texts = [
             plain.open_exchange(question)
             if question.style == OPEN
-            else turn[0].text.rstrip()
-            if cot
             else few_shot.prompt(question, shown.before(question), instruction.system)
+            if spec.shots and not cot
+            else turn[0].text.rstrip("" if spec.legacy else None)
             for question, turn in zip(sample, turns, strict=True)
         ]
         begin = [] if encoder.bos is None else [encoder.bos]

@@ -21,8 +21,6 @@ from jobs.questions import readers
 from jobs.questions.question import OPEN, Question
 from jobs.runtime.context import Context
 
-LEGACY_STOP = "$$$"
-
 
 @dataclass(frozen=True)
 class Work:
@@ -80,9 +78,7 @@ def stops(spec: GenerateSpec, question: Question) -> tuple[str, ...]:
     """Return the texts that end an answer. One to an open question may have headings of Markdown,
     where the end of its turn is a token.
     """
-    if question.style == OPEN and spec.template:
-        return ()
-    return (STOP, LEGACY_STOP) if spec.legacy else (STOP,)
+    return () if question.style == OPEN and spec.template else (STOP,)
 
 
 def plan(run: RunDir, spec: GenerateSpec, model: ExportedModel, encoder: Encoder) -> Work:
