@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from jobs.contract.corpus.benchmark_files import why_not_harness
 from jobs.contract.errors import TaskError
 from jobs.evaluation.likelihood_prompts import Put, TextPrompts
 from jobs.questions.question import LETTERS, Question
@@ -72,6 +73,44 @@ SCHEMAS: dict[str, tuple[str, Callable[[Question], Document]]] = {
     "med_concepts_qa": ("med_concepts_qa/med_concepts_qa_{subject}.yaml", med_concepts_qa),
 }
 """By kind of benchmark: the file of the task among lm-eval's, and its documents."""
+_MMLU = """
+abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology
+college_chemistry college_computer_science college_mathematics college_medicine college_physics
+computer_security conceptual_physics econometrics electrical_engineering elementary_mathematics
+formal_logic global_facts high_school_biology high_school_chemistry high_school_computer_science
+high_school_european_history high_school_geography high_school_government_and_politics
+high_school_macroeconomics high_school_mathematics high_school_microeconomics
+high_school_physics high_school_psychology high_school_statistics high_school_us_history
+high_school_world_history human_aging human_sexuality international_law jurisprudence
+logical_fallacies machine_learning management marketing medical_genetics miscellaneous
+moral_disputes moral_scenarios nutrition philosophy prehistory professional_accounting
+professional_law professional_medicine professional_psychology public_relations security_studies
+sociology us_foreign_policy virology world_religions
+"""
+SUBJECTS = {
+    "mmlu": frozenset(_MMLU.split()),
+    "med_concepts_qa": frozenset(
+        f"{vocabulary}_{level}"
+        for vocabulary in ("atc", "icd9cm", "icd9proc", "icd10cm", "icd10proc")
+        for level in ("easy", "medium", "hard")
+    ),
+}
+"""The subjects that have a task of their own, of kinds whose tasks are one per subject."""
+
+
+def require_tasks(kind: str, questions: Iterable[Question]) -> None:
+    """Refuse questions of which lm-eval has no task for a subject.
+
+    Raises:
+        TaskError: naming the subject.
+    """
+    subjects = SUBJECTS.get(kind)
+    for question in questions if subjects else ():
+        if subjects and question.split == "test" and question.subject not in subjects:
+            raise TaskError(
+                f"lm-eval has no task for the subject {question.subject!r}",
+                "remove `harness` from `modes`, or name those to score in `subjects`",
+            )
 
 
 class HarnessPrompts(TextPrompts):
@@ -83,21 +122,15 @@ class HarnessPrompts(TextPrompts):
         Raises:
             TaskError: lm-eval has no task for questions of this kind.
         """
-        if kind not in SCHEMAS:
-            raise TaskError(
-                f"lm-eval has no task for benchmarks of kind {kind}",
-                f"mode harness scores {', '.join(SCHEMAS)}; remove it from `modes`",
-            )
+        if reason := why_not_harness(kind):
+            hint = f"mode harness scores {', '.join(SCHEMAS)}; remove it from `modes`"
+            raise TaskError(reason, hint)
         keep_to_itself(Path(gettempdir()))
         self._file, self._document = SCHEMAS[kind]
         self._of_subject = cache(self._load)
 
     def put(self, question: Question, examples: Sequence[Question]) -> Put:
-        """Return a question behind worked examples.
-
-        Raises:
-            TaskError: lm-eval has no task for the question's subject.
-        """
+        """Return a question behind worked examples."""
         document = self._document(question)
         task = self._of_subject(question.subject if "{subject}" in self._file else "")
         task.sampler.shown = [self._document(example) for example in examples]
@@ -121,11 +154,6 @@ class HarnessPrompts(TextPrompts):
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         path = Path(lm_eval.__file__).parent / "tasks" / self._file.format(subject=subject)
-        if not path.is_file():
-            raise TaskError(
-                f"lm-eval has no task for the subject {subject!r}",
-                "remove `harness` from `modes`, or the subject's file from the folder",
-            )
         config = {
             key: value
             for key, value in load_yaml(path).items()

@@ -156,6 +156,7 @@ def benchmark_problems(
     """Yield a sentence for a benchmark that cannot be read, has fewer worked examples than
     ``shots``, or no options that ``permute`` could put into another order.
     """
+    from jobs.evaluation import harness
     from jobs.questions import readers
     from jobs.questions.question import require_examples, require_permutable
 
@@ -170,6 +171,8 @@ def benchmark_problems(
         require_examples(path, questions, shots, benchmark.demonstrations == "per-subject")
         if benchmark.permute:
             require_permutable(path, questions)
+        if "harness" in benchmark.modes:
+            harness.require_tasks(benchmark.kind, questions)
     except TaskError as error:
         yield f"{key}: {error.message}; {error.hint}"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
+from jobs.contract.corpus.benchmark_files import HARNESS_KINDS
 from jobs.contract.errors import TaskError
-from jobs.evaluation.harness import SCHEMAS, HarnessPrompts
+from jobs.evaluation.harness import SCHEMAS, SUBJECTS, HarnessPrompts
 from jobs.questions.question import Question
 
 
@@ -15,7 +19,7 @@ def question(stem: str = "Which?", subject: str = "anatomy", **fields) -> Questi
 
 
 ABSTRACT = {"context": ("One.", "Two."), "choices": ("yes", "no", "maybe"), "style": "words"}
-SUBJECTS = {"med_concepts_qa": "icd10cm_easy"}
+TASKS = {"med_concepts_qa": "icd10cm_easy"}
 LISTED = "A. w\nB. x\nC. y\nD. z\n"
 HEADS = {
     "mmlu": "The following are multiple choice questions (with answers) about anatomy.\n\n",
@@ -33,7 +37,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_prompts_and_options_are_those_of_lm_eval(kind: str) -> None:
-    fields = ABSTRACT if kind == "pubmedqa" else {"subject": SUBJECTS.get(kind, "anatomy")}
+    fields = ABSTRACT if kind == "pubmedqa" else {"subject": TASKS.get(kind, "anatomy")}
     text, answer = PROMPTS[kind]
 
     put = HarnessPrompts(kind).put(question(**fields), [question("First?", **fields)])
@@ -46,11 +50,33 @@ def test_prompts_and_options_are_those_of_lm_eval(kind: str) -> None:
     assert len(put.options) == len(put.question.choices)
 
 
-def test_a_subject_without_a_task_is_named() -> None:
-    with pytest.raises(TaskError, match="lm-eval has no task for the subject 'botany'"):
-        HarnessPrompts("mmlu").put(question(subject="botany"), [])
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_the_subjects_are_those_of_lm_eval_s_tasks(kind: str) -> None:
+    pattern = Path(SCHEMAS[kind][0].format(subject="[!_]*"))
+    folder = Path(str(importlib.util.find_spec("lm_eval").origin)).parent / "tasks"
+    start = pattern.name.index("[")
+
+    files = [path.stem[start:] for path in folder.glob(str(pattern))]
+
+    assert set(files) == SUBJECTS[kind]
+    assert len(files) > 10
 
 
-def test_a_kind_without_a_task_is_refused() -> None:
-    with pytest.raises(TaskError, match="lm-eval has no task for benchmarks of kind mcq"):
-        HarnessPrompts("mcq")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("mcq", "lm-eval has no task for benchmarks of kind mcq"),
+        ("medqa", "lm-eval's medqa_4options has four options"),
+        ("mmlu_pro", "lm-eval's mmlu_pro writes a chain of thought"),
+        ("truthfulqa", "lm-eval's truthfulqa_mc1 has every wrong answer"),
+    ],
+)
+def test_a_kind_that_lm_eval_puts_otherwise_is_refused_with_the_reason(
+    kind: str, reason: str
+) -> None:
+    with pytest.raises(TaskError, match=reason):
+        HarnessPrompts(kind)
+
+
+def test_the_kinds_that_a_configuration_accepts_have_a_task() -> None:
+    assert tuple(SCHEMAS) == HARNESS_KINDS

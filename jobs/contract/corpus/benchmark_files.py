@@ -32,6 +32,23 @@ SUBJECT_GROUPS: dict[str, tuple[str, ...]] = {
 general ones of the released evaluation (epfLLM/meditron:evaluation/benchmarks.py)."""
 
 
+HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa", "med_concepts_qa")
+"""Kinds of benchmarks that ``jobs.evaluation.harness`` puts as lm-eval's task does."""
+_OTHER_TASKS = {
+    "mmlu_pro": "lm-eval's mmlu_pro writes a chain of thought; modes cot and sc-cot do that",
+    "truthfulqa": "lm-eval's truthfulqa_mc1 has every wrong answer of a question for an option, "
+    "truthfulqa here has three of them as MEDITRON's evaluation",
+    "medqa": "lm-eval's medqa_4options has four options, which kind medqa4 has too",
+}
+
+
+def why_not_harness(kind: str) -> str:
+    """Return why a kind of benchmark cannot be put as lm-eval puts it; empty where it can."""
+    if kind in HARNESS_KINDS:
+        return ""
+    return _OTHER_TASKS.get(kind, f"lm-eval has no task for benchmarks of kind {kind}")
+
+
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """Settings that decide the questions of a benchmark beside its files."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from jobs.contract.corpus.benchmark_files import why_not_harness
 from meditron_cli.config.evaluation.judge import Judge
 from meditron_cli.config.field_types import (
     OPERATIONAL,
@@ -37,8 +38,6 @@ QuestionKind = Literal[
 """As ``jobs.questions.readers`` reads them."""
 WITH_SUBJECTS = ("mmlu", "truthfulqa", "mmlu_pro", "headqa", "med_concepts_qa")
 """Kinds of which some subjects can be read."""
-HARNESS_KINDS = ("pubmedqa", "medmcqa", "medqa4", "mmlu", "headqa", "med_concepts_qa")
-"""Kinds of benchmarks that lm-eval has a task for (``jobs.evaluation.harness``)."""
 
 TOP_TOKEN, HARNESS = "top-token", "harness"
 JUDGED_KIND = "healthbench"
@@ -114,8 +113,8 @@ class Benchmark(Section):
             yield "shots", "a finetuned model answers without worked examples"
         if len(set(self.modes)) < len(self.modes):
             yield "modes", "a mode is listed twice"
-        if "harness" in self.modes and self.kind not in HARNESS_KINDS:
-            yield "modes", f"lm-eval has no task for benchmarks of kind {self.kind}"
+        if "harness" in self.modes and (reason := why_not_harness(self.kind)):
+            yield "modes", f"{reason}; remove harness"
         if self.legacy and self.kind == "mcq":
             yield "legacy", "the released rules read letters, and yes and no; kind mcq has neither"
 

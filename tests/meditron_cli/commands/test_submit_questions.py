@@ -120,6 +120,12 @@ REFUSED = {
         [MODEL % "medqa", "finetune.added_tokens=['<|im_start|>']"],
         "finetune.added_tokens: the tokenizer has no <|im_end|>, a token of the template; list it",
     ),
+    "a subject that lm-eval has no task for": (
+        lambda folder: (folder / "botany_test.csv").write_text("Which?,a,b,c,d,B\n"),
+        [QUIZ.replace("test.jsonl", "botany_test.csv") % ("mmlu", ", modes: [harness]")],
+        "(quiz): lm-eval has no task for the subject 'botany'; remove `harness` from `modes`, or "
+        "name those to score in `subjects`",
+    ),
     "shots without train records": (
         questions(test=MEDQA),
         [QUIZ % ("medqa", ", shots: 3")],

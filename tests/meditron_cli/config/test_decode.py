@@ -139,7 +139,8 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("evaluate: {benchmarks: [{name: a, path: x, modes: [top-token, top-token]}]}", "1:51: "
          "evaluate.benchmarks[0].modes: a mode is listed twice"),
         ("evaluate: {benchmarks: [{name: a, path: x, modes: [harness]}]}", "1:51: "
-         "evaluate.benchmarks[0].modes: lm-eval has no task for benchmarks of kind mcq"),
+         "evaluate.benchmarks[0].modes: lm-eval has no task for benchmarks of kind mcq; "
+         "remove harness"),
         ("evaluate: {seeds: [], benchmarks: [{name: a, path: x, shots: 1}]}", "1:19: "
          "evaluate.seeds: a benchmark has shots, whose worked examples are drawn with a seed"),
         ("evaluate: {seeds: [1, 1]}", "1:19: evaluate.seeds: a seed is listed twice"),
