@@ -34,7 +34,7 @@ def command(
 
     Without FILE, experiment.yaml. A file is checked alone, as the part of a configuration that it
     is; with --cluster and --size, experiments are merged with these and checked as a whole, as
-    `meditron plan pipeline` does, with those of the inputs that this machine has.
+    `meditron plan pipeline` does. Either way those of the inputs are read that this machine has.
     """
     from meditron_cli import console
     from meditron_cli.config.check import check_file
@@ -45,6 +45,8 @@ def command(
     results = [check_file(path) for path in files or (DEFAULT_CONFIG,)]
     if cluster and size:
         results = [check_merged(services, checked, cluster, size) for checked in results]
+    else:
+        results = [check_files(checked) for checked in results]
     if as_json:
         valid = not any(checked.errors for checked in results)
         console.json_out({"valid": valid, "files": [row(checked) for checked in results]})
@@ -54,6 +56,19 @@ def command(
     if errors := [sentence for checked in results for sentence in checked.errors]:
         hints = dict.fromkeys(hint for checked in results for hint in checked.hints)
         raise ConfigError("\n".join(errors), hint="\n".join(hints))
+
+
+def check_files(checked: Checked) -> Checked:
+    """Check the files that a valid experiment names by itself, as far as this machine has them."""
+    from jobs.contract.stage_specs import STAGES
+    from meditron_cli.inputs import problems
+
+    if checked.part is None:
+        return checked
+    errors = problems.data_problems(checked.part, None, STAGES)
+    errors += problems.instruction_problems(checked.part.finetune)
+    errors += problems.judge_problems(checked.part)
+    return replace(checked, errors=tuple(errors))
 
 
 def check_merged(services: Services, checked: Checked, cluster: str, size: str) -> Checked:

@@ -208,16 +208,22 @@ class Experiment(Section):
                 )
             elif step == "kept" and not self.pretrain.steps_to_keep:
                 yield f"{key}.{index}", "pretrain.keep_steps lists no step of this training"
-        phases = self.pretrain.phases
+        yield from self._length_conflicts()
+        yield from self._finetune_conflicts()
+        yield from self._generation_conflicts()
+
+    def _length_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that a model that began with random weights reads no longer prompts than texts."""
+        phases, asked = self.pretrain.phases, self.evaluate.seq_length or 0
         longest = max([self.model.seq_length, *(phase.sequence_length or 0 for phase in phases)])
-        asked = self.evaluate.seq_length or 0
+        scored = [benchmark for benchmark in self.evaluate.benchmarks if benchmark.scored]
+        if scored and all(benchmark.model for benchmark in scored):
+            longest = max(longest, self.finetune.sequence_length or 0)
         if self.model.weights == "random" and asked > longest:
             yield (
                 "evaluate.seq_length",
                 f"{asked} is more than the {longest} tokens of the longest sequence in training",
             )
-        yield from self._finetune_conflicts()
-        yield from self._generation_conflicts()
 
     @property
     def finetunes_base(self) -> bool:

@@ -314,6 +314,17 @@ def missing_inputs(
             yield Missing(stages, sentence(root, where, absence(path)))
 
 
+def missing_files(experiment: Experiment, root: yaml_tree.Node) -> Iterator[str]:
+    """Yield a sentence for each file of documents or questions that this machine does not have, or
+    that is on the hub.
+    """
+    for _, where, named in data_files(experiment):
+        if HubData.parse(named):
+            yield sentence(root, where, f"{named} is on the hub; name --cluster and --size")
+        elif not Path(named).exists():
+            yield sentence(root, where, absence(Path(named)))
+
+
 def missing_weights(
     experiment: Experiment, cluster: Cluster, root: yaml_tree.Node, fetch: str
 ) -> Iterator[Missing]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.evaluation.schema import Benchmark
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
-    from meditron_cli.config.training.finetune import TrainFile
+    from meditron_cli.config.training.finetune import Finetune, TrainFile
 
 READ_RECORDS = 200
 """Training questions of a file that are read before anything is submitted."""
@@ -40,13 +40,20 @@ def of_stages(loaded: Loaded, stages: Collection[str]) -> list[str]:
 
 def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
     """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
+    sentences = data_problems(loaded.experiment, loaded.cluster.data_dir, stages)
+    return sentences + list(problems_beside_data(loaded, stages))
+
+
+def data_problems(
+    experiment: Experiment, data_dir: Path | None, stages: Collection[str]
+) -> list[str]:
+    """Return one sentence per file of documents or questions that the stages cannot use."""
     from meditron_cli.config import data_files, load
     from meditron_cli.plan import spec_parts
 
-    experiment = loaded.experiment
     sentences: list[str] = []
     for readers, (section, name, number, *key), path in load.data_files(experiment):
-        place = data_files.place(path, loaded.cluster.data_dir)
+        place = data_files.place(path, data_dir)
         if place is None or set(stages).isdisjoint(readers):
             continue
         if key == ["train"]:
@@ -54,9 +61,7 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
         elif name == "benchmarks":
             benchmark = experiment.evaluate.benchmarks[int(number)]
             scored = not {"evaluate", "generate"}.isdisjoint(stages)
-            options = spec_parts.benchmark_options(
-                experiment, benchmark, loaded.cluster.data_dir, train=scored
-            )
+            options = spec_parts.benchmark_options(experiment, benchmark, data_dir, train=scored)
             shots = benchmark.shots if scored else 0
             sentences += benchmark_problems(benchmark, shots, place, options)
         elif name == "models":
@@ -69,7 +74,7 @@ def unusable(loaded: Loaded, stages: Collection[str]) -> list[str]:
             sentences += compared_problems(file, place)
         else:
             sentences += path_problems(f"{section}.{name}", place)
-    return sentences + list(problems_beside_data(loaded, stages))
+    return sentences
 
 
 def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[str]:
@@ -217,19 +222,25 @@ def compared_problems(file: TrainFile, path: Path) -> Iterator[str]:
         yield f"{key}: {error.message}; {error.hint}"
 
 
-def template_problems(experiment: Experiment) -> Iterator[str]:
-    """Yield a sentence for instructions that cannot be read, and for each token of the template
-    that neither the tokenizer has nor ``finetune.added_tokens`` lists.
-    """
+def instruction_problems(finetune: Finetune) -> Iterator[str]:
+    """Yield a sentence for instructions that cannot be read."""
     from jobs.prompts import instructions
-    from jobs.prompts.encoding import CONTROL_TOKENS
 
-    finetune = experiment.finetune
-    if finetune.instructions and finetune.instructions.exists():
+    if finetune.models and finetune.instructions and finetune.instructions.exists():
         try:
             instructions.load(finetune.instructions)
         except TaskError as error:
             yield f"finetune.instructions: {error.message}; {error.hint}"
+
+
+def template_problems(experiment: Experiment) -> Iterator[str]:
+    """Yield a sentence for instructions that cannot be read, and for each token of the template
+    that neither the tokenizer has nor ``finetune.added_tokens`` lists.
+    """
+    from jobs.prompts.encoding import CONTROL_TOKENS
+
+    finetune = experiment.finetune
+    yield from instruction_problems(finetune)
     known = {*finetune.added_tokens, *experiment.vocabulary.added_tokens}
     if path := experiment.tokenize.tokenizer:
         with suppress(ValueError, OSError):  # the sentence about the tokenizer names it

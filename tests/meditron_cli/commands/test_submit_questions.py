@@ -191,6 +191,30 @@ def test_questions_that_cannot_be_used_are_refused_before_an_allocation(
     assert meditron.scheduler.submitted == []
 
 
+def test_check_reads_the_questions_that_are_there_without_a_cluster(meditron: Bench) -> None:
+    questions(test=OUTSIDE, train=OUTSIDE)(meditron.folder)
+    config = meditron.folder / "own.yaml"
+    config.write_text(
+        "evaluate: {benchmarks: [{name: quiz, kind: medqa, path: test.jsonl}, "
+        "{name: gone, path: gone.jsonl}]}\n"
+        "finetune: {models: [{name: medqa, data: [{path: train.jsonl}]}], instructions: own.yaml}\n"
+    )
+    other = "`answer_idx` is 'F'; it is a letter from A to E"
+
+    checked = meditron("check", str(config))
+
+    assert checked.exit_code == 2
+    assert checked.stdout == ""
+    assert checked.stderr.splitlines() == [
+        f"warning: not checked: own.yaml:1:89: evaluate.benchmarks[1].path: "
+        f"{meditron.folder}/gone.jsonl: no such file or folder",
+        f"error: finetune.models[0].data: {meditron.folder}/train.jsonl:1: {other}",
+        f"error: evaluate.benchmarks (quiz): {meditron.folder}/test.jsonl:1: {other}",
+        f"error: finetune.instructions: {config}: not JSON (Expecting value: line 1 column 1 (char "
+        "0)); check `instructions`",
+    ]
+
+
 def test_no_likelihoods_of_a_thinking_model(meditron: Bench) -> None:
     base = meditron.folder / "base"
     base.mkdir()

@@ -170,6 +170,20 @@ def test_a_model_that_began_with_random_weights_reads_no_longer_texts_than_in_tr
     assert not errors(Experiment, PRETRAIN, text.replace("random", "/weights") + "\n")
 
 
+@pytest.mark.parametrize(("model", "refused"), [("own", False), ("''", True)])
+def test_finetuned_models_alone_may_read_what_finetuning_reads(model: str, refused: bool) -> None:
+    text = MODEL.replace("layers", "weights: random, layers") + (
+        "finetune: {sequence_length: 64, models: [{name: own, items: 1, data: [{path: t}]}]}\n"
+        "evaluate: {seq_length: 64, benchmarks: [{name: a, path: a.jsonl, model: own}, {name: b, "
+        f"path: b.jsonl, model: {model}}}]}}\n"
+    )
+
+    found = errors(Experiment, PRETRAIN, text)
+
+    assert [one for one in found if "evaluate.seq_length: 64 is more" in one] == found
+    assert bool(found) == refused
+
+
 def test_added_tokens_must_leave_a_base() -> None:
     text = MODEL.replace("vocab_size: 100", "vocab_size: 2") + "vocabulary: {added_tokens: [a, b]}"
 
