@@ -138,15 +138,17 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, top_only: bool) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, top_only: bool) -> tuple[str, ...]:
     """Modules a file imports; with ``top_only`` only those loaded with it."""
     tree = ast.parse(path.read_text())
-    nodes = run_on_import(tree.body) if top_only else ast.walk(tree)
-    for node in nodes:
+    found: list[str] = []
+    for node in run_on_import(tree.body) if top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def run_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -171,17 +173,17 @@ def roots(path: Path, top_only: bool) -> set[str]:
     return {name.split(".")[0] for name in imports(path, top_only)}
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] == "jobs"])
-def test_the_node_side_never_imports_the_login_side(name: str) -> None:
-    assert not roots(modules()[name], top_only=False) & CLI_ONLY
+def test_the_node_side_never_imports_the_login_side() -> None:
+    for name, path in modules().items():
+        if name.split(".")[0] == "jobs":
+            assert not roots(path, top_only=False) & CLI_ONLY, name
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in modules() if name.startswith(("meditron_cli", *LIGHT))]
-)
-def test_the_login_node_and_the_batch_step_load_nothing_heavy(name: str) -> None:
-    allowed = {"tokenizers"} if name == "meditron_cli.sample.train_tokenizer" else set()
-    assert not (roots(modules()[name], top_only=True) & HEAVY) - allowed
+def test_the_login_node_and_the_batch_step_load_nothing_heavy() -> None:
+    for name, path in modules().items():
+        if name.startswith(("meditron_cli", *LIGHT)):
+            allowed = {"tokenizers"} if name == "meditron_cli.sample.train_tokenizer" else set()
+            assert not (roots(path, top_only=True) & HEAVY) - allowed, name
 
 
 def test_only_the_engine_imports_megatron() -> None:
@@ -214,6 +216,7 @@ def edges() -> dict[str, set[str]]:
     }
 
 
+@functools.cache
 def package(name: str) -> str:
     """Return the package that a module belongs to, the innermost one."""
     keys = {*ALLOWED, *TOP, *SHELL}
@@ -221,12 +224,11 @@ def package(name: str) -> str:
     return max(fitting, key=len, default=name)
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_a_module_imports_only_what_its_package_may(name: str) -> None:
-    own = package(name)
-    used = {package(target) for target in edges()[name]} - {own}
-
-    assert own in TOP | SHELL or not used - ALLOWED[own], f"{name} imports {sorted(edges()[name])}"
+def test_a_module_imports_only_what_its_package_may() -> None:
+    for name, targets in edges().items():
+        own = package(name)
+        used = {package(target) for target in targets} - {own}
+        assert own in TOP | SHELL or not used - ALLOWED[own], f"{name} imports {sorted(targets)}"
 
 
 def test_stages_do_not_import_each_other() -> None:

@@ -393,12 +393,18 @@ class Documented(NamedTuple):
 
 
 @cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Return the nodes of a file."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def documented() -> list[Documented]:
     """Return all that has a docstring, but for tests, whose names are sentences."""
     return [
         Documented(path, type(node), f"{getattr(node, 'lineno', 1)}: {name}", text)
         for path in python_files().values()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
         and not (name := getattr(node, "name", "")).startswith("test_")
         and (text := ast.get_docstring(node))
@@ -408,7 +414,7 @@ def documented() -> list[Documented]:
 def defined_names(path: Path) -> set[str]:
     """Return what a file defines or sets, in classes and functions too."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = nodes_of(path)
     return (
         {node.name for node in nodes if isinstance(node, definitions)}
         | {node.id for node in nodes if isinstance(node, ast.Name)}

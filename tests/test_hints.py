@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -29,10 +30,13 @@ ERROR_NAMES = re.compile(
 )
 
 
-def sources() -> Iterator[tuple[Path, ast.Module]]:
-    for package in ("jobs", "meditron_cli"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text())
+@cache
+def sources() -> list[tuple[Path, ast.Module]]:
+    return [
+        (path.relative_to(ROOT), ast.parse(path.read_text()))
+        for package in ("jobs", "meditron_cli")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
 
 
 def text_of(node: ast.expr) -> str:
