@@ -236,11 +236,12 @@ def append_lines(path: Path, lines: Sequence[str], share: bool = False) -> None:
         share: let the group write to the file where it may write to the folder.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; it names the file.
     """
     if not lines:
         return
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+b") as file:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    with naming(path), open(handle, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if share:
             _share(file.fileno(), path.parent)

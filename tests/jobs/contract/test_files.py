@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.files import write_bytes
+from jobs.contract.files import append_lines, write_bytes
 
 from ...disks import mounted
 
@@ -50,3 +50,8 @@ def test_an_error_of_the_storage_names_the_file(tmp_path: Path) -> None:
 
         assert raised.value.filename == str(disk / "record.json")
         assert list(disk.iterdir()) == []
+
+
+def test_an_error_of_appending_names_the_file() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        append_lines(Path("/dev/full"), ["a line"])
