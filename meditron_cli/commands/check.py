@@ -85,11 +85,11 @@ def check_merged(services: Services, checked: Checked, cluster: str, size: str) 
     try:
         loaded = load(cluster, size, Path(checked.file), ())
         stages = prepare.stages_of(prepare.PIPELINE, loaded.experiment)
-        plan = prepare.plan_of(loaded, stages)
+        run = run_of(services, loaded)
+        plan = prepare.plan_of(loaded, stages, run=run)
         absent = tuple(item.sentence for item in problems.missing(loaded, stages))
         if sentences := problems.unusable(loaded, stages):
             raise ConfigError("\n".join(sentences))
-        run = run_of(services, loaded)
         require_trainable(plan, run, prepare.PIPELINE, checked.file, partly=True)
     except ConfigError as error:
         errors, hints = tuple(error.message.splitlines()), tuple(error.hint.splitlines())

@@ -73,7 +73,7 @@ def command(
     run = run_of(services, loaded)
     planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
-    plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages))
+    plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages), run=run)
     rows = summary.stage_rows(plan)
     facts = training_figures(plan, loaded, run)
     known, now = loaded.known, services.clock.now()

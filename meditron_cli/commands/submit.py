@@ -156,8 +156,7 @@ def resolve_run(
     loaded = stored.loaded(request, run.name, overrides)
     planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
-    measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
-    plan = prepare.plan_of(planned, stages, measured, converted=converted)
+    plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages), run=run)
     root = run.root.parent
     return SubmitTarget(loaded, plan, root, run.name, exists=True, reader=reader, is_named=True)
 
@@ -206,8 +205,7 @@ def resolve(
     run = RunDir(root / name)
     planned = prepare.with_corpus_tasks(loaded, run)
     stages = prepare.stages_of(stage, planned.experiment)
-    measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
-    plan = prepare.plan_of(planned, stages, measured, converted=converted)
+    plan = prepare.plan_of(planned, stages, prepare.measured_times(run, stages), run=run)
     reader = RecordReader(run, in_full=True)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 
@@ -240,7 +238,7 @@ def refuse(submission: SubmitTarget) -> None:
     from meditron_cli.runs import launch_plan, prepare
 
     run, plan = RunDir(submission.path), submission.plan
-    stages = [stage.stage for stage in plan.stages if not prepare.is_converted(run, stage)]
+    stages = [stage.stage for stage in plan.stages if not prepare.has_begun(run, stage)]
     prepare.require_submittable(submission.loaded, stages)
     options.require_trainable(plan, run, click.get_current_context().params["stage"])
     if submission.exists:

@@ -20,6 +20,7 @@ from jobs.contract.stage_specs import (
     FinetuneSpec,
     GenerateSpec,
     PrepareSpec,
+    Spec,
 )
 
 
@@ -39,8 +40,28 @@ def preparations(run: RunDir) -> Iterator[PrepareSpec]:
             yield task.spec
 
 
-def require_start(spec: FinetuneSpec) -> None:
-    """Refuse to finetune from a checkpoint of another run that it does not have.
+def has_checkpoints(run: RunDir, spec: Spec) -> bool:
+    """Return whether a finetuning of a run has checkpoints, with which it goes on."""
+    from jobs.checkpoints import manifest
+
+    return isinstance(spec, FinetuneSpec) and bool(
+        manifest.saved_steps(run.path(spec.checkpoint_dir))
+    )
+
+
+def has_begun_with(run: RunDir, spec: Spec, folder: str) -> bool:
+    """Return whether a folder has the checkpoint that a finetuning began with, which it needs no
+    more.
+    """
+    return (
+        isinstance(spec, FinetuneSpec)
+        and folder == spec.start.checkpoint_dir
+        and has_checkpoints(run, spec)
+    )
+
+
+def require_start(run: RunDir, spec: FinetuneSpec) -> None:
+    """Refuse to begin a finetuning with a checkpoint of another run that it does not have.
 
     Raises:
         TaskError: naming its folder.
@@ -48,7 +69,7 @@ def require_start(spec: FinetuneSpec) -> None:
     from jobs.checkpoints import manifest
 
     start, folder = spec.start, Path(spec.start.checkpoint_dir)
-    if not folder.is_absolute() or not folder.parent.is_dir():
+    if not folder.is_absolute() or not folder.parent.is_dir() or has_checkpoints(run, spec):
         return
     steps = {"first": 0, "last": start.target_step}
     step = steps[start.checkpoint] if start.checkpoint in steps else int(start.checkpoint)
@@ -74,10 +95,8 @@ def require_same_finetuning(run: RunDir, spec: FinetuneSpec) -> None:
     Raises:
         TaskError: naming the settings.
     """
-    from jobs.checkpoints import manifest
-
     before = next((one for _, one in finetunings(run) if one.name == spec.name), None)
-    if before is None or not manifest.saved_steps(run.path(spec.checkpoint_dir)):
+    if before is None or not has_checkpoints(run, spec):
         return
     names = {field.name for field in dataclasses.fields(spec)} - LAYOUT_FIELDS
     if spec.loss_average != BY_TOKENS:

@@ -35,6 +35,7 @@ from jobs.contract.units import plural
 from jobs.health import node_ledger
 from jobs.slurm import transaction
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
+from meditron_cli.inputs import finetuned
 from meditron_cli.plan import early
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stage_plan import named_paths
@@ -417,6 +418,7 @@ def require_files(run: RunDir, plan: Plan, decisions: Mapping[str, StageDecision
         for task in stage.tasks
         if task.index in decisions[stage.stage].submit
         for path in missing_paths(task)
+        if not finetuned.has_begun_with(run, task.spec, path)
     }
     if lines:
         raise ConfigError("\n".join(lines), hint=run.hint(HINT_MISSING))

@@ -80,7 +80,7 @@ def plan_of(
     stages: Collection[str],
     measured: MetricsSummary | None = None,
     digest: str | None = None,
-    converted: Path | None = None,
+    run: RunDir | None = None,
     grown: tuple[str, ...] | None = None,
 ) -> Plan:
     """Plan some stages of a loaded configuration with this machine's interpreter.
@@ -90,7 +90,8 @@ def plan_of(
         stages: names of stages.
         measured: times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
-        converted: folder of the base model, where it is not found any more.
+        run: its specs name what is not found any more: the folder of the base model, and the run
+            that finetuning began with.
         grown: tokens that finetuning adds to the tokenizer; by default it is read.
 
     Raises:
@@ -102,7 +103,7 @@ def plan_of(
 
     experiment, cluster, cores = loaded.experiment, loaded.cluster, 0
     found = weights.find(experiment.model.weights, cluster.models_dir).folder
-    folder = found or converted
+    folder = found or (recorded_folder(run) if run else None)
     if digest is None:
         digest = tokenizer_digest(experiment.tokenize.tokenizer)
     if cluster.scheduler == "local":
@@ -120,7 +121,7 @@ def plan_of(
         weights_links=tuple(map(str, weights.links(found))) if found else (),
         source_bytes=source_bytes(loaded) if "curate" in stages or "clean" in stages else None,
         grown=grown_tokens(experiment) if grown is None else grown,
-        start_target=start_target(experiment),
+        start_target=start_target(experiment, run),
     )
     return build(inputs, tuple(stages))
 
@@ -138,12 +139,18 @@ def grown_tokens(experiment: Experiment) -> tuple[str, ...]:
     return tuple(token for token in experiment.finetune.added_tokens if token not in known)
 
 
-def start_target(experiment: Experiment) -> int:
-    """Return the target step of the training of ``finetune.run``; 0 where none is known."""
+def start_target(experiment: Experiment, run: RunDir | None) -> int:
+    """Return the target step of the training of ``finetune.run``, of one that is gone as the specs
+    of ``run`` have it; 0 where none is known.
+    """
     if experiment.finetune.run is None:
         return 0
     task = specs.read_task(RunDir(experiment.finetune.run), PRETRAIN, 0)
-    return task.training.train_steps if task and task.training else 0
+    if task and task.training:
+        return task.training.train_steps
+    starts = (spec.start for _, spec in finetuned.finetunings(run)) if run else ()
+    folder = f"{experiment.finetune.run}/checkpoints"
+    return next((one.target_step for one in starts if one.checkpoint_dir == folder), 0)
 
 
 def source_bytes(loaded: Loaded) -> int | None:
@@ -414,7 +421,7 @@ def require_same_run(run: RunDir, spec: Spec, stages: Collection[str]) -> None:
     if isinstance(spec, JudgeSpec) and "generate" not in stages:
         answers.require_replies(run, spec)
     if isinstance(spec, FinetuneSpec):
-        finetuned.require_start(spec)
+        finetuned.require_start(run, spec)
         finetuned.require_same_finetuning(run, spec)
     if isinstance(spec, PrepareSpec | EvaluateSpec | GenerateSpec):
         finetuned.require_same_questions(run, spec)
@@ -496,7 +503,7 @@ def planned(reader: RecordReader) -> Plan:
     grown = next((spec.tokenizer.grown for _, spec in finetuned.finetunings(run)), None)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
     loaded = with_corpus_tasks(loaded, run)
-    return plan_of(loaded, stages, measured, digest, recorded_folder(run), grown)
+    return plan_of(loaded, stages, measured, digest, run, grown)
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> MetricsSummary | None:
@@ -515,13 +522,16 @@ def recorded_folder(run: RunDir) -> Path | None:
     return Path(folder) if folder else None
 
 
-def is_converted(run: RunDir, stage: StagePlan) -> bool:
-    """Return whether a stage is a conversion that has ended in a run, which needs the folder of the
-    base model no more.
+def has_begun(run: RunDir, stage: StagePlan) -> bool:
+    """Return whether a stage needs what it begins with no more: a conversion that has ended in a
+    run, the folder of the base model; finetunings that all have checkpoints, the run they started
+    from.
     """
-    if stage.stage != "convert":
-        return False
-    return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
+    if stage.stage == "convert":
+        return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
+    return stage.stage == FINETUNE and all(
+        finetuned.has_checkpoints(run, task.spec) for task in stage.tasks
+    )
 
 
 def recorded_tokenizer(run: RunDir, stages: Collection[str]) -> TokenizerRef | None:

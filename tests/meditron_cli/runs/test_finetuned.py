@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.runs.views import RunView, StageView
 
 from ... import metric_lines
+from ...conftest import Bench
 from ...plans import plan_of
 
 MODELS = "finetune.models=[{name: medqa, data: [{path: /data/medqa.jsonl, kind: medqa}]}]"
@@ -110,13 +113,45 @@ def test_layout_and_saving_of_a_model_may_change(run: RunDir, override: str) -> 
     inputs.require_same_finetuning(run, other)
 
 
-def test_the_checkpoint_of_another_run_must_be_there(tmp_path: Path) -> None:
+def test_the_checkpoint_of_another_run_must_be_there(run: RunDir, tmp_path: Path) -> None:
     saved(tmp_path / "checkpoints", 20)
     spec = replace(spec_of(), start=StartRef("20", 0, str(tmp_path / "checkpoints")))
+    other = replace(spec, start=replace(spec.start, checkpoint="30"))
 
-    inputs.require_start(spec)
+    inputs.require_start(run, spec)
     with pytest.raises(TaskError, match="has no checkpoint of step 30"):
-        inputs.require_start(replace(spec, start=replace(spec.start, checkpoint="30")))
+        inputs.require_start(run, other)
+
+    saved(run.path(other.checkpoint_dir), 0)
+    inputs.require_start(run, other)  # it goes on with its own
+
+
+def test_a_model_with_checkpoints_needs_the_run_it_began_with_no_more(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    other = RunDir(meditron.folder / "other")
+    other.root.mkdir()
+    (task,) = plan_of("local", "tiny", "pretrain.train_steps=70").stage("pretrain").tasks
+    write_json(other.spec("pretrain", 0), specs.to_json(task))
+    saved(other.path("checkpoints"), 70)
+    write_json(other.record, {})
+    name = "finetune.models=[{name: asked, items: 1, data: [{path: quiz.jsonl}]}]"
+    words = ["--set", f"finetune.run={other.root}", "--set", name]
+    begun = meditron.submit(*words, stage="finetune")
+    assert begun.exit_code == 0, begun.stderr
+    run = meditron.run()
+    finish(run, "prepare", 0)
+    meditron.scheduler.jobs.clear()
+    shutil.rmtree(other.root)
+
+    before = meditron.submit(*words, stage="finetune")
+    saved(run.path("finetune/asked/checkpoints"), 0)
+    after = meditron.submit(*words, stage="finetune")
+
+    assert (before.exit_code, after.exit_code) == (2, 0), after.stderr
+    assert f"{other.record}: no such file" in before.stderr
+    assert meditron.scheduler.submitted[-1].stage == "finetune"
+    assert meditron("resume", run.name).exit_code == 0
 
 
 def test_training_files_and_the_template_are_checked_before_anything_is_submitted(
