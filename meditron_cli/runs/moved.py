@@ -36,10 +36,15 @@ PATH_KEYS = {
 """Keys of an experiment that decide what is trained and hold paths."""
 PATH_FIELDS = {
     "corpus.sources.path",
+    "corpus.decontamination.benchmarks.path",
     "tokenizer.path",
     "path",
+    "options.train",
+    "instructions",
     "corpora.data",
     "corpora.validation_data",
+    "data.path",
+    "decontamination.benchmarks.path",
 }
 """The same in specs."""
 NAMED_BY_PATH = "corpus.sources.name"
