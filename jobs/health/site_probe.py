@@ -1,11 +1,13 @@
 """The job with which ``meditron doctor`` examines compute nodes. Standard library only.
 
-``python -m jobs.health.site_probe {batch,node,host} FOLDER``
+``python -m jobs.health.site_probe {batch,node,host,STAGE} FOLDER``
 
-The batch step looks for Slurm's commands and starts two job steps. In the first, one process per
-node, started as ranks are, checks storage, libraries and, with two nodes, the connection between
-them. In the second, one process per node, started on the host as the preflight check is, checks
-health and quotas. A failure becomes an entry of the report; ``report.json`` is written last.
+The batch step looks for Slurm's commands and starts job steps of one process per node. In the
+first, started as ranks are, each checks storage, libraries and, with two nodes, the connection
+between them. In the second, started on the host as the preflight check is, each checks health and
+quotas. In one more for each stage with an environment of its own, started as its ranks are, each
+checks the libraries that the stage needs. A failure becomes an entry of the report;
+``report.json`` is written last.
 """
 
 from __future__ import annotations
@@ -55,7 +57,12 @@ def main(words: list[str]) -> int:
         write_json(folder / REPORT, batch_report(folder, os.environ))
         return 0
     number = int(os.environ.get("SLURM_PROCID", "0"))
-    report = host_report(folder) if part == "host" else node_report(folder, number)
+    if part == "host":
+        report = host_report(folder)
+    elif part == "node":
+        report = node_report(folder, number)
+    else:
+        report = libraries(read_json(folder / REQUEST)["stages"][part]["modules"])
     write_json(folder / f"{part}-{number}.json", report)
     return 0
 
@@ -71,6 +78,13 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     step = run_step([*request["step"], *module, "node", str(folder)], STEP_SECONDS)
     host_command = [*request["host_step"], sys.executable, *module, "host", str(folder)]
     host_step = run_step(host_command, HOST_STEP_SECONDS)
+    stages = {
+        name: {
+            "step": run_step([*wanted["step"], *module, name, str(folder)], STEP_SECONDS),
+            "nodes": reports(folder, name),
+        }
+        for name, wanted in request["stages"].items()
+    }
     return {
         "time": time.time(),
         "node": node_name(os.environ),
@@ -83,6 +97,7 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         "requested_cpus": request["cpus"],
         "nodes": reports(folder, "node"),
         "hosts": reports(folder, "host"),
+        "stages": stages,
     }
 
 
@@ -139,13 +154,20 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
     check_peer = {0: serve_peer, 1: contact_peer}.get(number) if nodes > 1 else None
     peer = attempt(lambda: check_peer(folder)) if check_peer else {}
     return {
-        "node": node_name(os.environ),
+        **libraries(request["modules"]),
         "cpus": usable_cores(),
-        "python": sys.executable,
-        "python_version": ".".join(map(str, sys.version_info[:3])),
-        "modules": import_modules(request["modules"]),
         "storage": attempt(lambda: storage(folder)),
         **peer,
+    }
+
+
+def libraries(modules: list[str]) -> dict[str, Any]:
+    """Return one node's report of an interpreter and of the modules that it imports."""
+    return {
+        "node": node_name(os.environ),
+        "python": sys.executable,
+        "python_version": ".".join(map(str, sys.version_info[:3])),
+        "modules": import_modules(modules),
     }
 
 

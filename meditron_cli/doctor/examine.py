@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.outcomes import NodeEntry
-from jobs.contract.stage_specs import FINETUNE, JUDGE, PIPELINE_STAGES, PREPARE
+from jobs.contract.stage_specs import (
+    FINETUNE,
+    JUDGE,
+    PIPELINE_STAGES,
+    PREPARE,
+    PRETRAIN,
+    TRAINING_STAGES,
+)
 from jobs.health import node_ledger
 from jobs.runtime.termination import deferred_signals
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
 from meditron_cli.config import facts_file
+from meditron_cli.config.cluster_schema import StageEnvironments
+from meditron_cli.config.evaluation.schema import Evaluate
 from meditron_cli.config.facts_file import Facts, Probe
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (
@@ -155,8 +164,9 @@ def run_probe(
     like ``probe.submit``.
     """
     current = earlier if earlier is not None and is_pending(earlier) else None
+    stages = own_environments(target.loaded) if current is None else {}
     with deferred_signals() as deliver:
-        submitted = current or probe.submit(plan, target.root, client, target.clock.now())
+        submitted = current or probe.submit(plan, stages, target.root, client, target.clock.now())
 
         def begin() -> None:
             deliver()
@@ -166,6 +176,38 @@ def run_probe(
             )
 
         return probe.wait(submitted, client, target.clock, seconds, begin)
+
+
+def own_environments(loaded: Loaded) -> dict[str, probe.OwnEnvironment]:
+    """Return the environments of stages that have one of their own; that of training is probed
+    anyway.
+
+    Raises:
+        ConfigError: no plan fits one.
+    """
+    found = {}
+    environment = loaded.cluster.environment
+    for stage, own in environment.stages.named():
+        if stage == PRETRAIN:
+            continue
+        values = {"python": own.python, "container": own.container, "stages": StageEnvironments()}
+        there = loaded.cluster.model_copy(
+            update={"environment": environment.model_copy(update=values)}
+        )
+        training = prepare.plan_of(replace(loaded, cluster=there), [PRETRAIN]).training.tasks[0]
+        found[stage] = probe.OwnEnvironment(training, modules_of(stage, loaded.experiment.evaluate))
+    return found
+
+
+def modules_of(stage: str, evaluate: Evaluate) -> tuple[str, ...]:
+    """Return the modules that the ranks of a stage import."""
+    if stage in TRAINING_STAGES:
+        return probe.MODULES
+    if stage == "evaluate":
+        harness = any("harness" in benchmark.modes for benchmark in evaluate.benchmarks)
+        return (*probe.MODULES, "tokenizers", *(["lm_eval"] if harness else []))
+    section = evaluate.judge if stage == JUDGE and evaluate.judge else evaluate.generate
+    return ("torch", "tokenizers", section.backend)
 
 
 def is_pending(earlier: Probe) -> bool:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.specs import TaskSpec
 from jobs.slurm.steps import one_per_node
 from meditron_cli.plan.model import Plan, Resources
 from meditron_cli.scheduler import slurm
 
 PROBE_MINUTES = 10
 """More than the probe's own timeouts add up to; backfill starts short jobs early."""
+STAGE_MINUTES = 4
+"""More than the timeout of the step of a stage with an environment of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,25 @@ def option(name: str, value: Any) -> str:
     return f"--{name}" if value is True else f"--{name}={value}"
 
 
-def probe_resources(plan: Plan) -> Resources:
-    """Return the resources of the probe: training's, on at most two nodes, one process per node."""
-    training = plan.training.resources
-    nodes = min(2, training.nodes)
-    return replace(training, nodes=nodes, ranks_per_node=1, time_minutes=PROBE_MINUTES)
-
-
-def step(plan: Plan, resources: Resources, values: Mapping[str, str]) -> list[str]:
-    """Return the command that starts one Python process per node, as training starts its ranks.
+def probe_resources(plan: Plan, stages: int = 0) -> Resources:
+    """Return the resources of the probe: training's, on at most two nodes, one process per node.
 
     Args:
+        stages: that have an environment of their own.
+    """
+    training = plan.training.resources
+    nodes, minutes = min(2, training.nodes), PROBE_MINUTES + stages * STAGE_MINUTES
+    return replace(training, nodes=nodes, ranks_per_node=1, time_minutes=minutes)
+
+
+def step(task: TaskSpec, resources: Resources, values: Mapping[str, str]) -> list[str]:
+    """Return the command that starts one Python process per node, as those of a task are started.
+
+    Args:
+        task: of a training.
         resources: of the probe.
         values: replacements for placeholders, such as the run directory's.
     """
-    task = plan.training.tasks[0]
     command = [
         *one_per_node(resources.nodes, f"--cpus-per-task={resources.cpus_per_rank}"),
         *task.srun_args,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.specs import RUN
+from jobs.contract.specs import RUN, TaskSpec
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.sbatch import sbatch_reason
@@ -46,8 +46,24 @@ class ProbeWait:
     """Why there will be no report."""
 
 
-def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
+@dataclass(frozen=True)
+class OwnEnvironment:
+    """The environment of a stage that is not training's."""
+
+    training: TaskSpec
+    """As its ranks would be started there."""
+    modules: tuple[str, ...]
+    """That the stage's ranks import."""
+
+
+def submit(
+    plan: Plan, stages: Mapping[str, OwnEnvironment], root: Path, client: Client, now: float
+) -> Probe:
     """Create the probe's folder in the runs directory, and submit its job.
+
+    Args:
+        plan: with the training whose jobs are probed.
+        stages: those with an environment of their own.
 
     Raises:
         ProbeRefused: with sbatch's reason.
@@ -55,13 +71,20 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
         OSError: the folder cannot be written.
     """
     folder = root / f".doctor-{uuid4().hex}"
-    resources = job_options.probe_resources(plan)
+    resources = job_options.probe_resources(plan, len(stages))
     options = job_options.options(plan, resources)
     code_snapshot.copy_code(RunDir(folder))
     request = {
         "environment": list(plan.site.environment),
         "sbatch": options,
-        "step": job_options.step(plan, resources, {RUN: str(folder)}),
+        "step": job_options.step(plan.training.tasks[0], resources, {RUN: str(folder)}),
+        "stages": {
+            name: {
+                "step": job_options.step(own.training, resources, {RUN: str(folder)}),
+                "modules": list(own.modules),
+            }
+            for name, own in stages.items()
+        },
         "host_step": job_options.on_every_node(resources),
         "nodes": resources.nodes,
         "cpus": resources.cpus_per_rank,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract import outcomes
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.contract.units import GIB, plural
 from jobs.supervision import preflight_step
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, SiteFinding, unknown
@@ -106,22 +107,42 @@ def cores(report: Report) -> Iterator[SiteFinding]:
 
 def python(report: Report) -> Iterator[SiteFinding]:
     """Check that every node imports training's libraries."""
-    for node in report["nodes"]:
+    yield from imports("Python", report["nodes"], FATAL)
+
+
+def stages(report: Report) -> Iterator[SiteFinding]:
+    """Check that every node imports the libraries of stages with an environment of their own.
+    Without evaluation and generation training still works.
+    """
+    requested = report["requested_nodes"]
+    for name, found in report.get("stages", {}).items():
+        fact, verdict = f"Python of {name}", FATAL if name in TRAINING_STAGES else WARN
+        started = len(found["nodes"])
+        if started < requested:
+            reason = last(found["step"]["lines"], "no reason given")
+            meaning = f"srun cannot start its ranks: {reason}"
+            yield SiteFinding(fact, f"{started} of {requested}", verdict, meaning, SOURCE)
+        else:
+            yield from imports(fact, found["nodes"], verdict)
+
+
+def imports(fact: str, nodes: Sequence[Report], verdict: str) -> Iterator[SiteFinding]:
+    """Check that every node imports an environment's modules."""
+    for node in nodes:
         broken = {name: item for name, item in node["modules"].items() if "error" in item}
         for name, item in broken.items():
             meaning = f"{node['python']} on {node['node']} cannot import it: {item['error']}"
-            yield SiteFinding(name, "missing", FATAL, meaning, SOURCE)
+            what = name if fact == "Python" else f"{fact}: {name}"
+            yield SiteFinding(what, "missing", verdict, meaning, SOURCE)
         if broken:
             return
-    if report["nodes"]:
-        first = report["nodes"][0]
+    if nodes:
+        first = nodes[0]
         modules = [f"{name} {item['version']}" for name, item in first["modules"].items()]
         value = ", ".join((first["python_version"], *modules))
-        slowest = max(
-            sum(item["seconds"] for item in node["modules"].values()) for node in report["nodes"]
-        )
+        slowest = max(sum(item["seconds"] for item in node["modules"].values()) for node in nodes)
         meaning = f"imported on every node, within {slowest:.0f} s"
-        yield SiteFinding("Python", value, OK, meaning, SOURCE)
+        yield SiteFinding(fact, value, OK, meaning, SOURCE)
 
 
 def health(report: Report) -> Iterator[SiteFinding]:
@@ -252,6 +273,6 @@ def least(*values: int | None) -> Any:
 
 
 RULES: tuple[Callable[[Report], Iterator[SiteFinding]], ...] = (
-    commands, submitting, requeue, step, cores, python, health, peers,
+    commands, submitting, requeue, step, cores, python, stages, health, peers,
 )  # fmt: skip
 """In the order of the table."""

@@ -43,6 +43,7 @@ def write_request(folder: Path, *step: str) -> None:
         "nodes": 1,
         "cpus": 1,
         "modules": ["json", "none.such", "decimal"],
+        "stages": {"generate": {"step": list(step), "modules": ["decimal", "none.such"]}},
         "health": {"gpus": 1, "skip": ["shm"]},
     }
     write_json(folder / site_probe.REQUEST, request)
@@ -131,6 +132,11 @@ def test_the_batch_step_collects_the_reports_of_nodes(
     }
     assert found["step"]["code"] == 0
     assert [node["node"] for node in found["nodes"]] == [os.uname().nodename]
+    assert found["stages"]["generate"]["step"]["code"] == 0
+    (own,) = found["stages"]["generate"]["nodes"]
+    assert (own["node"], own["python"]) == (os.uname().nodename, sys.executable)
+    assert list(own["modules"]) == ["decimal", "none.such"]
+    assert own["modules"]["none.such"]["error"].startswith("ModuleNotFoundError: ")
     assert "gpu_count" in {item["code"] for item in found["hosts"][0]["health"]["findings"]}
     assert found["hosts"][0]["node"] == os.uname().nodename
     assert found["time"] <= time.time()
@@ -151,6 +157,7 @@ def test_without_slurms_commands_a_batch_step_still_reports(
     assert (found["requeue"], found["submit"], found["nodes"]) == (None, None, [])
     assert found["host_step"]["code"] == 0
     assert found["step"] == {"code": None, "lines": ["srun: no such program"]}
+    assert found["stages"]["generate"] == {"step": found["step"], "nodes": []}
 
 
 # ---- health

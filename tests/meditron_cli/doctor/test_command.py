@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from jobs.contract.files import read_json, write_json
@@ -181,6 +182,32 @@ def test_a_probe_is_a_job_like_training_on_two_nodes(ward: Ward) -> None:
     assert found["facts"]["slurm"]["submit_from_jobs"] is True
     assert "shared storage" in facts_of(found, "OK")
     assert not ward.folder.exists()
+
+
+def test_the_environment_of_a_stage_is_probed_as_its_ranks_are_started(ward: Ward) -> None:
+    profile = yaml.safe_load(ward.bench("clusters", "test-slurm").stdout)
+    image = {"container": {"kind": "pyxis", "image": "/images/vllm.sqsh", "python": "python3"}}
+    own = {"pretrain": {"python": "/train/bin/python"}, "finetune": {"python": "/tune/bin/python"}}
+    profile["environment"] = {"stages": {**own, "generate": image}}
+    (ward.bench.folder / "own.yaml").write_text(yaml.safe_dump(profile))
+    backend = "evaluate: {generate: {backend: vllm}}"
+    (ward.bench.folder / "experiment.yaml").write_text(backend)
+
+    result = ward("--wait", "5", cluster="own.yaml")
+
+    assert result.exit_code == 0, result.stderr
+    request = read_json(ward.folder / "request.json")
+    assert request["step"][-1] == "/train/bin/python"
+    assert set(request["stages"]) == {"finetune", "generate"}  # that of training is the step above
+    assert request["stages"]["finetune"]["step"][-1] == "/tune/bin/python"
+    assert request["stages"]["finetune"]["modules"] == ["torch", "megatron.core"]
+    generate = request["stages"]["generate"]
+    assert generate["step"][-1] == "python3"
+    assert "--container-image=/images/vllm.sqsh" in generate["step"]
+    (mounts,) = [word for word in generate["step"] if word.startswith("--container-mounts=")]
+    assert f"{ward.folder}:{ward.folder}" in mounts
+    assert generate["modules"] == ["torch", "tokenizers", "vllm"]
+    assert "--time=18" in (ward.slurm.state / "options").read_text().split()
 
 
 def test_health_is_checked_on_the_host_as_the_preflight_check_does(ward: Ward) -> None:

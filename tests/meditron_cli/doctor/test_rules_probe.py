@@ -88,6 +88,12 @@ def on_each(part: str = "nodes", **changes: Any) -> dict[str, Any]:
     return found
 
 
+def with_stage(stage: str, **modules: Any) -> dict[str, Any]:
+    """Return the same of a site where a stage has an environment of its own."""
+    nodes = [node(name, python="/vllm/bin/python", modules=modules) for name in ("n1", "n2")]
+    return report(stages={stage: {"step": {"code": 0, "lines": []}, "nodes": nodes}})
+
+
 def with_room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
     """Return the same with other room in the runs directory; a quota where one is reported."""
     found = on_each(storage={"free_bytes": free, "free_files": files})
@@ -126,6 +132,14 @@ def test_a_site_without_faults_has_none() -> None:
          "in the profile"),
         (on_each(modules={"torch": {"error": "no end after 120 s"}}), "torch", FATAL,
          "/venv/bin/python on n1 cannot import it: no end after 120 s"),
+        (with_stage("generate", vllm={"error": "no module"}), "Python of generate: vllm", WARN,
+         "/vllm/bin/python on n1 cannot import it: no module"),
+        (with_stage("finetune", torch={"error": "no module"}), "Python of finetune: torch", FATAL,
+         "/vllm/bin/python on n1 cannot import it: no module"),
+        (report(stages={"judge": {"step": {"code": 1, "lines": ["srun: no image"]}, "nodes": []}}),
+         "Python of judge", WARN, "srun cannot start its ranks: srun: no image"),
+        (with_stage("generate", vllm={"version": "0.12", "seconds": 41.0}), "Python of generate",
+         OK, "imported on every node, within 41 s"),
         (with_peer(seen=False), "shared storage", FATAL,
          "a file written on one node does not appear on another: name a --runs-dir on storage "
          "that all nodes share"),
