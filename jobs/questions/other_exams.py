@@ -43,8 +43,9 @@ def read_mmlu_pro(path: Path, options: BenchmarkOptions, split: str) -> Iterator
         if options.subjects and subject not in options.subjects:
             continue
         choices = texts_field(where, record, "options")
+        number = record.get("question_id")
         yield _question(
-            str(record.get("question_id") or where),
+            where if number is None else str(number),
             text_field(where, record, "question"),
             choices,
             letter_field(where, record, "answer", len(choices)),

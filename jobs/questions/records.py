@@ -98,11 +98,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ``(where, cells)`` per row; ``where`` has the line on which the row ends."""
+    """Yield ``(where, cells)`` per row that is not blank; ``where`` has the line on which the row
+    ends.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
         try:
-            for cells in lines:
+            for cells in filter(None, lines):
                 yield f"{path}:{lines.line_num}", cells
         except csv.Error as error:
             refuse(f"{path}:{lines.line_num}", f"not CSV ({error})")

@@ -62,6 +62,15 @@ def test_a_record_becomes_a_question(
     assert question.style == "letters"
 
 
+def test_numbers_of_mmlu_pro_are_ids_from_0_on(tmp_path: Path) -> None:
+    records = [{**MMLU_PRO, "question_id": number} for number in (0, 1)]
+    write_lines(tmp_path / "validation.jsonl", *records)
+
+    found = read(tmp_path / "validation.jsonl", "mmlu_pro")
+
+    assert [question.id for question in found] == ["0", "1"]
+
+
 def test_parquet_is_read_as_lines_are(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

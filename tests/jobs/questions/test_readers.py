@@ -103,6 +103,21 @@ def test_medmcqa_may_publish_the_same_choice_twice(tmp_path):
     assert readers.read(path, "medmcqa")[0].choices.count("facial") == 2
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_may_have_a_mark_of_its_encoding_and_blank_lines(tmp_path, mark, end):
+    path = tmp_path / "anatomy_test.csv"
+    content = (
+        f'{mark}"Is ""it"", or not?","a, b",c,d,e,B{end}{end}"Which{end}one",a,b,c,d,A{end}{end}'
+    )
+    path.write_bytes(content.encode())
+
+    first, second = readers.read(path, "mmlu")
+
+    assert (first.stem, first.choices[0]) == ('Is "it", or not?', "a, b")
+    assert (second.id, second.stem) == ("anatomy_test-1", f"Which{end}one")
+
+
 def test_the_first_row_of_an_mmlu_file_is_a_question(tmp_path):
     path = tmp_path / "anatomy_test.csv"
     path.write_text('"Where, in the body, is the tibia?",arm,leg,head,back,B\nWhich.,a,b,c,d,A\n')
