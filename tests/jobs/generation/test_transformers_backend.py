@@ -76,6 +76,13 @@ def test_neither_the_batch_nor_the_other_items_change_what_is_drawn(model):
     assert together == model.generate(PROMPTS, DRAWN, SEEDS)
 
 
+def test_the_questions_of_a_benchmark_have_seeds_of_their_own():
+    seeds = {backend.seed_of(1234, f"{number}:0") for number in range(4183)}
+
+    assert len(seeds) > 4180
+    assert {seed % 256 for seed in seeds} == {0}
+
+
 def test_tokens_are_drawn_with_their_probabilities(folder, model):
     """Compare 4,000 draws at temperature 0.8 with the softmax, over the commonest tokens."""
     rounds, samples = 8, 500
