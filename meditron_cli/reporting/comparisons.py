@@ -76,7 +76,7 @@ def differences(ours: Score, theirs: PublishedScore, size: float) -> Iterator[st
     """Yield, in few words, what differs between our protocol and the published one."""
     known, is_mmlu = ours.results, theirs.benchmark == MMLU_MEDICAL
     if theirs.size and not 0.8 < size / theirs.size < 1.25:
-        yield f"size {size:.2g}B"
+        yield f"size {size:.2g}B for {theirs.size:.3g}B"
     for what, own, wanted in (
         ("n", known["n"], theirs.n),
         ("subjects", len(set(ours.subjects.values())) or None, len(MEDICAL) if is_mmlu else None),
@@ -88,8 +88,8 @@ def differences(ours: Score, theirs: PublishedScore, size: float) -> Iterator[st
             yield f"{what} {own:,} for {wanted:,}"
     if ours.mode == theirs.mode == "top-token" and not known.get("legacy"):
         yield "likelihood" if known.get("score") != "generation" else "parser"
-    if known.get("template", "code") not in ("code", ""):
-        yield f"template {known['template']}"
+    if (template := known.get("template")) not in (None, "", "code"):
+        yield f"template {template}"
 
 
 def pairs(scores: Sequence[Score], others: Sequence[Score] = ()) -> list[dict[str, Any]]:

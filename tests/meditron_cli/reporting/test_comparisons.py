@@ -56,6 +56,7 @@ def write(run: RunDir) -> Callable[..., None]:
             "majority": 0.25,
             "p_value": 0.5,
             "shots": 0,
+            "template": None,
             "digests": {"benchmark": digest},
             "precision": "bf16",
             "calibration_error": 0.123,
@@ -199,7 +200,7 @@ def test_a_difference_of_all_questions_is_outside_of_its_interval(run, write) ->
         ("Llama-2-70B", False),
         ("Meditron-70B", False),
     ]
-    assert found[0]["differs"] == ["size 0.003B", "template paper"]
+    assert found[0]["differs"] == ["size 0.003B for 70B", "template paper"]
 
 
 def test_mmlu_stands_beside_the_papers_where_its_subjects_are_medical(run, write) -> None:
