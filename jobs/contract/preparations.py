@@ -9,8 +9,11 @@ Three mixtures are known by their sums alone: 159,669 + 10,178 + 200,000 = 369,8
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from jobs.contract.units import plural
 
 ITEMS = {
     "medqa": 10_178,
@@ -90,3 +93,15 @@ def train_steps(items: int, epochs: float, batch: int) -> int:
     (epfLLM/meditron:finetuning/sft.py:147-148).
     """
     return 10 * math.ceil(epochs * items / batch / 10)
+
+
+def left_out(counts: Mapping[str, Any]) -> list[str]:
+    """Return a phrase per kind of items that a preparation left out or cut, from its summary."""
+    phrases = {
+        "contained": "left out as test questions",
+        "too_long": "left out, since question and answer alone are longer than a row",
+        "truncated": "without the beginning of the context, to fit into a row",
+    }
+    return [
+        f"{plural(counts[key], 'item')} {text}" for key, text in phrases.items() if counts.get(key)
+    ]

@@ -13,8 +13,8 @@ from jobs.contract import done_markers
 from jobs.contract.corpus import benchmark_files
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, write_bytes, write_json
+from jobs.contract.preparations import left_out
 from jobs.contract.stage_specs.preparation import PrepareSpec
-from jobs.contract.units import plural
 from jobs.data import tokenizer_file
 from jobs.data.indexed_dataset import index_dtype
 from jobs.runtime.context import Context
@@ -199,22 +199,10 @@ def write(
         writer.publish()
     write_bytes(folder / CONTAINED, lines.encode())
     write_json(folder / MANIFEST, record)
-    for sentence in (differs, *summary["omitted"], *losses(summary)):
+    for sentence in (differs, *summary["omitted"], *left_out(summary)):
         if sentence:
             print(sentence, flush=True)
     return summary
-
-
-def losses(summary: dict[str, Any]) -> list[str]:
-    """Return a sentence on each kind of items that were left out or cut."""
-    sentences = {
-        "contained": "left out: test questions contain them, or they contain test questions",
-        "too_long": "left out: question and answer alone are longer than a row",
-        "truncated": "lost the beginning of their context",
-    }
-    return [
-        f"{plural(summary[key], 'item')} {text}" for key, text in sentences.items() if summary[key]
-    ]
 
 
 def finish(

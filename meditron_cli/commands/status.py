@@ -106,7 +106,7 @@ def duration(seconds: float | None) -> str | None:
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """Print one run in full."""
-    from meditron_cli.reporting import run_times, task_errors
+    from meditron_cli.reporting import finetuned, run_times, task_errors
 
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
@@ -125,13 +125,14 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
             for name, stage in view.stages.items()
         ],
     )
+    models = finetuned.models(run, view, times)
     print_facts(full)
-    print_tables(full)
+    print_tables(full, models)
     print_pending(run, view)
     print_unconfirmed(full)
     print_blocked(full, stuck)
     print_errors(full)
-    for warning in truncations(run):
+    for warning in (*finetuned.notes(models), *truncations(run)):
         console.warning(warning)
 
 
@@ -261,11 +262,10 @@ def last_interruption(full: RunDetail) -> str | None:
     return f"{last.stage} attempt {last.number}: {last.sentence}"
 
 
-def print_tables(full: RunDetail) -> None:
+def print_tables(full: RunDetail, models: Sequence[dict[str, Any]]) -> None:
     """Print finetuned models, attempts, interruptions, and where the time went."""
     from meditron_cli.reporting import finetuned, tables
 
-    models = finetuned.models(full.run, full.view, full.times)
     if models:
         console.data("\nfinetuned models")
         console.table(finetuned.COLUMNS, finetuned.rows(models))

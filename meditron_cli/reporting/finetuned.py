@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.contract import done_markers, specs
+from jobs.contract import done_markers, progress_record, specs
 from jobs.contract.metrics_log import counted_steps
+from jobs.contract.preparations import left_out
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FINETUNE, PREPARE, FinetuneSpec, PrepareSpec
 from meditron_cli.reporting.run_times import RunTimes
+from meditron_cli.reporting.tables import clock
+from meditron_cli.runs.state import eta
 from meditron_cli.runs.views import RunView
 
-COLUMNS = ("model", "state", "steps", "loss", "validation", "rows", "from")
+COLUMNS = ("model", "state", "steps", "rows", "epochs", "loss", "validation", "from")
 
 
 def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
-    """Return the finetuned models of a run, in their order; losses in nats per scored token, None
-    for what does not exist yet.
+    """Return the finetuned models of a run, in their order; ``epochs`` are those of all steps,
+    losses in nats per scored token, None is what does not exist yet.
     """
     stage = view.stages.get(FINETUNE)
     if stage is None:
@@ -31,14 +34,17 @@ def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
         spec = task.spec
         steps = times.trainings.get((FINETUNE, index)) or counted_steps(())
         trained, validated = steps.trained, steps.validated
+        rows = (counts.get(spec.name) or {}).get("train_rows")
+        progress = progress_record.read(run, FINETUNE, index) if state == "running" else None
         found.append(
             {
                 "model": spec.name,
                 "state": state,
                 "step": steps.last,
                 "target_step": spec.train_steps,
-                "start": spec.start.checkpoint,
-                "start_dir": spec.start.checkpoint_dir,
+                "epochs": spec.train_steps * spec.global_batch_size / rows if rows else None,
+                "eta_s": eta(progress, progress.time) if progress else None,
+                "from": spec.start.text,
                 "loss_first": trained[0].loss if trained else None,
                 "loss_last": trained[-1].loss if trained else None,
                 "validation_first": validated[0].loss if validated else None,
@@ -63,27 +69,27 @@ def rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
     return [
         (
             model["model"],
-            model["state"],
+            state_text(model),
             f"{model['step']}/{model['target_step']}",
+            (model["prepared"] or {}).get("train_rows"),
+            None if model["epochs"] is None else f"{model['epochs']:.3g}",
             change(model["loss_first"], model["loss_last"]),
             change(model["validation_first"], model["validation_last"]),
-            (model["prepared"] or {}).get("train_rows"),
-            start_text(model),
+            model["from"],
         )
         for model in found
     ]
 
 
+def state_text(model: Mapping[str, Any]) -> str:
+    """Return the state of a model's training, with the time that is left."""
+    left = clock(model["eta_s"])
+    return f"{model['state']}, {left} left" if left else str(model["state"])
+
+
 def change(first: float | None, last: float | None) -> str | None:
     """Return ``1.234 to 0.567``; None before there is one."""
-    return None if first is None or last is None else f"{first:.4g} to {last:.4g}"
-
-
-def start_text(model: Mapping[str, Any]) -> str:
-    """Return the checkpoint that a model was finetuned from, another run's with its folder."""
-    start, folder = model["start"], model["start_dir"]
-    step = {"first": "step 0", "last": "the last step"}.get(start, f"step {start}")
-    return f"{step} in {folder}" if folder.startswith("/") else step
+    return None if first is None or last is None else f"{first:#.4g} to {last:#.4g}"
 
 
 def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -92,18 +98,7 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     sentences = []
     for model in found:
-        counts = model["prepared"] or {}
-        if counts.get("difference"):
-            sentences.append(str(counts["difference"]))
-        for key, text in LOSSES.items():
-            if counts.get(key):
-                sentences.append(f"{model['model']}: {counts[key]:,} items {text}")
+        if counts := model["prepared"]:
+            sentences += [counts["difference"]] if counts.get("difference") else []
+            sentences += [f"{model['model']}: {phrase}" for phrase in left_out(counts)]
     return sentences
-
-
-LOSSES = {
-    "contained": "are test questions and were left out",
-    "too_long": "are longer than a row and were left out",
-    "truncated": "lost the beginning of their context",
-}
-"""What happened to items, by its count in a preparation's summary."""

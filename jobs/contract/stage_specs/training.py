@@ -273,6 +273,13 @@ class StartRef:
     checkpoint_dir: str
     """Relative: ``checkpoints``; absolute where it is another run's."""
 
+    @property
+    def text(self) -> str:
+        """Return the checkpoint for people, another run's with its folder."""
+        names = {"first": "step 0", "last": "the last step"}
+        step = names.get(self.checkpoint, f"step {self.checkpoint}")
+        return f"{step} in {self.checkpoint_dir}" if self.checkpoint_dir.startswith("/") else step
+
 
 WEIGHT_PARTS = 100
 """The loss weight of a prompt's token is a whole number of parts of that of an answer's."""

@@ -230,14 +230,7 @@ def lines(plan: Plan) -> Iterator[str]:
             yield (
                 f"finetune     {spec.name}: {plural(spec.train_steps, 'step')} of "
                 f"{spec.global_batch_size} rows of at most {spec.model.seq_length} tokens from "
-                f"{start_text(spec.start)}; tensor {parallel.tensor} x pipeline "
+                f"{spec.start.text}; tensor {parallel.tensor} x pipeline "
                 f"{parallel.pipeline} x data {parallel.data}; {size(need.total)} per rank and "
                 f"{size(spec.model.checkpoint_bytes(spec.precision))} per checkpoint, computed"
             )
-
-
-def start_text(start: StartRef) -> str:
-    """Return the checkpoint that a finetuning begins with, for people."""
-    names = {"first": "step 0", "last": "the last step"}
-    step = names.get(start.checkpoint, f"step {start.checkpoint}")
-    return step if start.checkpoint_dir == "checkpoints" else f"{step} in {start.checkpoint_dir}"

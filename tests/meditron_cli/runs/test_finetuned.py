@@ -180,6 +180,9 @@ def test_training_files_and_the_template_are_checked_before_anything_is_submitte
 
 
 def test_a_table_shows_progress_and_losses_of_each_model(run: RunDir) -> None:
+    progress = {"tokens": 10.0, "target_tokens": 4_000.0, "tokens_per_s": 1.0}
+    times_of = {"time": 1.0, "attempt": 1, "done": 2, "total": 480, "unit": "steps"}
+    write_json(run.progress("finetune", 0), {**times_of, **progress})
     steps = counted_steps([metric_lines.step(1, loss=2.0), metric_lines.step(2, loss=1.5)])
     trainings = {("finetune", 0): steps}
     times = RunTimes((), (), trainings, (), {}, None, {}, None, 0.0, 0.0)
@@ -191,6 +194,23 @@ def test_a_table_shows_progress_and_losses_of_each_model(run: RunDir) -> None:
     found = finetuned.models(run, view, times)
 
     assert finetuned.rows(found) == [
-        ("medqa", "running", "2/480", "2 to 1.5", None, None, "the last step")
+        (
+            *("medqa", "running, 1:06:30 left", "2/480", None, None),
+            *("2.000 to 1.500", None, "the last step"),
+        )
+    ]
+    (prepared,) = [{**one, "epochs": 3.0184, "prepared": COUNTS} for one in found]
+    assert finetuned.rows([prepared])[0][3:5] == (9_873, "3.02")
+    assert finetuned.notes([prepared]) == [
+        "medqa: 10,177 items, 1 fewer than the 10,178 published",
+        "medqa: 1 item left out as test questions",
     ]
     assert finetuned.models(run, replace(view, stages={}), times) == []
+
+
+COUNTS = {
+    "train_rows": 9_873,
+    "difference": "medqa: 10,177 items, 1 fewer than the 10,178 published",
+    "contained": 1,
+    "too_long": 0,
+}
