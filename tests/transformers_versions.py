@@ -23,9 +23,11 @@ VERSIONS = {"4.57": str(older_transformers()), "5": ""}
 """PYTHONPATH of each version."""
 
 
-def run(version: str, program: str, *arguments: str) -> str:
-    """Run a Python program under one version and return its output."""
-    environment = {**os.environ, **OFFLINE, "PYTHONPATH": VERSIONS[version]}
+def run(version: str, program: str, *arguments: str, **variables: str) -> str:
+    """Run a Python program under one version, with some variables of its environment, and return
+    its output.
+    """
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": VERSIONS[version], **variables}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env=environment,

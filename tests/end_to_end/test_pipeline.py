@@ -16,6 +16,7 @@ import pytest
 from jobs.contract.metrics_log import MetricsLog
 from jobs.contract.rundir import RunDir
 
+from ..gate import full
 from ..ranks import PATIENCE, processes_about, wait_until
 from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, TUNED_STEPS, Desk, events
 
@@ -172,12 +173,18 @@ def until_step(run: RunDir, step: int) -> Callable[[], bool]:
     return lambda: any(line.step > step for line in MetricsLog(run, "pretrain").read_new())
 
 
+HIT = ("tokenize", "pretrain", "finetune", "generate")
+ALL_HIT = ("curate", "tokenize", "pretrain", "finetune", "evaluate", "export", "generate")
+"""The stage index has ended before it could be hit for certain."""
+
+
+@pytest.mark.parametrize("stages", [HIT, full(ALL_HIT)], ids=len)
 def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
-    long_desk: Desk, first: RunDir
+    long_desk: Desk, first: RunDir, stages: tuple[str, ...]
 ) -> None:
     done = long_desk.submit("pipeline", "--new", "--json")
     run = RunDir(Path(json.loads(done.stdout)["dir"]))
-    moments = {  # the stage index has ended before it could be hit for certain
+    moments = {
         "curate": until_progress(run, "curate", 0),
         "tokenize": until_progress(run, "tokenize", 1),
         "pretrain": until_step(run, 10),
@@ -187,8 +194,8 @@ def test_a_run_killed_in_its_stages_ends_as_if_nothing_had_happened(
         "generate": until_progress(run, "generate", 0),
     }
 
-    for stage, moment in moments.items():
-        wait_until(moment)
+    for stage in stages:
+        wait_until(moments[stage])
         long_desk.end_everything()
         state = long_desk.state(run)
         if state["state"] != "succeeded":  # the kill came later than the whole pipeline took

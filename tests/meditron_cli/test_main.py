@@ -17,6 +17,7 @@ from meditron_cli import __version__
 from meditron_cli.main import COMMANDS, main
 
 from ..conftest import Bench
+from ..gate import full
 from ..permissions import WITHOUT_ROOTS_EYES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -225,13 +226,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     ("words", "code"),
     [
         (["clusters"], 0),
-        (["schema", "experiment"], 0),
+        full(["schema", "experiment"], 0),
         (["check", "missing.yaml"], 2),
-        ([], 0),
+        full([], 0),
         (["--help"], 0),
-        (["--version"], 0),
-        (["submit", "--help"], 0),
-        (["help", "status"], 0),
+        full(["--version"], 0),
+        full(["submit", "--help"], 0),
+        full(["help", "status"], 0),
     ],
 )
 def test_the_exit_code_of_a_command_does_not_depend_on_its_reader(
@@ -345,7 +346,7 @@ def test_an_empty_argument_is_refused(meditron: Bench, words: list[str], before:
     assert meditron.scheduler.cancelled == []
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [*map(full, ["<&-", ">&-", "2>&-"]), "<&- >&- 2>&-"])
 def test_a_closed_stream_is_no_error(tmp_path: Path, closed: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(tmp_path)}
     command = f"{sys.executable} -m meditron_cli clusters {closed}"

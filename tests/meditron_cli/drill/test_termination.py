@@ -12,9 +12,10 @@ import pytest
 
 from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
+from ...gate import full
 
 ROOT = Path(__file__).parents[3]
-SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
+SIGNALS = [(signal.SIGTERM, 143), full(signal.SIGHUP, 129), full(signal.SIGINT, 130)]
 """With the exit code of each."""
 
 
@@ -45,7 +46,7 @@ def read_until(process: subprocess.Popen[str], is_last: Callable[[str], bool]) -
     raise AssertionError("it ended first")
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_drill_that_a_signal_ends_cancels_its_jobs(
     programs: FakeSlurm, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -79,7 +80,7 @@ def test_a_drill_that_cannot_cancel_names_the_runs_whose_jobs_remain(
     assert "jobs are cancelled" not in messages
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_doctor_that_a_signal_ends_cancels_its_probe(
     programs: FakeSlurm, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -14,6 +14,7 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TOKENIZER_STAGES, ConvertSpec
 
 from ...conftest import WORDS, Bench
+from ...gate import full
 from .test_base_model import PROFILE, TARGET, write_model
 
 ADDED = ("[fig]", "[/fig]")
@@ -65,8 +66,14 @@ FILES: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 """Another tokenizer.json in the place of the run's, and what is named."""
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("change", FILES)
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        *((change, False) for change in FILES),
+        ("rest of the file", True),
+        *(full(change, True) for change in FILES if change != "rest of the file"),
+    ],
+)
 def test_no_stage_is_submitted_with_another_tokenizer(
     begun: Bench, finish: Callable[..., None], change: str, trained: bool
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ...conftest import Bench
+from ...gate import full, only
 from ...permissions import run_plainly
 
 OTHER = "trial-tiny-00000000"
@@ -29,11 +30,11 @@ def unreadable(path: Path) -> Iterator[None]:
     "words",
     [
         ("status",),
-        ("status", "RUN"),
-        ("report", "RUN"),
+        full(("status", "RUN")),
+        full(("report", "RUN")),
         ("report",),
-        ("logs", "RUN"),
-        ("checkpoints", "RUN"),
+        full(("logs", "RUN")),
+        full(("checkpoints", "RUN")),
         ("cancel", "RUN"),
         ("recover", "--once"),
     ],
@@ -69,7 +70,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("what", UNREADABLE)
+@pytest.mark.parametrize("what", only(("the run", "its events"), UNREADABLE))
 def test_status_shows_an_unreadable_run_as_unknown_and_the_others_as_they_are(
     meditron: Bench, finish: Callable[..., None], what: str
 ) -> None:
@@ -88,7 +89,7 @@ def test_status_shows_an_unreadable_run_as_unknown_and_the_others_as_they_are(
         assert "unknown (Permission denied)" in rows[first.name]
 
 
-@pytest.mark.parametrize("what", ["the run", "its events"])
+@pytest.mark.parametrize("what", [full("the run"), "its events"])
 def test_submit_makes_a_new_run_beside_an_unreadable_one_of_the_same_experiment(
     meditron: Bench, what: str
 ) -> None:
@@ -102,7 +103,7 @@ def test_submit_makes_a_new_run_beside_an_unreadable_one_of_the_same_experiment(
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("what", ["the run", "its events", "its stages"])
+@pytest.mark.parametrize("what", [full("the run"), "its events", full("its stages")])
 def test_an_unreadable_run_that_is_named_is_refused_in_one_sentence(
     meditron: Bench, what: str
 ) -> None:

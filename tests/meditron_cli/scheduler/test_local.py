@@ -29,6 +29,7 @@ from meditron_cli.scheduler.local import LocalScheduler
 from ...corpus_specs import curate_spec
 from ...disks import fill, mounted
 from ...exits import exit_of, exits
+from ...gate import only
 from ...model_specs import tokenizer_ref
 from ...plans import plan_of
 from ...ranks import (
@@ -355,7 +356,7 @@ MOMENTS: dict[str, Callable[[Machine, str], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", only(("submitted", "the supervisor has begun"), MOMENTS))
 def test_a_cancellation_at_any_moment_of_the_start_is_not_lost(
     machine: Machine, moment: str
 ) -> None:
