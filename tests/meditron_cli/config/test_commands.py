@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import get_args
@@ -372,6 +373,17 @@ def test_init_writes_a_starter_that_lacks_nothing_and_overwrites_nothing(folder:
     assert (folder / "new/.meditron/experiment.schema.json").is_file()
     assert second.exit_code == 2
     assert second.stderr.splitlines()[0] == "error: already there: new/experiment.yaml, new/sample"
+
+    head, mark, rest = Path("new/experiment.yaml").read_text().partition("evaluate:")
+    tuned = Path("new/tuned.yaml")
+    tuned.write_text(head + mark + re.sub("^# (?!To)", "", rest, flags=re.MULTILINE))
+    loaded = load("local", "tiny", tuned, [])
+    assert loaded.missing == ()
+    assert [model.name for model in loaded.experiment.finetune.models] == ["taught"]
+    assert [benchmark.model for benchmark in loaded.experiment.evaluate.benchmarks] == [
+        "",
+        "taught",
+    ]
 
 
 @pytest.mark.parametrize(
