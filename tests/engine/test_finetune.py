@@ -282,6 +282,14 @@ def test_a_finetuning_that_was_killed_goes_on_with_the_same_losses(make, alone):
     assert run.losses() == alone.losses()
     assert run.samples() == alone.samples()
     assert run.validations() == alone.validations()
+    # Scores name the weights by this digest.
+    assert digest_of_last(run) == digest_of_last(alone)
+
+
+def digest_of_last(run):
+    """Return the digest of the manifest of the last checkpoint."""
+    _, record = manifest.at_step(run.root / run.spec.checkpoint_dir, STEPS)
+    return record.manifest
 
 
 GROWTH = """

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.api import _wrap_exception
 from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.planner import WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -301,6 +302,12 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
     def finish(self, metadata: Any, results: Any) -> None:
         """Keep the index, which ``write_index`` writes; megatron.core calls it on one rank."""
         self._index = metadata, results
+
+    def storage_meta(self) -> StorageMeta:
+        """Return no path and no random id, so that equal states have equal files, whose digest names
+        them in scores.
+        """
+        return StorageMeta()
 
     def write_index(self) -> None:
         """Write ``.metadata``, on the rank that has it.
