@@ -132,7 +132,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     print_unconfirmed(full)
     print_blocked(full, stuck)
     print_errors(full)
-    for warning in (*finetuned.notes(models), *truncations(run)):
+    for warning in (*finetuned.notes(models), *score_warnings(run)):
         console.warning(warning)
 
 
@@ -148,17 +148,21 @@ class RunDetail:
     now: float
 
 
-def truncations(run: RunDir) -> list[str]:
-    """Return a warning for each score whose prompts lost their beginning."""
-    from meditron_cli.reporting import scores
+def score_warnings(run: RunDir) -> list[str]:
+    """Return a warning for each score whose prompts lost their beginning, or whose questions the
+    model may have been finetuned on.
+    """
+    from meditron_cli.reporting import finetuned, scores
 
-    return [
+    found = scores.of_run(run)
+    truncated = [
         f"{score.place}: {score.results['truncated']} of "
         f"{plural(score.results.get('prompts', score.results['n']), 'prompt')} had more tokens "
         "than the model reads and lost their beginning"
-        for score in scores.of_run(run)
+        for score in found
         if score.results.get("truncated")
     ]
+    return truncated + finetuned.uncompared(run, found)
 
 
 def to_json(full: RunDetail) -> dict[str, Any]:
@@ -182,7 +186,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "validation_corpora": report.validation_corpora(full.times.steps.validated),
         "weights": report.weights(full.run, full.view),
         "checkpoint_step": checkpoint_step(full.run, full.view),
-        "warnings": truncations(full.run),
+        "warnings": score_warnings(full.run),
         "models": finetuned.models(full.run, full.view, full.times),
     }
 

@@ -41,7 +41,7 @@ def preparations(run: RunDir) -> Iterator[PrepareSpec]:
 
 
 def has_checkpoints(run: RunDir, spec: Spec) -> bool:
-    """Return whether a finetuning of a run has checkpoints, with which it goes on."""
+    """Return whether a finetuning of a run has checkpoints, with which it continues."""
     from jobs.checkpoints import manifest
 
     return isinstance(spec, FinetuneSpec) and bool(

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract import done_markers, progress_record, specs
+from jobs.contract.files import read_small
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.preparations import left_out
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FINETUNE, PREPARE, FinetuneSpec, PrepareSpec
 from meditron_cli.reporting.run_times import RunTimes
+from meditron_cli.reporting.scores import Score
 from meditron_cli.reporting.tables import clock
 from meditron_cli.runs.state import eta
 from meditron_cli.runs.views import RunView
@@ -102,3 +104,27 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
             sentences += [counts["difference"]] if counts.get("difference") else []
             sentences += [f"{model['model']}: {phrase}" for phrase in left_out(counts)]
     return sentences
+
+
+def is_compared(run: RunDir, score: Score) -> bool:
+    """Return whether the rows that a score's model was finetuned on were compared with its
+    questions: false for a benchmark that was named, or edited, after they were made. True for a
+    model without rows in this run, as for weights of pretraining.
+    """
+    record = read_small(run.path(f"finetune/{score.model}/rows/manifest.json"))
+    if not score.model or not record:
+        return True
+    read = {item["path"]: item.get("sha256") for item in record.get("inputs", ())}
+    if score.digest in read.values():
+        return True
+    compared = (record.get("decontamination") or {}).get("benchmarks", {}).get(score.benchmark)
+    return compared is not None and compared["path"] not in read  # a folder, by its name
+
+
+def uncompared(run: RunDir, scores: Sequence[Score]) -> list[str]:
+    """Return a warning for each score of questions that the model may have been finetuned on."""
+    return [
+        f"{score.place}: what {score.model} was finetuned on was not compared with these questions"
+        for score in scores
+        if not is_compared(run, score)
+    ]

@@ -77,7 +77,7 @@ def gather(
             for line in times.spikes
         ],
         "verifications": verifications(run),
-        "evaluations": evaluations(found),
+        "evaluations": evaluations(run, found),
         "published": comparisons.beside(found, billions, families),
         "paired": comparisons.pairs(found, scores.of_run(other) if other else ()),
         "subjects": comparisons.by_subject(found, billions, families),
@@ -216,10 +216,15 @@ def validation_corpora(validated: Sequence[ValidationLine]) -> list[dict[str, An
     ]
 
 
-def evaluations(found: Iterable[Score]) -> list[dict[str, Any]]:
+def evaluations(run: RunDir, found: Iterable[Score]) -> list[dict[str, Any]]:
     """Return results by benchmark, model, checkpoint and mode."""
     return [
-        {**score.results, "checkpoint_name": score.checkpoint, "protocol": score.protocol}
+        {
+            **score.results,
+            "checkpoint_name": score.checkpoint,
+            "protocol": score.protocol,
+            "compared": finetuned.is_compared(run, score),
+        }
         for score in found
     ]
 

@@ -77,15 +77,17 @@ def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
+UNREAD = ("unparsable", "cut_off")
+"""Counts of answers in text that a reader of their score has to know."""
+
+
 def remarks(item: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a reader of a score has to know beside it."""
     if item.get("sd") is not None:
         yield f"±{item['sd']:.1%} over seeds"
     if item.get("constant") is not None:
         yield f"always {item['constant']!r}"
-    for name in ("unparsable", "cut_off"):
-        if item.get(name):
-            yield f"{item[name]} {name.replace('_', ' ')}"
+    yield from (f"{item[name]} {name.replace('_', ' ')}" for name in UNREAD if item.get(name))
     if permuted := item.get("permutations"):
         orders, same = plural(len(permuted["accuracies"]), "more order"), permuted["consistency"]
         yield f"{permuted['mean']:.1%} in {orders} of options, {same:.0%} the same answers"
@@ -93,6 +95,8 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
         yield f"{plural(item['truncated'], 'prompt')} truncated"
     if item.get("ties"):
         yield plural(item["ties"], "tie")
+    if not item.get("compared", True):
+        yield "finetuned without comparison with these questions"
 
 
 def answers_row(item: Mapping[str, Any]) -> tuple[object, ...]:

@@ -304,8 +304,8 @@ class ShardWriter(filesystem_async.FileSystemWriterAsync):  # type: ignore[misc]
         self._index = metadata, results
 
     def storage_meta(self) -> StorageMeta:
-        """Return no path and no random id, so that equal states have equal files, whose digest names
-        them in scores.
+        """Return no path and no random id, so that equal states have equal files: the digest of
+        these names the weights in scores.
         """
         return StorageMeta()
 

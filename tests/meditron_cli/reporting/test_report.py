@@ -182,7 +182,8 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
         "step_seconds": 4.0,
         "speed": None,
     }
-    assert found["evaluations"][1] == {**RESULT, "checkpoint_name": "600", "protocol": "top-token"}
+    added = {"checkpoint_name": "600", "protocol": "top-token", "compared": True}
+    assert found["evaluations"][1] == {**RESULT, **added}
     assert {"total_s", "queued_s"} <= set(found["time"])
     assert "goodput" in found
 

@@ -21,6 +21,7 @@ from meditron_cli.inputs import finetuned as inputs
 from meditron_cli.inputs import problems
 from meditron_cli.reporting import finetuned
 from meditron_cli.reporting.run_times import RunTimes
+from meditron_cli.reporting.scores import Score
 from meditron_cli.runs.views import RunView, StageView
 
 from ... import metric_lines
@@ -123,7 +124,7 @@ def test_the_checkpoint_of_another_run_must_be_there(run: RunDir, tmp_path: Path
         inputs.require_start(run, other)
 
     saved(run.path(other.checkpoint_dir), 0)
-    inputs.require_start(run, other)  # it goes on with its own
+    inputs.require_start(run, other)  # it continues with its own
 
 
 def test_a_model_with_checkpoints_needs_the_run_it_began_with_no_more(
@@ -214,3 +215,28 @@ COUNTS = {
     "contained": 1,
     "too_long": 0,
 }
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "digest", "is_compared"),
+    [
+        ("quiz", "d1", True),
+        ("quiz-again", "d1", True),  # the same file by another name
+        ("quiz", "d2", False),  # edited since
+        ("mmlu", "d3", True),  # a folder, whose digest is that of a list
+        ("added", "d4", False),
+    ],
+)
+def test_a_score_on_questions_that_rows_were_not_compared_with_says_so(
+    run: RunDir, benchmark: str, digest: str, is_compared: bool
+) -> None:
+    compared = {"quiz": {"path": "/data/quiz.jsonl"}, "mmlu": {"path": "/data/mmlu"}}
+    inputs = [{"path": "/data/quiz.jsonl", "sha256": "d1"}]
+    rows = {"inputs": inputs, "decontamination": {"benchmarks": compared}}
+    write_json(run.path("finetune/medqa/rows/manifest.json"), rows)
+    results = {"benchmark": benchmark, "model": "medqa", "digests": {"benchmark": digest}}
+    score = Score(f"{benchmark}/medqa-last", run.root, results)
+
+    assert finetuned.is_compared(run, score) is is_compared
+    assert bool(finetuned.uncompared(run, [score])) is not is_compared
+    assert finetuned.is_compared(run, replace(score, results={**results, "model": "other"}))
