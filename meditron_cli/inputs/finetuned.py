@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
+from jobs.contract.files import read_small, sha256
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
     BY_TOKENS,
@@ -122,8 +123,9 @@ ROW_FIELDS = {
 
 
 def require_same_questions(run: RunDir, spec: PrepareSpec | EvaluateSpec | GenerateSpec) -> None:
-    """Refuse other rows for a model that has checkpoints, and to ask it in another template than
-    the one that it was taught. What decides rows beside these settings is found when rows are made.
+    """Refuse other rows for a model that has checkpoints, and to ask it in another template or with
+    other instructions than those that it was taught. What decides rows beside these settings is
+    found when rows are made.
 
     Raises:
         TaskError: naming the settings.
@@ -147,3 +149,22 @@ def require_same_questions(run: RunDir, spec: PrepareSpec | EvaluateSpec | Gener
             f"({', '.join(ROW_FIELDS[one] for one in changed)})",
             "give the model another name in finetune.models, or put the settings back",
         )
+    if not isinstance(spec, PrepareSpec) and not were_taught(run.path(before.output_dir), spec):
+        raise TaskError(
+            f"the finetuned model {name} was taught with other instructions than those of "
+            f"finetune.instructions ({spec.instructions or 'our own'})",
+            "give the model another name in finetune.models, or put the instructions back",
+        )
+
+
+def were_taught(rows: Path, spec: EvaluateSpec | GenerateSpec) -> bool:
+    """Return whether the rows of a model were made with the instructions that it is asked with, by
+    their content; true where neither can be read.
+    """
+    record = read_small(rows / "manifest.json")
+    digests = {item["path"]: item["sha256"] for item in record.get("inputs", ())}
+    try:
+        asked = sha256(Path(spec.instructions)) if spec.instructions else ""
+    except OSError:  # ``launch`` names it
+        return True
+    return not record or digests.get(record["instructions"], "") == asked

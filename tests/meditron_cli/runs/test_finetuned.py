@@ -13,7 +13,7 @@ import pytest
 
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
-from jobs.contract.files import write_json
+from jobs.contract.files import sha256, write_json
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import EvaluateSpec, FinetuneSpec, PrepareSpec, StartRef
@@ -240,3 +240,32 @@ def test_a_score_on_questions_that_rows_were_not_compared_with_says_so(
     assert finetuned.is_compared(run, score) is is_compared
     assert bool(finetuned.uncompared(run, [score])) is not is_compared
     assert finetuned.is_compared(run, replace(score, results={**results, "model": "other"}))
+
+
+def test_a_model_is_asked_with_the_instructions_that_it_was_taught(
+    run: RunDir, tmp_path: Path
+) -> None:
+    """By their content: a file that was renamed is the same, one that was edited is not."""
+    questions = "evaluate.benchmarks=[{name: quiz, path: /data/quiz.jsonl, model: medqa}]"
+    plan = plan_of("test-slurm", "tiny", MODELS, questions)
+    write_json(run.spec("prepare", 0), specs.to_json(plan.stage("prepare").tasks[0]))
+    spec = plan.stage("evaluate").tasks[-1].spec
+    assert isinstance(spec, EvaluateSpec)
+    saved(run.path("finetune/medqa/checkpoints"), 100)
+    rows, taught = run.path("finetune/medqa/rows/manifest.json"), tmp_path / "taught.json"
+    taught.write_text("{}")
+    write_json(rows, {"instructions": "", "inputs": []})
+    ours, theirs = replace(spec, instructions=""), replace(spec, instructions=str(taught))
+
+    inputs.require_same_questions(run, ours)
+    with pytest.raises(TaskError, match=rf"taught with other instructions .*{taught}"):
+        inputs.require_same_questions(run, theirs)
+
+    made = {"path": "/data/moved.json", "sha256": sha256(taught)}
+    write_json(rows, {"instructions": made["path"], "inputs": [made]})
+    inputs.require_same_questions(run, theirs)
+    with pytest.raises(TaskError, match=r"\(our own\)"):
+        inputs.require_same_questions(run, ours)
+    taught.write_text("{ }")
+    with pytest.raises(TaskError, match=str(taught)):
+        inputs.require_same_questions(run, theirs)
