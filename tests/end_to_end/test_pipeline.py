@@ -86,7 +86,7 @@ def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
         (TUNED_STEPS, "top-token", "likelihood"),
     ]
     (tuned,) = report["finetuned"]
-    assert (tuned["model"], tuned["step"], tuned["from"]) == ("tuned", TUNED_STEPS, "last")
+    assert (tuned["model"], tuned["step"], tuned["from"]) == ("tuned", TUNED_STEPS, "the last step")
     assert tuned["loss_last"] < tuned["loss_first"]
     assert tuned["prepared"]["items"] == 40
     for item in report["evaluations"]:
