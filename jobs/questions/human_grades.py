@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jobs.questions.records import json_lines, refuse, text_field
+from jobs.questions.records import errors_of, json_lines, refuse, text_field
 
 
 class Grade(NamedTuple):
@@ -27,25 +27,24 @@ def read_grades(path: Path) -> list[Grade]:
     "pair": [sha256, sha256], "grade": 1}``.
 
     Raises:
-        TaskError: a line is of neither form.
-        OSError: the file cannot be read.
+        TaskError: the file cannot be read, or a line is of neither form.
     """
-    found = []
-    for where, record in json_lines(path):
-        prompt, grade = text_field(where, record, "prompt_id"), record.get("grade")
-        if "pair" in record:
-            pair = record["pair"]
-            if not isinstance(pair, list) or [type(one) for one in pair] != [str, str]:
-                refuse(where, "`pair` is not a list of the SHA-256 of two answers")
-            if type(grade) is not int or grade not in (0, 1, 2):
-                refuse(where, "`grade` of a pair is not 1 or 2 for the better answer, or 0")
-            found.append(Grade(prompt, tuple(pair), -1, grade))
-            continue
-        criterion = record.get("criterion")
-        if type(criterion) is not int or criterion < 0:
-            refuse(where, "`criterion` is not the place of a criterion, from 0")
-        if type(grade) is not bool:
-            refuse(where, "`grade` of a criterion is not true or false")
-        answer = text_field(where, record, "sha256")
-        found.append(Grade(prompt, (answer,), criterion, int(grade)))
-    return found
+    with errors_of(path):
+        return [_grade(where, record) for where, record in json_lines(path)]
+
+
+def _grade(where: str, record: dict[str, Any]) -> Grade:
+    prompt, grade = text_field(where, record, "prompt_id"), record.get("grade")
+    if "pair" in record:
+        pair = record["pair"]
+        if not isinstance(pair, list) or [type(one) for one in pair] != [str, str]:
+            refuse(where, "`pair` is not a list of the SHA-256 of two answers")
+        if type(grade) is not int or grade not in (0, 1, 2):
+            refuse(where, "`grade` of a pair is not 1 or 2 for the better answer, or 0")
+        return Grade(prompt, tuple(pair), -1, grade)
+    criterion = record.get("criterion")
+    if type(criterion) is not int or criterion < 0:
+        refuse(where, "`criterion` is not the place of a criterion, from 0")
+    if type(grade) is not bool:
+        refuse(where, "`grade` of a criterion is not true or false")
+    return Grade(prompt, (text_field(where, record, "sha256"),), criterion, int(grade))

@@ -5,6 +5,7 @@ judged only if they were given to what is asked now.
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
@@ -36,7 +37,10 @@ def require_export(run: RunDir, spec: GenerateSpec, is_replaced: bool) -> None:
         if is_replaced:
             return
         raise
-    if (output / RESULTS).exists() or not any(output.glob("answers-*.jsonl")):
+    read = [Path(name) for name in (spec.path, spec.tokenizer.path)]
+    if (output / RESULTS).exists() or not all(path.exists() for path in read):
+        return
+    if not any(output.glob("answers-*.jsonl")):
         return
     with suppress(ModuleNotFoundError):  # tokenizers or numpy, which this machine can do without
         generation_work.plan(run, spec, model, Encoder.load(spec.tokenizer))
@@ -50,6 +54,6 @@ def require_replies(run: RunDir, spec: JudgeSpec) -> None:
     """
     from jobs.judging import judge_work
 
-    names = (spec.answers, *([spec.other_answers] if spec.other_answers else []))
+    names = (spec.path, spec.answers, *([spec.other_answers] if spec.other_answers else []))
     if spec.part == 0 and all(run.path(name).is_file() for name in names):
         judge_work.read_replies(run, spec)

@@ -314,7 +314,10 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
 
 
 NO_WORK = {
-    "evaluate": ("evaluate.benchmarks lists no benchmark", "evaluate.benchmarks"),
+    "evaluate": (
+        "evaluate.benchmarks lists no benchmark, or evaluate.checkpoints no checkpoint to score",
+        "evaluate",
+    ),
     "convert": ("model.weights is random, so there is nothing to convert", "model.weights"),
     "export": ("export.step lists no checkpoint", "export.step"),
     "generate": ("no benchmark has a mode that generates", "evaluate.benchmarks"),

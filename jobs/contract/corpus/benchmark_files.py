@@ -68,7 +68,8 @@ class BenchmarkOptions:
     @property
     def subject_names(self) -> tuple[str, ...]:
         """Return the subjects, with those of groups."""
-        return tuple(name for key in self.subjects for name in SUBJECT_GROUPS.get(key, (key,)))
+        names = (name for key in self.subjects for name in SUBJECT_GROUPS.get(key, (key,)))
+        return tuple(dict.fromkeys(names))
 
 
 PUBLISHED = BenchmarkOptions()

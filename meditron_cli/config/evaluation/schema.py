@@ -113,6 +113,8 @@ class Benchmark(Section):
             yield "shots", "a finetuned model answers without worked examples"
         if len(set(self.modes)) < len(self.modes):
             yield "modes", "a mode is listed twice"
+        if not self.modes:
+            yield "modes", "names no mode, and nothing would be scored; remove the benchmark"
         if "harness" in self.modes and (reason := why_not_harness(self.kind)):
             yield "modes", f"{reason}; remove harness"
         if self.legacy and self.kind == "mcq":
@@ -251,6 +253,9 @@ class Evaluate(Section):
                     f"a benchmark before this one is named {benchmark.name!r} too",
                 )
             names.add(benchmark.name)
+        for index, checkpoint in enumerate(self.checkpoints):
+            if checkpoint in self.checkpoints[:index]:
+                yield f"checkpoints.{index}", f"{checkpoint} is listed twice"
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", "a seed is listed twice"
         if not self.seeds and any(benchmark.shots for benchmark in self.benchmarks):

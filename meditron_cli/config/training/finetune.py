@@ -26,6 +26,7 @@ from meditron_cli.config.section import Section
 from meditron_cli.config.training.conflicts import rates_and_batches
 from meditron_cli.config.training.model import Parallel
 
+MOST_TRAIN_STEPS = 100_000_000
 TrainKind = Literal[
     "mcq",
     "medqa",
@@ -68,13 +69,13 @@ class FinetunedModel(Section):
     reasoned: bool = False
     """Whether an answer is its question's explanation, then the choice, as in ``cotmedqa``; only of
     a preparation that is not published. Questions without an explanation are left out."""
-    items: PositiveInt | None = None
+    items: Annotated[PositiveInt, Field(le=1_000_000_000)] | None = None
     """Questions that it is trained on, from which the steps follow; default: the published number
     of the preparation."""
     strict: bool = False
     """Whether another number of items than the published one, or ``items``, fails the preparation,
     instead of being reported."""
-    train_steps: Annotated[PositiveInt, Field(le=100_000_000)] | None = None
+    train_steps: Annotated[PositiveInt, Field(le=MOST_TRAIN_STEPS)] | None = None
     """Optimizer steps; default: 10 x ceil(epochs x items / global_batch_size / 10)."""
 
     @property
@@ -96,18 +97,12 @@ class FinetunedModel(Section):
         """Check the kinds of the questions, and that the number of steps is known."""
         if self.name in ("first", "last", "kept") or self.name.isdigit():
             yield "name", f"{self.name} names a checkpoint; give the model another name"
-        if not self.data:
-            yield "data", "names no file with questions"
+        yield from self._data_conflicts()
         if self.reasoned and self.prepared_as in preparations.PARTS:
             yield (
                 "reasoned",
                 f"{self.prepared_as} is published and decides it; give preparation another name",
             )
-        for place, problem in preparations.wrong_kinds(
-            self.prepared_as, [self.kind_of(file) for file in self.data]
-        ):
-            if self.data:
-                yield "data" if place is None else f"data.{place}.kind", problem
         if self.counted_items is None and self.train_steps is None:
             yield (
                 "items",
@@ -115,6 +110,19 @@ class FinetunedModel(Section):
                 f"is not known; give items or train_steps, or set preparation to one of "
                 f"{', '.join(preparations.ITEMS)}",
             )
+
+    def _data_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that there are files, each once, and of the kinds that the preparation takes."""
+        if not self.data:
+            yield "data", "names no file with questions"
+            return
+        paths = [file.path for file in self.data]
+        for index, path in enumerate(paths):
+            if path in paths[:index]:
+                yield f"data.{index}.path", f"{path} is listed twice"
+        kinds = [self.kind_of(file) for file in self.data]
+        for place, problem in preparations.wrong_kinds(self.prepared_as, kinds):
+            yield "data" if place is None else f"data.{place}.kind", problem
 
 
 class FinetuneDecontaminate(Section):
@@ -163,7 +171,7 @@ class Finetune(Section):
     """Share of the questions that is validated on instead, by ``seed``."""
     decontaminate: FinetuneDecontaminate = FinetuneDecontaminate()
     """Training questions that occur in test questions."""
-    epochs: PositiveFloat = 3.0
+    epochs: Annotated[PositiveFloat, Field(le=10_000)] = 3.0
     """How often each question is trained on, before steps are rounded up."""
     global_batch_size: Annotated[PositiveInt, Field(le=1_000_000)] = 64
     """Questions per optimizer step."""
@@ -207,6 +215,12 @@ class Finetune(Section):
                 yield (
                     f"models.{index}.name",
                     f"a model before this one is named {model.name!r} too",
+                )
+            if self.steps_of(model) > MOST_TRAIN_STEPS:
+                yield (
+                    f"models.{index}.items",
+                    f"{model.counted_items} items and {self.epochs:g} epochs are more than "
+                    f"{MOST_TRAIN_STEPS:,} steps",
                 )
         yield from rates_and_batches(self)
         if round(100 * self.prompt_loss_weight, 6) % 1:

@@ -41,7 +41,7 @@ class Judged:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield key and sentence of each pair that cannot be compared."""
         for index, pair in enumerate(self.judge.pairs):
-            key = f"evaluate.judge.pairs.{index}"
+            key = f"evaluate.judge.pairs[{index}]"
             known = ", ".join(self.answers)
             unknown = [name for name in (pair.first, pair.second) if name not in self.answers]
             for name in unknown:

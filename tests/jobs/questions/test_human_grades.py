@@ -42,3 +42,11 @@ def test_a_bad_grade_is_refused(tmp_path: Path, record: dict[str, Any], problem:
         read_grades(path)
 
     assert caught.value.message.startswith(f"{path}:1: {problem}")
+
+
+def test_grades_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "grades.jsonl"
+    path.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(TaskError, match="not UTF-8"):
+        read_grades(path)

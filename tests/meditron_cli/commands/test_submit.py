@@ -77,8 +77,8 @@ def test_an_evaluation_of_nothing_is_refused(meditron: Bench) -> None:
 
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: evaluate.benchmarks lists no benchmark\n"
-        "hint: `meditron explain evaluate.benchmarks` explains the key\n"
+        "error: evaluate.benchmarks lists no benchmark, or evaluate.checkpoints no checkpoint to "
+        "score\nhint: `meditron explain evaluate` explains the key\n"
     )
 
 

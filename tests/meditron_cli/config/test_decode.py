@@ -150,6 +150,11 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
          "kept or a step number, found '-1'"),
         ("evaluate: {checkpoints: [kept]}", "1:26: evaluate.checkpoints[0]: pretrain.keep_steps "
          "lists no step of this training"),
+        ("evaluate: {checkpoints: [last, 50, last]}", "1:36: evaluate.checkpoints[2]: last is "
+         "listed twice"),
+        ("evaluate: {benchmarks: [{name: a, path: a.jsonl, modes: []}]}", "1:57: "
+         "evaluate.benchmarks[0].modes: names no mode, and nothing would be scored; remove the "
+         "benchmark"),
         ("evaluate: {checkpoints: [60]}", "1:26: evaluate.checkpoints[0]: no checkpoint of step 60 "
          "is kept; pretrain.save_interval, keep_checkpoints and keep_steps keep those of "
          "steps 0, 25, 50, 75, 100"),

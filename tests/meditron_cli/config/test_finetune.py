@@ -74,6 +74,16 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
             "finetune.models=[{name: own, data: [{path: a}]}]",
             "finetune.models[0].items: own is no published preparation",
         ),
+        (
+            "finetune.models=[{name: medqa, data: [{path: /a}, {path: /b}, {path: /a}]}]",
+            "finetune.models[0].data[2].path: /a is listed twice",
+        ),
+        (
+            "finetune.models=[{name: own, items: 700000000, data: [{path: a}]}, {name: b, items: 1,"
+            " data: [{path: a}]}]",
+            "finetune.models[0].items: 700000000 items and 10000 epochs are more than 100,000,000 "
+            "steps",
+        ),
         ("finetune.models=[{name: medqa}]", "finetune.models[0].data: names no file"),
         (
             "finetune.models=[{name: medqa, data: [{path: a}], reasoned: true}]",
@@ -105,7 +115,7 @@ def test_the_published_recipe_is_the_default(size: str, layout: tuple[int, ...] 
 )
 def test_a_section_that_cannot_be_is_refused(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        finetune(override)
+        finetune(override, *(["finetune.epochs=10000"] if "epochs" in sentence else []))
 
     assert sentence in refused.value.message
 

@@ -487,6 +487,6 @@ def test_no_judge_is_planned_unless_one_is_named_and_unknown_models_are_no_pair(
     plan = plan_of("test-slurm", "tiny", HEALTH, *CHECKPOINTS)
     assert "judge" not in [stage.stage for stage in plan.stages]
     assert (
-        "evaluate.judge.pairs.0: no model's answers are called 'health/9'; there are "
+        "evaluate.judge.pairs[0]: no model's answers are called 'health/9'; there are "
         "health/first, health/last"
     ) in caught.value.message
