@@ -392,34 +392,41 @@ class Documented(NamedTuple):
     text: str
 
 
-@cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    """Return the nodes of a file."""
-    return list(ast.walk(ast.parse(path.read_text())))
+class Source(NamedTuple):
+    """What a file has for the rules about names and docstrings."""
+
+    documented: list[Documented]
+    """All that has a docstring, but for tests, whose names are sentences."""
+    names: set[str]
+    """What it defines or sets, in classes and functions too."""
 
 
 @cache
-def documented() -> list[Documented]:
-    """Return all that has a docstring, but for tests, whose names are sentences."""
-    return [
-        Documented(path, type(node), f"{getattr(node, 'lineno', 1)}: {name}", text)
-        for path in python_files().values()
-        for node in nodes_of(path)
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
-        and not (name := getattr(node, "name", "")).startswith("test_")
-        and (text := ast.get_docstring(node))
-    ]
-
-
-def defined_names(path: Path) -> set[str]:
-    """Return what a file defines or sets, in classes and functions too."""
+def source(path: Path) -> Source:
+    """Return what a file has; its syntax tree, which is large, is not kept."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    nodes = nodes_of(path)
-    return (
-        {node.name for node in nodes if isinstance(node, definitions)}
-        | {node.id for node in nodes if isinstance(node, ast.Name)}
-        | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    )
+    found, names = [], set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, definitions):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        if (
+            isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+            and not (name := getattr(node, "name", "")).startswith("test_")
+            and (text := ast.get_docstring(node))
+        ):
+            place = f"{getattr(node, 'lineno', 1)}: {name}"
+            found.append(Documented(path, type(node), place, text))
+    return Source(found, names)
+
+
+def documented() -> Iterator[Documented]:
+    """Yield all that has a docstring, but for tests."""
+    for path in python_files().values():
+        yield from source(path).documented
 
 
 def test_dotted_names_in_docstrings_and_comments_exist() -> None:
@@ -427,7 +434,7 @@ def test_dotted_names_in_docstrings_and_comments_exist() -> None:
     are theirs too.
     """
     files = python_files()
-    names = {module: defined_names(path) for module, path in files.items()}
+    names = {module: source(path).names for module, path in files.items()}
     keys = {*dotted_keys(Experiment), *(f"cluster.{key}" for key in dotted_keys(Cluster))}
 
     def exists(name: str) -> bool:

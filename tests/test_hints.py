@@ -6,7 +6,6 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import click
@@ -30,13 +29,10 @@ ERROR_NAMES = re.compile(
 )
 
 
-@cache
-def sources() -> list[tuple[Path, ast.Module]]:
-    return [
-        (path.relative_to(ROOT), ast.parse(path.read_text()))
-        for package in ("jobs", "meditron_cli")
-        for path in sorted((ROOT / package).rglob("*.py"))
-    ]
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for package in ("jobs", "meditron_cli"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text())
 
 
 def text_of(node: ast.expr) -> str:
