@@ -393,12 +393,12 @@ class Documented(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a file has for the rules about names and docstrings."""
+    """The docstrings and names of a file."""
 
     documented: list[Documented]
-    """All that has a docstring, but for tests, whose names are sentences."""
+    """Of modules, functions and classes, but for tests, whose names are sentences."""
     names: set[str]
-    """What it defines or sets, in classes and functions too."""
+    """Defined or set, in classes and functions too."""
 
 
 @cache
