@@ -47,6 +47,8 @@ def command(
     scores of RUN2 with those of RUN.
     """
     if published:
+        if name is not None:
+            raise click.UsageError("--published is of no run; leave RUN out")
         show_published(as_json)
         return
     from meditron_cli.reporting import report, run_times, tables, task_errors

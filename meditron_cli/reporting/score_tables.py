@@ -90,7 +90,8 @@ def remarks(item: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{item[name]} {name.replace('_', ' ')}" for name in UNREAD if item.get(name))
     if permuted := item.get("permutations"):
         orders, same = plural(len(permuted["accuracies"]), "more order"), permuted["consistency"]
-        yield f"{permuted['mean']:.1%} in {orders} of options, {same:.0%} the same answers"
+        spread = "" if permuted["sd"] is None else f" ±{permuted['sd']:.1%}"
+        yield f"{permuted['mean']:.1%}{spread} in {orders} of options, {same:.0%} the same answers"
     if item.get("truncated"):
         yield f"{plural(item['truncated'], 'prompt')} truncated"
     if item.get("ties"):

@@ -33,6 +33,7 @@ RESULT = {
     "ties": 1,
     "truncated": 200,
     "constant": "A",
+    "permutations": {"accuracies": [0.3, 0.3], "mean": 0.3, "sd": 0.02, "consistency": 0.25},
 }
 
 
@@ -200,12 +201,22 @@ def test_the_weights_are_named_with_the_commit_that_was_converted(trained: Bench
     assert "weights random, commit c0ffeec0ffee" in " ".join(text.split())
 
 
+def test_published_results_are_of_no_run(trained: Bench) -> None:
+    refused = trained("report", trained.run().name, "--published")
+
+    assert refused.exit_code == 2
+    assert "--published is of no run; leave RUN out" in refused.stderr
+
+
 def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     result = trained("report", trained.run().name)
 
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
-    remarks = "always 'A'; 200 prompts truncated; 1 tie"
+    remarks = (
+        "always 'A'; 30.0% ±2.0% in 2 more orders of options, 25% the same answers; 200 prompts "
+        "truncated; 1 tie"
+    )
     same = ["70.0% to 80.0%", "25.0%", "35.5%", "200", "1e-09", remarks]
     assert rows == [
         ["quiz", "0", "top-token", "25.0%", *same],
