@@ -24,6 +24,7 @@ from meditron_cli.services import Services
 @options.optional_run_argument
 @click.argument("other", metavar="[RUN2]", required=False, shell_complete=options.complete_run)
 @options.runs_dir_option
+@click.option("--scores", is_flag=True, help="Show the tables of scores alone.")
 @click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
 @click.option(
     "--answers", is_flag=True, help="Show answers to questions without choices alone, as Markdown."
@@ -35,6 +36,7 @@ def command(
     name: str | None,
     other: str | None,
     runs_dir: Path | None,
+    scores: bool,
     published: bool,
     answers: bool,
     as_json: bool,
@@ -76,7 +78,8 @@ def command(
         console.warning(sentence)
     console.data(f"run {results['run']}: {results['state']}")
     more = (tables.training_table(times), tables.interruption_table(times))
-    for title, columns, rows in (*sections(results), *more, *last_sections(results)):
+    whole = (*sections(results), *more, *last_sections(results))
+    for title, columns, rows in score_sections(results) if scores else whole:
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
@@ -147,9 +150,14 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
         ("stage", "step", "model", "repeated 4-grams", "4-grams of the prompt", "ended early"),
         [row for item in results["verifications"] for row in rate_rows(item)],
     )
+    yield from score_sections(results)
+    yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
+
+
+def score_sections(results: Mapping[str, Any]) -> Iterable[Section]:
+    """Yield the tables of scores, and those of judged answers."""
     yield from score_tables.tables(results)
     yield from judged.tables(results["judged"])
-    yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
 
 
 def last_sections(results: Mapping[str, Any]) -> Iterable[Section]:

@@ -210,7 +210,11 @@ def test_published_results_are_of_no_run(trained: Bench) -> None:
 
 def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     result = trained("report", trained.run().name)
+    scores = trained("report", trained.run().name, "--scores").stdout
 
+    titles = [part.splitlines()[0].split(" (")[0] for part in scores.split("\n\n")[1:]]
+    assert titles[0] == "evaluation"
+    assert not {"pretraining", "time", "where"} & set(titles)
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
     remarks = (
