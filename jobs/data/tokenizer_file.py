@@ -266,11 +266,6 @@ class Encoder:
         bos = vocabulary.bos_token
         return cls(tokenizer, table.ids[vocabulary.eod_token], table.ids[bos] if bos else None)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Return the largest token id plus one."""
-        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
-
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without BOS and end."""
         return self.encode_all([text])[0]

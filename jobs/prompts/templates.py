@@ -18,7 +18,6 @@ from jobs.prompts.plain import continuations, with_options
 from jobs.questions.question import LETTERED, LETTERS, ROLES, TEXTS, Question
 
 CODE, PAPER = "code", "paper"
-TEMPLATES = (CODE, PAPER)
 SYSTEM, ASKER, ASSISTANT = "system", "question", "answer"
 """The roles of turns."""
 STOP = "###"

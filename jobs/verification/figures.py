@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +95,3 @@ class Rates:
 
 def _grams(tokens: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-
-
-def equal_start(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Return how many items two sequences share from their start."""
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

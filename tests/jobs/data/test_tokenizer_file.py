@@ -64,7 +64,7 @@ def test_markup_becomes_its_ids_and_control_tokens_stay_text(tmp_path: Path) -> 
     expected = [*plain("dose <EOD>"), 258, *plain(" 5 mg"), 259, *plain(" <s>")]
     assert encoder.encode(TEXT) == expected
     assert (encoder.eod, encoder.bos, encoder.prefix) == (257, None, 257)
-    assert encoder.vocabulary_size == 260
+    assert encoder.tokenizer.get_vocab_size() == 260
 
 
 def test_control_tokens_become_their_ids_only_where_configured(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_tokens_are_added_behind_those_of_the_file(tmp_path: Path) -> None:
     table, content = tokenizer_file.require_content(ref)
 
     assert [encoder.tokenizer.token_to_id(token) for token in ref.grown] == [260, 261]
-    assert (encoder.vocabulary_size, table.size) == (262, 262)
+    assert (encoder.tokenizer.get_vocab_size(), table.size) == (262, 262)
     assert not {260, 261} & set(encoder.encode("<|im_start|>a<|im_end|>"))
     again = Tokenizer.from_str(json.dumps(content))
     assert again.encode("<|im_start|>").ids == [260]

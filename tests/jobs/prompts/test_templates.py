@@ -12,7 +12,7 @@ from jobs.prompts.templates import conversation, gold
 from .made import ABSTRACT, ASKED, EXAM, QUIZ, REASONED
 
 
-@pytest.mark.parametrize("template", templates.TEMPLATES)
+@pytest.mark.parametrize("template", [templates.CODE, templates.PAPER])
 def test_a_conversation_has_these_bytes(template: str, golden: Callable[[str, str], None]) -> None:
     text = ""
     for question, cot in ((EXAM, False), (EXAM, True), (ABSTRACT, False), (ABSTRACT, True)):
@@ -31,7 +31,7 @@ def test_choices_without_letters_are_answered_by_their_texts() -> None:
     assert turn.text == (
         "Choose one option.\nQuestion: Which vitamin prevents scurvy?\nThe answer is:\n"
     )
-    for template in templates.TEMPLATES:
+    for template in (templates.CODE, templates.PAPER):
         assert gold(QUIZ, template) == "vitamin C"
         assert templates.options(QUIZ, template) == QUIZ.choices
 
