@@ -342,7 +342,9 @@ def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
 
 
 def print_errors(full: RunDetail) -> None:
-    """Print the errors of tasks and the remedies, equal errors of a stage once."""
+    """Print the errors of tasks and the remedies, equal errors of a stage once, and how the run
+    continues unless one of them says so.
+    """
     tasks: dict[tuple[str, str, str, str], list[int]] = {}
     for error in full.errors:
         reason = "" if error.reason == error.message else error.reason
@@ -355,7 +357,9 @@ def print_errors(full: RunDetail) -> None:
             console.data(reason)
         if hint:
             console.data(f"hint: {hint}")
-    if full.view.state in ("failed", "stopped", "cancelled"):
+    resume = f"`meditron resume {full.run.name}"
+    is_named = any(resume in text for key in tasks for text in key)
+    if full.view.state in ("failed", "stopped", "cancelled") and not is_named:
         console.data(f"hint: `{store.command(full.run, 'resume')}` continues it")
 
 

@@ -18,6 +18,9 @@ TAIL_BYTES = 64 * 1024
 LINE_LIMIT = 300
 """Characters of a log line that a message quotes."""
 
+FINISHED = "finished: "
+"""Beginning of the last line of a job whose task reached its target."""
+
 ERROR_KEYS = ("message", "hint", "class", "code", "node", "cause", "action", "reason")
 
 
@@ -116,7 +119,7 @@ def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:
     """Return the last output of a task's job and its file; empty where it printed nothing.
 
     A local job's logs are named by process ids that are not recorded, so that all logs of
-    the attempt count, the newest first.
+    the attempt count, the newest first, without those of tasks that finished.
     """
     folder = run.attempt(stage, job.attempt)
     logs = [*folder.glob(f"{job.job_id}_*.out"), folder / f"ranks-{index:05d}.log"]
@@ -124,7 +127,7 @@ def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:
         logs = [*folder.glob("*.out"), *logs, folder / "runner.log"]
     for path in sorted((path for path in logs if path.is_file()), key=modified, reverse=True):
         line = last_line_of(path)
-        if line:
+        if line and not line.startswith(FINISHED):
             return f"the last line of {path.relative_to(run.root)}: {line}"
     return ""
 

@@ -374,6 +374,7 @@ def unrecorded(meditron: Bench) -> Bench:
     log = meditron.run().attempt("curate", 1) / "101_0_0_log.out"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("Traceback (most recent call last):\nMemoryError\n\nsubmitit INFO (x) - end\n")
+    log.with_name("7_0_log.out").write_text("finished: curate reached its target\n")  # another's
     return meditron
 
 
@@ -410,7 +411,8 @@ def test_job_that_died_of_damaged_code_is_explained_by_the_damage(unrecorded: Be
     message = rf"job 101_0 ended without an exit record; {damage} and \d+ more"
     assert re.fullmatch(message, error["message"])
     assert f"curate task 0: {error['message']}" in lines
-    assert f"hint: `meditron resume {run.name}` restores it" in lines
+    (hint,) = [line for line in lines if "meditron resume" in line]
+    assert hint == f"hint: `meditron resume {run.name}` restores it"
     assert error["code"] == 2
     assert restored.exit_code == 0
     assert "is damaged" not in unrecorded("status", run.name).stdout
