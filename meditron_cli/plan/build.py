@@ -202,7 +202,8 @@ def schedule_findings(inputs: Inputs) -> fit.Findings:
                 f"the schedule ends with step {last}; give them a phase whose tail ends above 0"
             )
     if later := ", ".join(map(str, asked[len(spec.keep_steps) :])):
-        sentences.append(f"training ends with step {spec.train_steps}, before {later} to be kept")
+        why = f"the last step is {spec.train_steps}"
+        sentences.append(f"pretrain.keep_steps: {later} are never reached, {why}")
     return fit.warning_findings(*sentences)
 
 
