@@ -291,7 +291,7 @@ def test_tables_of_long_rows_fit_100_columns(run, write) -> None:
     put_lines(run, "corpus/contamination.jsonl", {"benchmark": "mmlu_medical", "item": "q0"})
     found = of(run)
     results = {
-        "evaluations": report.evaluations(found),
+        "evaluations": report.evaluations(run, found),
         "published": comparisons.beside(found, 69.0),
         "paired": comparisons.pairs(found),
         "subjects": comparisons.by_subject(found, 69.0),
