@@ -147,7 +147,8 @@ class Finetune(Section):
     """Checkpoint that all of them begin with: ``last`` (the target step of pretraining), ``first``
     (before it, also of base weights without any pretraining) or a step that is kept."""
     run: Path | None = None
-    """Directory of another run whose checkpoint ``start`` names; default: this run."""
+    """Directory of another run whose checkpoint ``start`` names; default: this run. Nothing is
+    pretrained then unless ``curate.sources`` or ``pretrain.data`` names something to train on."""
     added_tokens: tuple[Token, ...] = ("<|im_start|>", "<|im_end|>")
     """Tokens of the template; those that the tokenizer lacks are added behind the vocabulary."""
     template: Literal["code", "paper"] = "code"
