@@ -11,7 +11,7 @@ from jobs.checkpoints import leases, manifest, retention
 from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FormatError
-from jobs.contract.stage_specs import ModelSpec, TokenizerRef
+from jobs.contract.stage_specs import FINETUNE, PRETRAIN, ModelSpec, TokenizerRef
 from jobs.runtime.context import Context
 
 
@@ -24,6 +24,7 @@ class Choice(NamedTuple):
     """``first`` (step 0), ``last`` (the target step) or a step number."""
     target_step: int
     """Of the training."""
+    is_of_other_run: bool = False
 
     @property
     def step(self) -> int:
@@ -111,7 +112,7 @@ def missing(choice: Choice, newest: int | None, use: str) -> TaskError:
             f"restore the folder from a copy, then {RESUME}; {{meditron checkpoints}} lists others",
         )
     if newest is None:
-        return TaskError(f"{folder}: no valid checkpoint", "{meditron submit pretrain --run} first")
+        return TaskError(f"{folder}: no valid checkpoint", maker(choice))
     if choice.name == "last" and newest < step:
         return TaskError(
             f"{folder}: training is at step {newest} of {step}; no unfinished model is {use}",
@@ -121,3 +122,11 @@ def missing(choice: Choice, newest: int | None, use: str) -> TaskError:
         f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
         "name `first`, `last` or a step that was kept (`keep_checkpoints`, `keep_steps`)",
     )
+
+
+def maker(choice: Choice) -> str:
+    """Return the hint for a folder without any checkpoint."""
+    if choice.is_of_other_run:
+        return "put that run's checkpoints back, or name another one in finetune.run"
+    stage = FINETUNE if choice.folder.parent.parent.name == FINETUNE else PRETRAIN
+    return f"{{meditron submit {stage} --run}} first"

@@ -357,10 +357,10 @@ def print_errors(full: RunDetail) -> None:
             console.data(reason)
         if hint:
             console.data(f"hint: {hint}")
-    resume = f"`meditron resume {full.run.name}"
-    is_named = any(resume in text for key in tasks for text in key)
+    resume = store.command(full.run, "resume")
+    is_named = any(f"`{resume}" in text for key in tasks for text in key)
     if full.view.state in ("failed", "stopped", "cancelled") and not is_named:
-        console.data(f"hint: `{store.command(full.run, 'resume')}` continues it")
+        console.data(f"hint: `{resume}` continues it")
 
 
 def tasks_text(indices: Sequence[int]) -> str:

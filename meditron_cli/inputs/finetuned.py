@@ -78,7 +78,9 @@ def require_start(run: RunDir, spec: FinetuneSpec) -> None:
     if step not in saved:
         raise TaskError(
             f"finetune.run: {folder} has no checkpoint of step {step}",
-            f"set finetune.start to one of {', '.join(map(str, saved)) or 'a run with some'}",
+            f"set finetune.start to one of {', '.join(map(str, saved))}"
+            if saved
+            else "name a run that has checkpoints",
         )
 
 

@@ -154,7 +154,8 @@ class Finetuning:
     def _choice(self) -> Choice:
         start = self.spec.start
         folder = self.context.path(start.checkpoint_dir)
-        return Choice(folder, start.checkpoint, start.target_step)
+        is_of_other_run = Path(start.checkpoint_dir).is_absolute()
+        return Choice(folder, start.checkpoint, start.target_step, is_of_other_run)
 
     def begin(self, trained: TrainingState) -> dict[str, Any]:
         """Load the weights of the checkpoint that the settings name, and have the vocabulary grow;

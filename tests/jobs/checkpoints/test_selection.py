@@ -41,3 +41,19 @@ def test_weights_that_were_set_aside_while_they_were_read_are_refused(
 
     with pytest.raises(TaskError, match=r"iter_0000002 was set aside while it was read"):
         selection.require_same(path, record)
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_of_other_run", "hint"),
+    [
+        ("run/checkpoints", False, "{meditron submit pretrain --run} first"),
+        ("run/finetune/exam/checkpoints", False, "{meditron submit finetune --run} first"),
+        ("/old/checkpoints", True, "put that run's checkpoints back, or name another one in "),
+    ],
+)
+def test_the_hint_names_what_makes_the_missing_checkpoints(
+    folder: str, is_of_other_run: bool, hint: str
+) -> None:
+    choice = Choice(Path(folder), "last", 4, is_of_other_run)
+
+    assert selection.missing(choice, None, "finetuned").hint.startswith(hint)
