@@ -343,7 +343,7 @@ def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
 
 def print_errors(full: RunDetail) -> None:
     """Print the errors of tasks and the remedies, equal errors of a stage once, and how the run
-    continues unless one of them says so.
+    continues unless one of them names the command.
     """
     tasks: dict[tuple[str, str, str, str], list[int]] = {}
     for error in full.errors:
