@@ -20,7 +20,7 @@ class RootCause(str, Enum):
     TIME_LIMIT = "time_limit"
     NODE_FAIL = "node_fail"
     UNHEALTHY = "unhealthy"
-    """The preflight check refused a node."""
+    """The preflight check refused a node, or the ranks left one that is to be drained."""
     GPU_HARDWARE = "gpu_hardware"
     CUDA_ERROR = "cuda_error"
     CUDA_OOM = "cuda_oom"
@@ -79,8 +79,10 @@ class Hang:
 
 
 HEALTH_CODES = (
+    "clock_low",
     "disk",
     "driver",
+    "ecc_corrected",
     "ecc_mode",
     "ecc_sram",
     "ecc_uncorrected",
@@ -92,25 +94,38 @@ HEALTH_CODES = (
     "gpu_lost",
     "gpu_reset_required",
     "inforom_corrupted",
+    "load",
     "memory",
     "memory_temperature",
     "memory_unrepairable",
     "mig_mode",
+    "network_errors",
+    "network_flap",
+    "network_port",
     "nvlink",
+    "nvlink_errors",
+    "oom_kill",
+    "pcie_generation",
+    "pcie_replays",
     "pcie_width",
     "persistence",
     "power_cap",
+    "power_low",
+    "probe_stuck",
     "recovery_action",
     "retired_pages",
     "row_remap",
     "scratch",
     "shm",
     "storage",
+    "swap",
     "temperature",
     "temperature_peers",
     "throttle",
+    "xid",
 )
-"""Codes of findings about a node (``jobs.health.node_checks``), which a profile may skip."""
+"""Codes of findings about a node, which a profile may skip (``jobs.health.node_checks`` and, while
+ranks run, ``jobs.health.monitor.rules``)."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,20 @@ class NodeFinding:
     verdict: str
     """``DRAIN`` or ``FATAL``."""
     message: str
+
+    @property
+    def sentence(self) -> str:
+        """Return the finding in one sentence."""
+        return f"{self.node}: {self.message} ({self.code})"
+
+
+@dataclass(frozen=True)
+class HealthRequest:
+    """A request of the node monitors that the ranks end."""
+
+    finding: NodeFinding
+    at_once: bool
+    """Kill the ranks, which must not save. Otherwise they save and exit."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Measures:
         apart = parallel.distributed_optimizer
         self._counts_parameters = apart or parallel_state.get_data_parallel_rank() == 0
         self._data = self._communication = 0.0
+        self._step_start = (0.0, 0.0)
         self._paused = False
         self._events: list[tuple[Any, Any]] = []
 
@@ -102,16 +103,22 @@ class Measures:
 
         return measured
 
-    def finish_step(self) -> None:
-        """Add the times of a step's events; the host has read the step's loss, so all are over."""
+    def finish_step(self) -> tuple[float, float]:
+        """Add the times of a step's events, all of which are over since the host has read the
+        step's loss; return the seconds that the step waited for samples and communicated.
+        """
         for first, last in self._events:
             self._communication += first.elapsed_time(last) / 1000
         self._events.clear()
+        data, communication = self._step_start
+        self._step_start = (self._data, self._communication)
+        return self._data - data, self._communication - communication
 
     def discard(self) -> None:
         """Forget the steps since the last ``reduce``."""
         self._events.clear()
         self._data = self._communication = 0.0
+        self._step_start = (0.0, 0.0)
 
     def reduce(self) -> Figures:
         """Return the figures of the steps since the last call. All ranks call it."""
@@ -122,6 +129,7 @@ class Measures:
         rows[rank, 0] = self._squares()
         torch.distributed.all_reduce(rows)
         self._data = self._communication = 0.0
+        self._step_start = (0.0, 0.0)
         squares, data, communication, peaks = rows.cpu().T
         return Figures(
             param_norm=float(squares.sum().sqrt()),

@@ -300,7 +300,7 @@ class Trainer:
         garbage.collect_after(self.step)
         seconds = time.perf_counter() - started - waited
         self.reporter.step(self.step, step.loss, rate, step.norm, seconds, result.samples)
-        self.measures.finish_step()
+        self.context.heart.add_step(seconds, *self.measures.finish_step())
         if self.step % measures.PERIOD == 0 or self.step == self.spec.train_steps:
             self.reporter.period(self.measures.reduce())
         return result

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.contract.job import node_name
+from jobs.contract.outcomes import HEALTH_CODES
 from jobs.contract.units import GIB, plural
 from jobs.health import gpu_checks
 from jobs.health.findings import (
@@ -42,7 +43,7 @@ __all__ = [
 
 
 CODES = gpu_checks.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
-"""All codes of findings. ``storage`` and ``scratch`` are the preflight check's."""
+"""All codes of findings about a sample. ``storage`` and ``scratch`` are the preflight check's."""
 
 
 def check(sample: Sample, expected: Expected) -> list[HealthFinding]:
@@ -69,7 +70,7 @@ def expectation(health: Mapping[str, Any], environ: Mapping[str, str]) -> Expect
     _refuse_unknown("key", set(health) - names, names)
     settings = {name: value for name, value in health.items() if value is not None}
     settings["skip"] = frozenset(settings.get("skip", ()))
-    _refuse_unknown("code to skip", settings["skip"] - CODES, CODES)
+    _refuse_unknown("code to skip", settings["skip"] - {*HEALTH_CODES}, HEALTH_CODES)
     slurm = environ.get("SLURM_GPUS_ON_NODE", "")
     if "gpus" not in settings and slurm.isdigit():
         settings["gpus"] = int(slurm)

@@ -13,20 +13,26 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.contract.job import node_name
+from jobs.health import host
 from jobs.health.sample import (
     Disk,
     Driver,
     Fabric,
     Gpu,
+    GpuMemory,
     GpuProcess,
+    LinkErrors,
     RemappedRows,
     Sample,
+    SlowTime,
     SramErrors,
     Unknown,
+    attempt,
 )
 from jobs.runtime import memory
 
@@ -35,7 +41,6 @@ DRIVER_NOT_LOADED = 9
 NOT_SUPPORTED = 3
 NO_PERMISSION = 4
 INVALID_ARGUMENT = 2
-FUNCTION_NOT_FOUND = 13
 VERSION_MISMATCH = 25
 
 
@@ -54,9 +59,10 @@ def read_sample(folder: Path | None, environ: Mapping[str, str]) -> Sample:
         driver=driver,
         gpus=gpus,
         unreachable=unreachable,
-        disk=_attempt(read_disk, folder) if folder else Unknown("not read"),
-        shm=_attempt(read_disk, Path("/dev/shm")),
-        memory_available=_attempt(_memory_available),
+        disk=attempt(read_disk, folder) if folder else Unknown("not read"),
+        shm=attempt(read_disk, Path("/dev/shm")),
+        memory_available=attempt(memory_available),
+        host=host.read_host(),
     )
 
 
@@ -77,51 +83,72 @@ def read_disk(path: Path) -> Disk:
     return Disk(str(path), stat.f_bavail * stat.f_frsize, stat.f_favail if stat.f_files else None)
 
 
-def _memory_available() -> int:
+def memory_available() -> int:
     return memory.of_machine(memory.MEMINFO.read_text())
 
 
 def _read_gpus(
     environ: Mapping[str, str],
 ) -> tuple[Driver | Unknown, tuple[Gpu, ...], tuple[tuple[int, Unknown], ...]]:
+    with session(environ) as devices:
+        gpus = tuple(read_gpu(devices, index) for index in devices.handles)
+    return devices.driver, gpus, devices.unreachable
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The GPUs that this task may use, while NVML is open."""
+
+    driver: Driver | Unknown
+    """Unknown when NVML did not start; there are then no handles."""
+    handles: dict[int, Any]
+    """By index."""
+    unreachable: tuple[tuple[int, Unknown], ...]
+    nvml: Any = None
+
+
+def open_nvml() -> Any:
+    """Return the module of NVML once it has started, else ``Unknown`` with the reason."""
     try:
         import pynvml as nvml
     except ImportError:
-        return Unknown("the Python package nvidia-ml-py is not installed"), (), ()
-    try:
-        with _session(nvml):
-            driver = Driver(
-                _attempt(nvml.nvmlSystemGetDriverVersion), _attempt(nvml.nvmlSystemGetNVMLVersion)
-            )
-            gpus, unreachable = _read_visible(nvml, visible_devices(environ))
-            return driver, gpus, unreachable
-    except nvml.NVMLError as error:
-        return Unknown(str(error), error.value), (), ()
+        return Unknown("the Python package nvidia-ml-py is not installed")
+    started = attempt(nvml.nvmlInit)
+    return started if isinstance(started, Unknown) else nvml
 
 
 @contextmanager
-def _session(nvml: Any) -> Iterator[None]:
-    nvml.nvmlInit()
+def session(environ: Mapping[str, str]) -> Iterator[Devices]:
+    """Open NVML, and close it after the block; never raise on its account."""
+    nvml = open_nvml()
+    if isinstance(nvml, Unknown):
+        yield Devices(nvml, {}, ())
+        return
     try:
-        yield
+        yield find_devices(nvml, environ)
     finally:
-        _attempt(nvml.nvmlShutdown)  # the readings are valid even if this fails
+        attempt(nvml.nvmlShutdown)  # the readings are valid even if this fails
 
 
-def _read_visible(
-    nvml: Any, visible: tuple[str, ...] | None
-) -> tuple[tuple[Gpu, ...], tuple[tuple[int, Unknown], ...]]:
-    gpus: list[Gpu] = []
+def find_devices(nvml: Any, environ: Mapping[str, str]) -> Devices:
+    """Return the GPUs that this task may use, while NVML is open."""
+    driver = Driver(
+        attempt(nvml.nvmlSystemGetDriverVersion), attempt(nvml.nvmlSystemGetNVMLVersion)
+    )
+    visible = visible_devices(environ)
+    count = attempt(nvml.nvmlDeviceGetCount)
+    if isinstance(count, Unknown):
+        return Devices(count, {}, (), nvml)
+    handles: dict[int, Any] = {}
     unreachable: list[tuple[int, Unknown]] = []
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = _attempt(nvml.nvmlDeviceGetHandleByIndex, index)
+    for index in range(count):
+        handle = attempt(nvml.nvmlDeviceGetHandleByIndex, index)
         if isinstance(handle, Unknown):
             if handle.nvml != NO_PERMISSION and (visible is None or str(index) in visible):
                 unreachable.append((index, handle))
-            continue
-        if _is_visible(index, _attempt(nvml.nvmlDeviceGetUUID, handle), visible):
-            gpus.append(read_gpu(nvml, handle, index))
-    return tuple(gpus), tuple(unreachable)
+        elif _is_visible(index, attempt(nvml.nvmlDeviceGetUUID, handle), visible):
+            handles[index] = handle
+    return Devices(driver, handles, tuple(unreachable), nvml)
 
 
 def _is_visible(index: int, uuid: str | Unknown, visible: tuple[str, ...] | None) -> bool:
@@ -131,25 +158,22 @@ def _is_visible(index: int, uuid: str | Unknown, visible: tuple[str, ...] | None
     return isinstance(uuid, str) and any(uuid.startswith(entry) for entry in visible)
 
 
-def read_gpu(nvml: Any, handle: Any, index: int) -> Gpu:
-    """Run every probe of ``PROBES`` on one GPU."""
-    return Gpu(
-        index=index, **{name: _attempt(probe, nvml, handle) for name, probe in PROBES.items()}
-    )
+def read_gpu(devices: Devices, index: int, note: Callable[[str], None] | None = None) -> Gpu:
+    """Run every probe of ``PROBES`` on one GPU.
+
+    Args:
+        note: called with the name of each probe before it runs: one may not return.
+    """
+    handle, readings = devices.handles[index], {}
+    for name, probe in PROBES.items():
+        if note is not None:
+            note(name)
+        readings[name] = attempt(probe, devices.nvml, handle)
+    return Gpu(index=index, **readings)
 
 
-def _attempt(probe: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the probe's value, or ``Unknown`` with the reason."""
-    try:
-        return probe(*arguments)
-    except AttributeError as error:  # an nvidia-ml-py older than the call
-        return Unknown(str(error), FUNCTION_NOT_FOUND)
-    except Exception as error:  # whatever a driver does to one probe, the others still count
-        code = getattr(error, "value", None)
-        return Unknown(str(error) or type(error).__name__, code if isinstance(code, int) else None)
-
-
-def _field(nvml: Any, handle: Any, field: int) -> int:
+def _field(nvml: Any, handle: Any, field: int | tuple[int, int]) -> int:
+    """Return the value of a field, or of a field and its scope."""
     (value,) = nvml.nvmlDeviceGetFieldValues(handle, [field])
     if value.nvmlReturn != nvml.NVML_SUCCESS:
         raise nvml.NVMLError(value.nvmlReturn)
@@ -255,7 +279,7 @@ def _fabric(nvml: Any, handle: Any) -> Fabric:
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
     """Return compute processes, those under MPS too, without processes that have exited."""
     processes = {entry.pid: entry for entry in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-    mps = _attempt(nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)
+    mps = attempt(nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)
     processes |= {} if isinstance(mps, Unknown) else {entry.pid: entry for entry in mps}
     return tuple(
         GpuProcess(pid, _owner(pid), entry.usedGpuMemory or 0)
@@ -295,6 +319,59 @@ def _persistence(nvml: Any, handle: Any) -> bool:
     return bool(nvml.nvmlDeviceGetPersistenceMode(handle))
 
 
+def _utilisation(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+
+
+def _memory(nvml: Any, handle: Any) -> GpuMemory:
+    info = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return GpuMemory(int(info.used), int(info.total))
+
+
+def _sm_clock(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
+
+
+def _sm_clock_max(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+
+
+def _slow_time(nvml: Any, handle: Any) -> SlowTime:
+    return SlowTime(*(_field(nvml, handle, field) for field in SLOW_TIME_FIELDS))
+
+
+SLOW_TIME_FIELDS = (74, 269, 270, 271)
+"""NVML_FI_DEV_CLOCKS_EVENT_REASON_*: power cap, thermal, hardware thermal, power brake."""
+
+
+def _link_errors(nvml: Any, handle: Any) -> LinkErrors:
+    """Return the errors of all links: by the totals of cards up to Ampere, else by those over all
+    ports.
+    """
+    try:
+        replays, recoveries, flit, data = (
+            _field(nvml, handle, field) for field in LINK_TOTAL_FIELDS
+        )
+        return LinkErrors(replays, recoveries, flit + data)
+    except nvml.NVMLError as error:
+        if error.value not in (NOT_SUPPORTED, INVALID_ARGUMENT):
+            raise
+    return LinkErrors(*(_field(nvml, handle, (field, ALL_LINKS)) for field in LINK_ERROR_FIELDS))
+
+
+LINK_TOTAL_FIELDS = (52, 59, 38, 45)
+"""NVML_FI_DEV_NVLINK_{REPLAY,RECOVERY,CRC_FLIT,CRC_DATA}_ERROR_COUNT_TOTAL."""
+LINK_ERROR_FIELDS = (161, 162, 163)
+"""NVML_FI_DEV_NVLINK_ERROR_DL_{REPLAY,RECOVERY,CRC}."""
+ALL_LINKS = 0xFFFFFFFF
+"""The scope that sums over all links."""
+
+
+def _ecc_corrected(nvml: Any, handle: Any) -> int:
+    kind = nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED
+    return int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, nvml.NVML_VOLATILE_ECC))
+
+
 def _call(name: str) -> Callable[[Any, Any], Any]:
     """Return a probe that returns the value of one NVML call."""
     return lambda nvml, handle: getattr(nvml, name)(handle)
@@ -328,5 +405,17 @@ PROBES: dict[str, Callable[[Any, Any], Any]] = {
     "ecc_mode": _ecc_mode,
     "mig_mode": _mig_mode,
     "persistence": _persistence,
+    "utilisation": _utilisation,
+    "memory": _memory,
+    "power": _call("nvmlDeviceGetPowerUsage"),
+    "energy": _call("nvmlDeviceGetTotalEnergyConsumption"),
+    "sm_clock": _sm_clock,
+    "sm_clock_max": _sm_clock_max,
+    "pcie_generation": _call("nvmlDeviceGetCurrPcieLinkGeneration"),
+    "pcie_generation_max": _call("nvmlDeviceGetMaxPcieLinkGeneration"),
+    "pcie_replays": _call("nvmlDeviceGetPcieReplayCounter"),
+    "slow_time": _slow_time,
+    "link_errors": _link_errors,
+    "ecc_corrected": _ecc_corrected,
 }
 """Probe per field of ``Gpu``. Each runs on its own."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,6 +21,21 @@ class Unknown:
 def value_or_none(reading: T | Unknown) -> T | None:
     """Return a reading's value; None where the probe has none."""
     return None if isinstance(reading, Unknown) else reading
+
+
+def attempt(probe: Callable[..., Any], *arguments: Any) -> Any:
+    """Return a probe's value, or ``Unknown`` with the reason."""
+    try:
+        return probe(*arguments)
+    except AttributeError as error:  # an nvidia-ml-py older than the call
+        return Unknown(str(error), FUNCTION_NOT_FOUND)
+    except Exception as error:  # whatever a driver does to one probe, the others still count
+        code = getattr(error, "value", None)
+        return Unknown(str(error) or type(error).__name__, code if isinstance(code, int) else None)
+
+
+FUNCTION_NOT_FOUND = 13
+"""NVML's return code for a call that the driver does not have."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,34 @@ class Fabric:
     state: int
     status: int
     summary: int
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU's memory."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SlowTime:
+    """Nanoseconds since the driver was loaded for which a cause held the clocks back."""
+
+    power_cap: int
+    thermal: int
+    """By software, above the maximum operating temperature."""
+    hardware_thermal: int
+    power_brake: int
+
+
+@dataclass(frozen=True)
+class LinkErrors:
+    """Errors of all NVLinks of a GPU since its reset."""
+
+    replays: int
+    recoveries: int
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +136,24 @@ class Gpu:
     """Now, and after the next reset."""
     mig_mode: bool | Unknown
     persistence: bool | Unknown
+    utilisation: int | Unknown
+    """Per cent of the last sample period of the driver in which a kernel ran."""
+    memory: GpuMemory | Unknown
+    power: int | Unknown
+    """Milliwatts."""
+    energy: int | Unknown
+    """Millijoules since the driver was loaded."""
+    sm_clock: int | Unknown
+    """MHz."""
+    sm_clock_max: int | Unknown
+    pcie_generation: int | Unknown
+    """Of the link now; it drops while the card is idle."""
+    pcie_generation_max: int | Unknown
+    pcie_replays: int | Unknown
+    slow_time: SlowTime | Unknown
+    link_errors: LinkErrors | Unknown
+    ecc_corrected: int | Unknown
+    """Corrected errors since the last reset."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +174,38 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A port of the node's network."""
+
+    name: str
+    """``mlx5_0/1`` of InfiniBand or RoCE, ``eth0`` of an interface without either."""
+    active: bool
+    rate: str
+    """As the kernel prints it: ``400 Gb/sec (4X NDR)``; empty where it has none."""
+    received: int
+    """Bytes."""
+    sent: int
+    errors: int
+    """Received with an error, or not sent for one."""
+    downs: int
+    """Times that the link went down; 0 for an interface, whose carrier changes are its."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The node beside its GPUs; field names are those of ``host.PROBES``."""
+
+    memory_total: int | Unknown
+    swap_used: int | Unknown
+    load: float | Unknown
+    """Processes that ran or waited for a disk, the mean of a minute (proc(5), loadavg)."""
+    cores: int | Unknown
+    ports: tuple[Port, ...] | Unknown
+    oom_kills: int | Unknown
+    """Of this job on this node."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One node at one moment."""
 
@@ -126,3 +220,4 @@ class Sample:
     disk: Disk | Unknown
     shm: Disk | Unknown
     memory_available: int | Unknown
+    host: Host

@@ -45,3 +45,49 @@ hardware. 43, 45 and 137 follow when ranks are killed.
 def action(number: int) -> XidAction:
     """Return the action for an XID; an unknown one is confirmed, never ignored."""
     return XID.get(number, XidAction.CONFIRM)
+
+
+MEANINGS = {
+    8: "a GPU channel timed out",
+    13: "a kernel raised a graphics engine exception",
+    31: "a kernel accessed an invalid address",
+    32: "a push buffer was invalid",
+    38: "the driver's firmware failed",
+    43: "the GPU stopped the program",
+    44: "a context switch failed",
+    45: "the program's channels were cleaned up",
+    46: "the GPU timed out",
+    48: "an uncorrected double-bit ECC error",
+    54: "the auxiliary power is not connected",
+    61: "the microcontroller has halted",
+    62: "the microcontroller has halted",
+    63: "a memory row was remapped",
+    64: "a memory row could not be remapped",
+    68: "a video processor exception",
+    74: "an NVLink error",
+    79: "the GPU has fallen off the bus",
+    92: "many corrected ECC errors",
+    94: "a contained memory error",
+    95: "an uncontained memory error",
+    109: "a context switch timed out",
+    110: "a security fault",
+    119: "the GPU's firmware does not answer",
+    120: "the GPU's firmware failed",
+    136: "a link could not be trained",
+    140: "an unrecovered ECC error",
+    143: "the GPU could not be initialised",
+    **dict.fromkeys(range(144, 151), "an NVLink error"),
+    154: "the recovery action changed",
+    155: "an error of the GPU's software",
+    156: "a resource of the GPU was retired",
+    158: "a fatal time-out in the GPU",
+    167: "a fatal time-out of PCIe",
+    171: "an uncorrected error of the GPU's memory",
+    172: "an uncorrected error of on-chip memory",
+}
+"""In a few words, from NVIDIA's catalogue."""
+
+
+def meaning(number: int) -> str:
+    """Return what an XID means."""
+    return MEANINGS.get(number, "not in the table of this program")

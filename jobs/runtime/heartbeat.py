@@ -35,13 +35,16 @@ STACK_SIGNAL = signal.SIGUSR1
 """Requests the stacks of a rank's threads. Slurm, submitit and torch do not use it, and only
 ``stack_dump`` sends it."""
 
-MAGIC = b"mdtbeat1"
+MAGIC = b"mdtbeat2"
 IDENTITY = struct.Struct("<8sq")
 """Magic and rank: written once, last."""
 BEAT = struct.Struct("<dqqq")
 """Monotonic seconds, phase, step, ticks: written by each heartbeat. There is no lock: a reader may
 get parts of two heartbeats, which is harmless."""
-SIZE = IDENTITY.size + BEAT.size
+PACE = struct.Struct("<qddd")
+"""The fields of ``Pace``, written after each step."""
+PACE_OFFSET = IDENTITY.size + BEAT.size
+SIZE = PACE_OFFSET + PACE.size
 """Requested stacks follow."""
 
 
@@ -59,6 +62,18 @@ class Phase(IntEnum):
     def label(self) -> str:
         """Return the name in records and progress files."""
         return self.name.lower()
+
+
+class Pace(NamedTuple):
+    """Sums over the steps of a rank since it started. Differences show how fast a rank is."""
+
+    steps: int
+    seconds: float
+    data: float
+    """Seconds in which it waited for samples."""
+    communication: float
+    """Seconds from the end of its backward pass to the reduced gradients, and in the reduction of
+    the loss, so that a rank that is faster than its peers has more of them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ class Heartbeat:
     """Heartbeats so far, without those of ``touch``. All ranks send them at the same points of the
     program, so a rank with fewer ticks than its peers is behind them.
     """
+    pace: Pace
 
 
 class HeartbeatWriter:
@@ -90,6 +106,7 @@ class HeartbeatWriter:
         self._phase = Phase.STARTUP
         self._step = 0
         self._ticks = 0
+        self._pace = Pace(0, 0.0, 0.0, 0.0)
 
     def open(self, name: str, rank: int, folders: tuple[Path, ...]) -> None:
         """Write heartbeats and requested stacks into a file until the process ends.
@@ -125,6 +142,17 @@ class HeartbeatWriter:
         BEAT.pack_into(
             self._memory, IDENTITY.size, time.monotonic(), self._phase, self._step, self._ticks
         )
+
+    def add_step(self, seconds: float, data: float, communication: float) -> None:
+        """Add the times of a step to the rank's pace."""
+        pace = self._pace
+        self._pace = Pace(
+            pace.steps + 1,
+            pace.seconds + seconds,
+            pace.data + data,
+            pace.communication + communication,
+        )
+        PACE.pack_into(self._memory, PACE_OFFSET, *self._pace)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -168,7 +196,7 @@ def read(file: Path) -> Heartbeat | None:
     process = processes.read(pid)
     if content is None or process is None:
         return None
-    return Heartbeat(file, content.rank, pid, process.started, *content.beat)
+    return Heartbeat(file, content.rank, pid, process.started, *content.beat, content.pace)
 
 
 def stacks(file: Path) -> str:
@@ -191,6 +219,7 @@ def label(run: rundir.RunDir, stage: str, index: int, attempt: int, node: str) -
 class _Content(NamedTuple):
     rank: int
     beat: tuple[float, Phase, int, int]
+    pace: Pace
     stacks: str
 
 
@@ -207,7 +236,9 @@ def _content(file: Path) -> _Content | None:
         return None
     _, rank = IDENTITY.unpack_from(data, 0)
     moment, phase, step, ticks = BEAT.unpack_from(data, IDENTITY.size)
-    return _Content(rank, (moment, Phase(phase), step, ticks), data[SIZE:].decode(errors="replace"))
+    pace = Pace(*PACE.unpack_from(data, PACE_OFFSET))
+    text = data[SIZE:].decode(errors="replace")
+    return _Content(rank, (moment, Phase(phase), step, ticks), pace, text)
 
 
 def _open_files(text: str) -> Iterator[Path]:

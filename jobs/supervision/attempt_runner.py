@@ -14,7 +14,7 @@ from jobs.contract.errors import FINISHED
 from jobs.contract.outcomes import Hang
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
-from jobs.supervision import attempt_records, early_readers, preflight_step
+from jobs.supervision import attempt_records, early_readers, node_monitors, preflight_step
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -102,12 +102,17 @@ class AttemptRunner:
             scratch = str(preflight_step.scratch(self.attempt, self.task))
             environ = {**environ, "TMPDIR": scratch}
         kills_before = cgroups.oom_kills() or 0
-        with launcher.reserved_port() as port:
-            observed = self._run_ranks(environ, port)
+        reader = node_monitors.HealthReader(self.attempt, self.metrics.current)
+        monitors = node_monitors.running(self.attempt, self.task, os.environ)
+        with launcher.reserved_port() as port, monitors:
+            observed = self._run_ranks(environ, port, reader)
         kills = (cgroups.oom_kills() or 0) - kills_before
-        return replace(observed, findings=preflight.findings, oom_kills=max(0, kills))
+        findings = (*preflight.findings, *reader.findings())
+        return replace(observed, findings=findings, oom_kills=max(0, kills))
 
-    def _run_ranks(self, environ: Mapping[str, str], port: int) -> Observed:
+    def _run_ranks(
+        self, environ: Mapping[str, str], port: int, reader: node_monitors.HealthReader
+    ) -> Observed:
         """Start the ranks and wait until none is left."""
         attempt, task = self.attempt, self.task
         environ = {**environ, **launcher.rank_environment(attempt, task, environ, port)}
@@ -122,6 +127,7 @@ class AttemptRunner:
             is_stop_requested=self.is_stop_requested,
             deadline=self.allocation.deadline,
             find_hang=detector.check,
+            health_request=reader.request,
             examine=self._examine,
             record_request=lambda: attempt_records.record_signal(attempt, self.signals),
         )
@@ -138,6 +144,7 @@ class AttemptRunner:
             signals=(int(signal.SIGUSR2),) if monitor.is_late else (),
             preempted=monitor.is_preempted,
             hang=monitor.hang,
+            left_for=monitor.left_for,
         )
 
     def _step(self) -> srun_ranks.Step | None:
@@ -151,7 +158,7 @@ class AttemptRunner:
         """Collect the stacks of hanging ranks from all nodes; name the rank that stopped first."""
         attempt = self.attempt
         names = (attempt.run, attempt.stage, attempt.index, attempt.number)
-        prefix = preflight_step.beside_ranks(attempt, self.task)
+        prefix = preflight_step.beside_ranks(self.task, f"stack-dump-{attempt.step_name}")
         environment = {**os.environ, **launcher.code_environment(attempt.run, os.environ)}
         try:
             subprocess.run(

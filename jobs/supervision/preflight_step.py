@@ -87,11 +87,11 @@ def on_every_node(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
     return one_per_node(task.nodes, f"--job-name=check-{attempt.step_name}")
 
 
-def beside_ranks(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
+def beside_ranks(task: specs.TaskSpec, step_name: str) -> list[str]:
     """Return the prefix that runs a command once per node of the job beside its ranks."""
     if task.launcher != "srun":
         return []
-    return one_per_node(task.nodes, "--overlap", f"--job-name=stack-dump-{attempt.step_name}")
+    return one_per_node(task.nodes, "--overlap", f"--job-name={step_name}")
 
 
 def combine(attempt: AttemptRef, code: int) -> PreflightResult:

@@ -46,7 +46,15 @@ def build(folder: Path, without: Iterable[str] = ()) -> Path:
     """Compile the library into ``folder``, leaving out some symbols as an older driver does."""
     folder.mkdir(parents=True, exist_ok=True)
     renamed = [f"-D{symbol}=absent_{symbol}" for symbol in without]
-    options = ["-std=c11", "-D_GNU_SOURCE", "-shared", "-fPIC", f"-Wl,-soname,{NAME}", *renamed]
+    options = [
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        f"-Wl,-soname,{NAME}",
+        *renamed,
+    ]
     subprocess.run(["gcc", *options, "-o", str(folder / NAME), str(SOURCE)], check=True)
     return folder
 

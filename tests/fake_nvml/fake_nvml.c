@@ -7,13 +7,17 @@
  *     gpu.2.error = 15                      every call on GPU 2 fails
  *     gpu.error.nvmlDeviceGetEccMode = 3    one call fails on every GPU
  *     gpu.field.230.error = 3               one entry of nvmlDeviceGetFieldValues fails
+ *     gpu.2.hang.nvmlDeviceGetPowerUsage = 60   one call does not return for so many seconds
+ *     event.0 = 3 79                        the first event of every set: XID 79 on GPU 3; event.1 follows
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
-       VERSION_MISMATCH = 25 };
+       TIMEOUT = 10, VERSION_MISMATCH = 25 };
 enum { MAX_LINES = 512, MAX_GPUS = 64 };
 
 typedef struct { int index; } Device;
@@ -25,26 +29,39 @@ typedef struct { unsigned version; unsigned long long counts[11]; unsigned thres
 typedef struct { unsigned version; unsigned char cluster[16]; int status; unsigned clique, state, mask;
                  unsigned char summary; } Fabric;
 typedef struct { unsigned version, flag; } Unrepairable;
+typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { int delivered; } EventSet;
+typedef struct { Device *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
 
 static struct { char key[128], value[256]; } lines[MAX_LINES];
 static int line_count;
 static Device devices[MAX_GPUS];
 
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
+
 static void load(void) {
     const char *path = getenv("FAKE_NVML");
     FILE *file = path ? fopen(path, "r") : NULL;
     char text[512];
+    pthread_mutex_lock(&reading);
     line_count = 0;
     while (file && line_count < MAX_LINES && fgets(text, sizeof text, file))
         if (sscanf(text, " %127[^= #] = %255[^\n]", lines[line_count].key, lines[line_count].value) == 2)
             line_count++;
+    pthread_mutex_unlock(&reading);
     if (file) fclose(file);
 }
 
+/* Values live in one buffer a thread, since another thread may load the file anew. */
 static const char *find(const char *key) {
-    for (int i = 0; i < line_count; i++)
-        if (!strcmp(lines[i].key, key)) return lines[i].value;
-    return NULL;
+    static _Thread_local char value[256];
+    const char *found = NULL;
+    pthread_mutex_lock(&reading);
+    for (int i = 0; i < line_count && !found; i++)
+        if (!strcmp(lines[i].key, key)) found = strcpy(value, lines[i].value);
+    pthread_mutex_unlock(&reading);
+    return found;
 }
 
 static const char *text_of(int gpu, const char *name, const char *otherwise) {
@@ -63,6 +80,9 @@ static long long number(int gpu, const char *name, long long otherwise) {
 
 static int failure(Device *device, const char *call) {
     char key[128];
+    long long seconds;
+    snprintf(key, sizeof key, "hang.%s", call);
+    if ((seconds = number(device->index, key, 0))) sleep((unsigned)seconds);
     snprintf(key, sizeof key, "error.%s", call);
     return (int)number(device->index, key, number(device->index, "error", SUCCESS));
 }
@@ -117,7 +137,8 @@ int nvmlDeviceGetName(Device *device, char *to, unsigned size) {
 /* Memory */
 int nvmlDeviceGetTotalEccErrors(Device *device, unsigned kind, unsigned counter, unsigned long long *count) {
     GUARD(device);
-    *count = kind == 0 ? 0 : (unsigned long long)number(device->index, counter ? "ecc.aggregate" : "ecc.volatile", 0);
+    const char *volatile_key = kind == 0 ? "ecc.corrected" : "ecc.volatile";
+    *count = (unsigned long long)number(device->index, counter ? "ecc.aggregate" : volatile_key, 0);
     return SUCCESS;
 }
 int nvmlDeviceGetSramEccErrorStatus(Device *device, Sram *status) {
@@ -198,6 +219,41 @@ int nvmlDeviceGetPowerManagementDefaultLimit(Device *device, unsigned *milliwatt
     *milliwatts = (unsigned)number(device->index, "power.default", 400000);
     return SUCCESS;
 }
+int nvmlDeviceGetPowerUsage(Device *device, unsigned *milliwatts) {
+    GUARD(device);
+    *milliwatts = (unsigned)number(device->index, "power", 350000);
+    return SUCCESS;
+}
+int nvmlDeviceGetTotalEnergyConsumption(Device *device, unsigned long long *millijoules) {
+    GUARD(device);
+    *millijoules = (unsigned long long)number(device->index, "energy", 1000000);
+    return SUCCESS;
+}
+int nvmlDeviceGetUtilizationRates(Device *device, Utilization *rates) {
+    GUARD(device);
+    rates->gpu = (unsigned)number(device->index, "utilisation", 98);
+    rates->memory = (unsigned)number(device->index, "utilisation.memory", 60);
+    return SUCCESS;
+}
+int nvmlDeviceGetMemoryInfo(Device *device, Memory *memory) {
+    GUARD(device);
+    memory->total = 80ULL << 30;
+    memory->used = (unsigned long long)number(device->index, "memory.used", 60LL << 30);
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+int nvmlDeviceGetClockInfo(Device *device, unsigned kind, unsigned *mhz) {
+    GUARD(device);
+    (void)kind;
+    *mhz = (unsigned)number(device->index, "clock.sm", 1400);
+    return SUCCESS;
+}
+int nvmlDeviceGetMaxClockInfo(Device *device, unsigned kind, unsigned *mhz) {
+    GUARD(device);
+    (void)kind;
+    *mhz = (unsigned)number(device->index, "clock.sm.max", 1410);
+    return SUCCESS;
+}
 int nvmlDeviceGetFieldValues(Device *device, int count, FieldValue *values) {
     GUARD(device);
     for (int i = 0; i < count; i++) {
@@ -221,6 +277,21 @@ int nvmlDeviceGetCurrPcieLinkWidth(Device *device, unsigned *lanes) {
 int nvmlDeviceGetMaxPcieLinkWidth(Device *device, unsigned *lanes) {
     GUARD(device);
     *lanes = (unsigned)number(device->index, "pcie.max", 16);
+    return SUCCESS;
+}
+int nvmlDeviceGetCurrPcieLinkGeneration(Device *device, unsigned *generation) {
+    GUARD(device);
+    *generation = (unsigned)number(device->index, "pcie.generation", 4);
+    return SUCCESS;
+}
+int nvmlDeviceGetMaxPcieLinkGeneration(Device *device, unsigned *generation) {
+    GUARD(device);
+    *generation = (unsigned)number(device->index, "pcie.generation.max", 4);
+    return SUCCESS;
+}
+int nvmlDeviceGetPcieReplayCounter(Device *device, unsigned *replays) {
+    GUARD(device);
+    *replays = (unsigned)number(device->index, "pcie.replays", 0);
     return SUCCESS;
 }
 int nvmlDeviceGetNvLinkState(Device *device, unsigned link, unsigned *active) {
@@ -281,4 +352,44 @@ int nvmlDeviceGetPersistenceMode(Device *device, unsigned *on) {
     GUARD(device);
     *on = (unsigned)number(device->index, "persistence", 1);
     return SUCCESS;
+}
+
+/* Events: every set gets each event of the file once, in the order of their numbers */
+int nvmlEventSetCreate(EventSet **set) {
+    *set = calloc(1, sizeof **set);
+    return SUCCESS;
+}
+int nvmlEventSetFree(EventSet *set) {
+    free(set);
+    return SUCCESS;
+}
+int nvmlDeviceGetSupportedEventTypes(Device *device, unsigned long long *types) {
+    GUARD(device);
+    *types = (unsigned long long)number(device->index, "event.types", 0xB);
+    return SUCCESS;
+}
+int nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set) {
+    GUARD(device);
+    (void)set;
+    return types & ~(unsigned long long)number(device->index, "event.types", 0xB) ? NOT_SUPPORTED : SUCCESS;
+}
+int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned milliseconds) {
+    for (unsigned waited = 0;; waited += 20) {
+        char key[32];
+        const char *text;
+        int gpu, code;
+        load();
+        if (find("event.error")) return atoi(find("event.error"));
+        snprintf(key, sizeof key, "event.%d", set->delivered);
+        if ((text = find(key)) && sscanf(text, "%d %d", &gpu, &code) == 2) {
+            set->delivered++;
+            memset(event, 0, sizeof *event);
+            event->device = &devices[gpu];
+            event->type = 8;
+            event->data = (unsigned long long)code;
+            return SUCCESS;
+        }
+        if (waited >= milliseconds) return TIMEOUT;
+        usleep(20000);
+    }
 }

@@ -99,6 +99,8 @@ class Observed:
     """Slurm announced a preemption while the ranks ran."""
     findings: tuple[NodeFinding, ...] = ()
     hang: Hang | None = None
+    left_for: NodeFinding | None = None
+    """The finding for which the ranks were killed, or requested to save and exit."""
     oom_kills: int = 0
     message: str = ""
     """The supervisor's own sentence (a refused spec, a failed preflight check)."""

@@ -46,6 +46,18 @@ def unhealthy_node(evidence: Evidence) -> DiagnosisText | None:
     return DiagnosisText(cause, sentence, first.node, parts=("", first.code))
 
 
+def left_node(evidence: Evidence) -> DiagnosisText | None:
+    """Return the move away from a node that is to be drained, unless a rank failed first."""
+    finding = evidence.observed.left_for
+    if finding is None or first_failure.has_failed_rank(evidence):
+        return None
+    sentence = f"the ranks left {finding.node}{at_step(evidence)}: {finding.message}"
+    parts = ("", finding.code)
+    return DiagnosisText(
+        RootCause.UNHEALTHY, f"{sentence} ({finding.code})", finding.node, parts=parts
+    )
+
+
 def is_storage(finding: NodeFinding) -> bool:
     """Return whether a finding is about the storage that all nodes share, so that no node is a
     suspect.

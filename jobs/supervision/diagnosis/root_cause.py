@@ -26,6 +26,7 @@ FAILURE_RULES: tuple[Rule, ...] = (
     external_causes.time_limit,
     external_causes.signalled,
     failure_causes.unhealthy_node,
+    failure_causes.left_node,
     failure_causes.bad_gpu,
     failure_causes.host_memory,
     failure_causes.hang_detected,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jobs.contract.outcomes import Hang
+from jobs.contract.outcomes import Hang, HealthRequest, NodeFinding
 from jobs.runtime.log import log
 from jobs.supervision.ranks import launcher
 
@@ -61,6 +61,8 @@ class MonitorInputs:
     """Queries Slurm; returns None without a time limit or a response."""
     find_hang: Callable[[float], Hang | None]
     """Returns the hang that the heartbeats show (``jobs.supervision.ranks.hang_detector``)."""
+    health_request: Callable[[], HealthRequest | None]
+    """Returns the request of the node monitors that the ranks end."""
     examine: Callable[[Hang], Hang]
     """Examines hanging ranks before they are killed (``jobs.supervision.ranks.stack_dump``)."""
     record_request: Callable[[], None]
@@ -90,6 +92,8 @@ class RankMonitor:
         """The ranks were requested to exit because the end of the allocation was near."""
         self.hang: Hang | None = None
         """The hang for which the ranks were killed; None without one."""
+        self.left_for: NodeFinding | None = None
+        """The finding for which the ranks were killed, or requested to save and exit."""
 
     def wait(self) -> int:
         """Wait until all ranks are gone; return the code of the first that failed, or 0."""
@@ -123,20 +127,32 @@ class RankMonitor:
         if now >= self._query_at or received > self._handled_signals:
             self._query_at, self._handled_signals = now + QUERY_SECONDS, received
             self._update_deadline(now)
-        if self._is_stopping or self.hang is not None:
+        if self._is_stopping or self.hang is not None or self.left_for is not None:
             return
         self._is_stop_requested = self._inputs.is_stop_requested()
+        if (request := self._inputs.health_request()) is not None:
+            self._leave_node(request, now)
+            return
         hang = self._inputs.find_hang(time.monotonic())
         if hang is not None:
             log(f"no progress for {hang.seconds:.0f} s in phase {hang.phase}")
             self.hang = self._inputs.examine(hang)
             self._kill_at = time.time() + HANG_LEAVE_SECONDS
 
+    def _leave_node(self, request: HealthRequest, now: float) -> None:
+        """Kill the ranks where a node cannot do the job, or request that they save and exit."""
+        self.left_for = request.finding
+        if request.at_once:
+            log(f"the ranks are killed: {request.finding.sentence}")
+            self._is_stopping = True
+            self._kill_at = now
+
     def _must_leave(self, now: float) -> bool:
         """Return whether the ranks must exit: by request, or because the end of the allocation is
         so near that a save would not finish. Not all sites send the early signal.
         """
-        if self._inputs.signals or self.hang is not None or self._is_stop_requested:
+        is_bad = self.hang is not None or self.left_for is not None
+        if self._inputs.signals or is_bad or self._is_stop_requested:
             return True
         is_near = self._deadline is not None and now >= self._deadline.time - self._lead_seconds
         self.is_late = is_near and not self.is_preempted

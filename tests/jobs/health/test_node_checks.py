@@ -12,64 +12,12 @@ from hypothesis import strategies as st
 
 from jobs.contract.outcomes import HEALTH_CODES
 from jobs.health import gpu_checks, node_checks
+from jobs.health.monitor import rules
 from jobs.health.node_checks import Expected, HealthFinding, HealthVerdict, NodeAction
 from jobs.health.nvml import PROBES, node_name, read_disk
-from jobs.health.sample import (
-    Disk,
-    Driver,
-    Fabric,
-    Gpu,
-    GpuProcess,
-    RemappedRows,
-    Sample,
-    SramErrors,
-    Unknown,
-)
+from jobs.health.sample import Disk, Driver, Gpu, GpuProcess, RemappedRows, Sample, Unknown
 
-GIB = 1 << 30
-
-WELL = Gpu(
-    index=0,
-    uuid="GPU-0",
-    serial="1",
-    name="NVIDIA A100-SXM4-80GB",
-    recovery_action=0,
-    ecc_volatile=0,
-    ecc_aggregate=0,
-    sram=SramErrors(False, 0),
-    remapped_rows=RemappedRows(0, 0, False, False),
-    unrepairable_memory=False,
-    retired_pages=0,
-    retired_pages_pending=False,
-    clock_reasons=1,
-    temperature=40,
-    temperature_max=85,
-    temperature_slowdown=89,
-    memory_temperature=45,
-    memory_temperature_max=95,
-    power_limit=400_000,
-    power_limit_default=400_000,
-    pcie_width=16,
-    pcie_width_max=16,
-    nvlinks=(True,) * 12,
-    fabric=Fabric(3, 0, 1),
-    processes=(),
-    ecc_mode=(True, True),
-    mig_mode=False,
-    persistence=True,
-)
-
-NODE = Sample(
-    node="node01",
-    time=1_700_000_000.0,
-    uid=1000,
-    driver=Driver("570.133.20", "12.570.133.20"),
-    gpus=(WELL, dataclasses.replace(WELL, index=1)),
-    unreachable=(),
-    disk=Disk("/runs", 100 * GIB, 1000),
-    shm=Disk("/dev/shm", 10 * GIB, 1000),
-    memory_available=200 * GIB,
-)
+from .samples import GIB, HOST, NODE, WELL
 
 CONDEMNING = set(gpu_checks.HARD_ERRORS)
 soft_unknowns = st.builds(
@@ -132,7 +80,9 @@ def test_a_node_without_readings_is_unknown_but_for_gpus_that_are_needed(
 ) -> None:
     silent = Gpu(index=0, **dict.fromkeys(PROBES, reading))
     no_driver = Unknown("no package")
-    sample = Sample("node01", 0.0, 0, no_driver, (silent,) * gpus, (), reading, reading, reading)
+    sample = Sample(
+        "node01", 0.0, 0, no_driver, (silent,) * gpus, (), reading, reading, reading, HOST
+    )
 
     findings = node_checks.check(sample, expected)
 
@@ -357,4 +307,4 @@ def test_slurms_name_of_the_node_comes_first() -> None:
 
 
 def test_a_profile_may_skip_the_codes_of_findings() -> None:
-    assert set(HEALTH_CODES) == node_checks.CODES
+    assert list(HEALTH_CODES) == sorted(node_checks.CODES | rules.CODES)

@@ -1,0 +1,166 @@
+"""Monitor one node while ranks run: ``python -m jobs.health.monitor RUN_DIR STAGE INDEX ATTEMPT``.
+
+The supervisor starts it once per node beside the ranks, and reads the reports
+(``jobs.health.monitor.records``). It ends with SIGTERM, or when its attempt's folder is gone. It
+decides nothing: ``jobs.supervision.node_monitors`` does. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobs.contract import rundir
+from jobs.contract.errors import TaskError
+from jobs.contract.files import write_json
+from jobs.contract.job import node_name
+from jobs.contract.stage_specs import STAGES
+from jobs.health import preflight
+from jobs.health.findings import Expected, HealthFinding
+from jobs.health.monitor import records
+from jobs.health.monitor.node_reader import NodeReader
+from jobs.health.monitor.rules import NodeRules
+from jobs.health.monitor.summary import NodeSummary
+from jobs.health.monitor.xid_events import XidEvent, XidListener
+from jobs.runtime import heartbeat
+from jobs.runtime.log import log
+
+INTERVAL_SECONDS = 15.0
+"""Between two samples."""
+POLL_SECONDS = 0.5
+"""Between two looks for XIDs, which are reported as they arrive."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Monitor this node until SIGTERM; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.health.monitor", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("index", type=int)
+    parser.add_argument("attempt", type=int)
+    parser.add_argument("--interval", type=float, default=INTERVAL_SECONDS, metavar="SECONDS")
+    args = parser.parse_args(argv)
+    run = rundir.RunDir(args.run_dir.resolve())
+    try:
+        expected = preflight.expectation(run, args.stage, args.index)
+    except TaskError as error:
+        log(f"the node is not monitored: {error.message}")
+        return error.code
+    stop = threading.Event()
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+    Monitor(run, args.stage, args.index, args.attempt, expected).watch(stop, args.interval)
+    return 0
+
+
+class Monitor:
+    """The monitor of one node during one attempt."""
+
+    def __init__(
+        self, run: rundir.RunDir, stage: str, index: int, attempt: int, expected: Expected
+    ) -> None:
+        self._names = (run, stage, index, attempt)
+        self._folder = run.attempt(stage, attempt)
+        self._node = node_name(os.environ)
+        self._index = index
+        self._reader = NodeReader(self._folder, os.environ)
+        self._listener = XidListener()
+        self._listens = False
+        self._rules = NodeRules(expected)
+        self._summary = NodeSummary()
+        self._log = records.SampleLog(records.log_path(self._folder, index, self._node))
+        self._events: list[XidEvent] = []
+        self._findings: dict[tuple[str, str], HealthFinding] = {}
+        """All so far, each with its worst verdict and its first time."""
+        self._started = time.time()
+        self._problem = ""
+
+    def watch(self, stop: threading.Event, interval: float) -> None:
+        """Sample the node until a stop is requested, or the attempt's folder is gone."""
+        due = time.monotonic()
+        while not stop.is_set() and self._folder.exists():
+            events = list(self._listener.received())
+            if events or time.monotonic() >= due:
+                self._sample(events)
+                due = time.monotonic() + interval
+            stop.wait(POLL_SECONDS)
+
+    def _sample(self, events: list[XidEvent]) -> None:
+        sample, stuck = self._reader.read()
+        if not self._listens and self._reader.devices.handles:
+            self._listener.start(self._reader.devices)
+            self._listens = True
+        self._events += events
+        self._rules.add(sample)
+        self._summary.add(sample)
+        current = self._rules.findings(stuck, self._events)
+        for finding in current:
+            self._note(finding)
+        ranks = self._ranks()
+        self._write(
+            {
+                "node": self._node,
+                "started": self._started,
+                "time": sample.time,
+                "now": [finding.to_json() for finding in current],
+                "findings": [finding.to_json() for finding in self._findings.values()],
+                "ranks": ranks,
+                "xid_listener": self._listener.problem.reason if self._listener.problem else "",
+                **self._summary.to_json(),
+                **overhead(),
+            },
+            records.sample_line(sample, ranks, events),
+        )
+
+    def _note(self, finding: HealthFinding) -> None:
+        """Keep a finding with its first time; log it when it is new or worse than before."""
+        key = (finding.code, f"{finding.subject} {finding.evidence.get('port', '')}")
+        before = self._findings.get(key)
+        if before is None or finding.verdict > before.verdict:
+            self._findings[key] = finding
+            log(str(finding))
+
+    def _ranks(self) -> list[dict[str, Any]]:
+        beats = heartbeat.find(*self._names, environ=os.environ)
+        return [
+            {"rank": rank, "step": beat.step, "phase": beat.phase.label, **beat.pace._asdict()}
+            for rank, beat in sorted(beats.items())
+        ]
+
+    def _write(self, report: dict[str, Any], line: dict[str, Any]) -> None:
+        """Write the report and the line; log a problem of the storage once."""
+        try:
+            write_json(records.report_path(self._folder, self._index, self._node), report)
+            self._log.append(line)
+        except OSError as error:
+            text = f"the node's health could not be written: {error.strerror}"
+            if text != self._problem:
+                log(text)
+            self._problem = text
+
+
+def overhead() -> dict[str, float]:
+    """Return the processor time and the largest memory of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a probe that is stuck must not hold the process

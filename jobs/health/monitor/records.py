@@ -1,0 +1,119 @@
+"""The files of a node monitor in the attempt's folder. Standard library only.
+
+``monitor-<task>-<node>.json``
+    The newest report: findings, summary, overhead; replaced whole.
+``monitor-<task>-<node>.jsonl``
+    One line per sample; the file before it has the suffix ``.1``, older lines are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.contract.files import FORMAT, read_lines, read_small
+from jobs.health.monitor.xid_events import XidEvent
+from jobs.health.sample import GpuMemory, Sample, Unknown
+
+LOG_BYTES = 4 << 20
+"""Of one of the two files of samples: some 20 hours of eight GPUs every 15 seconds, computed."""
+
+GPU_FIELDS = (
+    "index",
+    "utilisation",
+    "power",
+    "energy",
+    "temperature",
+    "memory_temperature",
+    "sm_clock",
+    "clock_reasons",
+    "pcie_width",
+    "pcie_replays",
+    "ecc_volatile",
+    "ecc_corrected",
+)
+"""Fields of a GPU in a line, beside ``memory_used``; None where one was not read."""
+
+
+def report_path(folder: Path, index: int, node: str) -> Path:
+    """Return the path of a node's report."""
+    return folder / f"monitor-{index:05d}-{node}.json"
+
+
+def log_path(folder: Path, index: int, node: str) -> Path:
+    """Return the path of a node's samples."""
+    return folder / f"monitor-{index:05d}-{node}.jsonl"
+
+
+def read_reports(folder: Path, index: int) -> list[dict[str, Any]]:
+    """Read the reports of a task's nodes, by name; unreadable ones are skipped."""
+    paths = sorted(folder.glob(f"monitor-{index:05d}-*.json"))
+    return [report for path in paths if (report := read_small(path))]
+
+
+def read_samples(folder: Path, index: int, node: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a node, oldest first; a line cut short is skipped."""
+    path = log_path(folder, index, node)
+    yield from read_lines(path.with_name(f"{path.name}.1"))
+    yield from read_lines(path)
+
+
+def sample_line(
+    sample: Sample, ranks: Iterable[dict[str, Any]], events: Iterable[XidEvent]
+) -> dict[str, Any]:
+    """Return one sample as a line: GPUs as lists in the order of ``GPU_FIELDS``."""
+    host = sample.host
+    ports = () if isinstance(host.ports, Unknown) else host.ports
+    return {
+        "format": FORMAT,
+        "time": round(sample.time, 1),
+        "gpus": [
+            [
+                *(_plain(getattr(gpu, name)) for name in GPU_FIELDS),
+                gpu.memory.used if isinstance(gpu.memory, GpuMemory) else None,
+            ]
+            for gpu in sample.gpus
+        ],
+        "memory_available": _plain(sample.memory_available),
+        "swap_used": _plain(host.swap_used),
+        "shm_free": None if isinstance(sample.shm, Unknown) else sample.shm.free,
+        "disk_free": None if isinstance(sample.disk, Unknown) else sample.disk.free,
+        "load": _plain(host.load),
+        "oom_kills": _plain(host.oom_kills),
+        "ports": [[p.name, int(p.active), p.received, p.sent, p.errors, p.downs] for p in ports],
+        "ranks": list(ranks),
+        "xids": [[round(event.time, 1), event.gpu, event.number] for event in events],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, Unknown) else value
+
+
+@dataclass
+class SampleLog:
+    """The writer of a node's samples."""
+
+    path: Path
+    limit: int = LOG_BYTES
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append a line; begin a new file where this one is full.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        if self._size() + len(data) > self.limit:
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        with self.path.open("ab") as file:
+            file.write(data)
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0

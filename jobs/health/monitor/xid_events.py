@@ -1,0 +1,97 @@
+"""Receive XID errors as events of NVML, in a thread. Standard library only.
+
+Events arrive only while somebody listens, and only for GPUs that were registered; those of an
+earlier time are in the kernel's log, which users may not read. Source: NVML API reference, event
+handling methods (docs.nvidia.com/deploy/nvml-api).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.health.nvml import Devices
+from jobs.health.sample import Unknown, attempt
+
+WAIT_MILLISECONDS = 1000
+TIMEOUT = 10
+"""NVML's return code: no event in that time."""
+RETRY_SECONDS = 10.0
+"""After an error of NVML."""
+
+
+@dataclass(frozen=True)
+class XidEvent:
+    """An XID of one GPU."""
+
+    time: float
+    """When it arrived, in seconds since 1970."""
+    gpu: int | None
+    """Its index; None where the event has a GPU of another task."""
+    uuid: str
+    number: int
+
+
+class XidListener:
+    """The listener of this node."""
+
+    def __init__(self) -> None:
+        self.problem: Unknown | None = None
+        """Why no event can arrive; None while they can."""
+        self._events: queue.Queue[XidEvent] = queue.Queue()
+
+    def start(self, devices: Devices) -> None:
+        """Listen to the GPUs in a thread; a node without NVML has none."""
+        threading.Thread(target=self._listen, args=(devices,), daemon=True).start()
+
+    def received(self) -> Iterator[XidEvent]:
+        """Yield the events that have arrived since the last call."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._events.get_nowait()
+
+    def _listen(self, devices: Devices) -> None:
+        nvml = devices.nvml
+        events = attempt(nvml.nvmlEventSetCreate)
+        if isinstance(events, Unknown):
+            self.problem = events
+            return
+        # A GPU that has fallen off the bus no longer has a UUID to ask for.
+        known: dict[int | None, tuple[int, str]] = {}
+        for index, handle in devices.handles.items():
+            failed = attempt(_register, nvml, handle, events)
+            self.problem = failed if isinstance(failed, Unknown) else self.problem
+            uuid = attempt(nvml.nvmlDeviceGetUUID, handle)
+            known[_address(handle)] = (index, uuid if isinstance(uuid, str) else "")
+        while True:
+            event = attempt(nvml.nvmlEventSetWait_v2, events, WAIT_MILLISECONDS)
+            if not isinstance(event, Unknown):
+                self._put(nvml, event, known)
+            elif event.nvml != TIMEOUT:
+                self.problem = event
+                time.sleep(RETRY_SECONDS)
+
+    def _put(self, nvml: Any, event: Any, known: Mapping[int | None, tuple[int, str]]) -> None:
+        if event.eventType != nvml.nvmlEventTypeXidCriticalError:
+            return
+        gpu, uuid = known.get(_address(event.device), (None, ""))
+        self._events.put(XidEvent(time.time(), gpu, uuid, int(event.eventData)))
+
+
+def _address(handle: Any) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
+
+
+def _register(nvml: Any, handle: Any, events: Any) -> None:
+    wanted = nvml.nvmlEventTypeXidCriticalError
+    nvml.nvmlDeviceRegisterEvents(handle, wanted & _supported(nvml, handle), events)
+
+
+def _supported(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetSupportedEventTypes(handle))
