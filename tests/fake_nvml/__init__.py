@@ -68,9 +68,10 @@ def environment(library: Path, readings: Path | None = None) -> dict[str, str]:
 
 
 def write_readings(path: Path, readings: Mapping[str, object]) -> Path:
-    """Write readings in the form the library reads."""
-    path.write_text("".join(f"{key} = {value}\n" for key, value in readings.items()))
-    return path
+    """Write readings in the form the library reads, at once: it may read them at any moment."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("".join(f"{key} = {value}\n" for key, value in readings.items()))
+    return part.replace(path)
 
 
 class Examiner:

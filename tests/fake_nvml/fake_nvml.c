@@ -1,6 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1 that answers from a file of readings.
  *
- * FAKE_NVML names the file, read anew at every nvmlInitWithFlags. Lines are "key = value"; "#" starts a
+ * FAKE_NVML names the file, read anew at every nvmlInitWithFlags and while events are waited for; "%s" in the name
+ * stands for the node, by SLURMD_NODENAME. Lines are "key = value"; "#" starts a
  * comment. A key about GPUs is looked for as "gpu.<index>.<key>" first, then as "gpu.<key>", then the
  * healthy default given at the call below. Errors are NVML return codes:
  *     init = 18                             nvmlInitWithFlags fails
@@ -41,8 +42,14 @@ static Device devices[MAX_GPUS];
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
 
 static void load(void) {
-    const char *path = getenv("FAKE_NVML");
-    FILE *file = path ? fopen(path, "r") : NULL;
+    const char *pattern = getenv("FAKE_NVML"), *node = getenv("SLURMD_NODENAME"), *gap;
+    char path[4096] = "";
+    FILE *file;
+    if (pattern && (gap = strstr(pattern, "%s")))
+        snprintf(path, sizeof path, "%.*s%s%s", (int)(gap - pattern), pattern, node ? node : "", gap + 2);
+    else
+        snprintf(path, sizeof path, "%s", pattern ? pattern : "");
+    file = fopen(path, "r");
     char text[512];
     pthread_mutex_lock(&reading);
     line_count = 0;

@@ -26,7 +26,7 @@ from jobs.contract.stage_specs import STAGES
 from jobs.health import preflight
 from jobs.health.findings import Expected, HealthFinding
 from jobs.health.monitor import records
-from jobs.health.monitor.node_reader import NodeReader
+from jobs.health.monitor.node_reader import PROBE_SECONDS, NodeReader
 from jobs.health.monitor.rules import NodeRules
 from jobs.health.monitor.summary import NodeSummary
 from jobs.health.monitor.xid_events import XidEvent, XidListener
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("index", type=int)
     parser.add_argument("attempt", type=int)
     parser.add_argument("--interval", type=float, default=INTERVAL_SECONDS, metavar="SECONDS")
+    parser.add_argument("--probe", type=float, default=PROBE_SECONDS, metavar="SECONDS")
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
     try:
@@ -61,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)
-    Monitor(run, args.stage, args.index, args.attempt, expected).watch(stop, args.interval)
+    reader = NodeReader(run.attempt(args.stage, args.attempt), os.environ, args.probe)
+    monitor = Monitor(run, args.stage, args.index, args.attempt, expected, reader)
+    monitor.watch(stop, args.interval)
     return 0
 
 
@@ -69,20 +72,26 @@ class Monitor:
     """The monitor of one node during one attempt."""
 
     def __init__(
-        self, run: rundir.RunDir, stage: str, index: int, attempt: int, expected: Expected
+        self,
+        run: rundir.RunDir,
+        stage: str,
+        index: int,
+        attempt: int,
+        expected: Expected,
+        reader: NodeReader,
     ) -> None:
         self._names = (run, stage, index, attempt)
         self._folder = run.attempt(stage, attempt)
         self._node = node_name(os.environ)
         self._index = index
-        self._reader = NodeReader(self._folder, os.environ)
+        self._reader = reader
         self._listener = XidListener()
         self._listens = False
         self._rules = NodeRules(expected)
         self._summary = NodeSummary()
         self._log = records.SampleLog(records.log_path(self._folder, index, self._node))
         self._events: list[XidEvent] = []
-        self._findings: dict[tuple[str, str], HealthFinding] = {}
+        self._findings: dict[tuple[Any, ...], HealthFinding] = {}
         """All so far, each with its worst verdict and its first time."""
         self._started = time.time()
         self._problem = ""
@@ -126,7 +135,8 @@ class Monitor:
 
     def _note(self, finding: HealthFinding) -> None:
         """Keep a finding with its first time; log it when it is new or worse than before."""
-        key = (finding.code, f"{finding.subject} {finding.evidence.get('port', '')}")
+        parts = (finding.evidence.get(name, "") for name in ("port", "xid", "probe"))
+        key = (finding.code, str(finding.subject), *parts)
         before = self._findings.get(key)
         if before is None or finding.verdict > before.verdict:
             self._findings[key] = finding

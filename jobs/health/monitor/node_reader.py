@@ -65,10 +65,10 @@ class ProbeThread(Generic[T]):
         """Return whether a reading has not returned."""
         return self._thread is not None and self._thread.is_alive()
 
-    def stuck(self, now: float) -> StuckProbe | None:
+    def stuck(self, now: float, limit: float) -> StuckProbe | None:
         """Return the probe that has exceeded its time at a moment of the monotonic clock."""
         name, since = self._probe
-        if not self.is_busy() or now - since < PROBE_SECONDS:
+        if not self.is_busy() or now - since < limit:
             return None
         return StuckProbe(self._subject, self.gpu, name, now - since)
 
@@ -82,13 +82,17 @@ class ProbeThread(Generic[T]):
 class NodeReader:
     """The reader of one node: its GPUs, and itself."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], probe_seconds: float = PROBE_SECONDS
+    ) -> None:
         """Read nothing yet.
 
         Args:
             folder: on the file system that the run writes to.
             environ: names the GPUs that this task may use.
+            probe_seconds: for one probe to return.
         """
+        self._limit = probe_seconds
         self._folder = folder
         self._environ = environ
         self._nvml: Any = Unknown("NVML was not started")
@@ -116,7 +120,7 @@ class NodeReader:
         everything: list[ProbeThread[Any]] = [self._driver, *beside, *threads]
         self._wait(everything)
         now = time.monotonic()
-        stuck = tuple(probe for thread in everything if (probe := thread.stuck(now)))
+        stuck = tuple(probe for thread in everything if (probe := thread.stuck(now, self._limit)))
         return self._sample(threads), stuck
 
     def _thread(self, index: int) -> ProbeThread[Gpu]:
@@ -166,7 +170,9 @@ class NodeReader:
         waiting = list(threads)
         while waiting:
             now = time.monotonic()
-            waiting = [one for one in waiting if one.is_busy() and one.stuck(now) is None]
+            waiting = [
+                one for one in waiting if one.is_busy() and one.stuck(now, self._limit) is None
+            ]
             if waiting:
                 time.sleep(POLL_SECONDS)
 

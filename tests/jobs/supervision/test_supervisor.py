@@ -29,6 +29,7 @@ from ... import system
 from ...corpus_specs import curate_spec
 from ...disks import fill, mounted
 from ...exits import exits
+from ...fake_nvml import build, environment, write_readings
 from ...ranks import (
     DEAF,
     FINISH,
@@ -934,3 +935,21 @@ def test_a_job_that_starts_before_its_submission_is_on_record_does_its_work(benc
     code, output = bench.end(bench.start(2, environ={"SLURM_JOB_ID": "", "MEDITRON_LOCAL_JOB": ""}))
 
     assert code == 0, output
+
+
+def test_a_gpu_that_fails_ends_the_ranks_and_is_the_cause(bench: Bench, tmp_path: Path) -> None:
+    library, readings = build(tmp_path / "nvml"), tmp_path / "readings"
+    write_readings(readings, {"count": 1})
+    bench.task(*LINGER, gpus_per_node=1, health={"gpus": 1})
+    process = bench.start(environ=environment(library, readings))
+    bench.wait_for("ready")
+
+    write_readings(readings, {"count": 1, "event.0": "0 79"})
+    code, output = bench.end(process)
+
+    record = bench.record()
+    assert (code, record["cause"], record["node"]) == (5, "gpu_hardware", NODE), output
+    assert record["message"] == (
+        f"{NODE} is unhealthy: GPU 0: XID 79: the GPU has fallen off the bus (xid)"
+    )
+    assert not processes_about(bench.run.root)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from jobs.contract.outcomes import Hang
+from jobs.contract.outcomes import Hang, HealthRequest, NodeFinding
 from jobs.slurm import srun_output
 from jobs.supervision.ranks.rank_monitor import (
     RESUBMIT_SECONDS,
@@ -52,6 +52,7 @@ class World:
     stop: bool = False
     deadline: Deadline | None = None
     hang: Hang | None = None
+    health: HealthRequest | None = None
     noted: int = 0
 
     def inputs(self) -> MonitorInputs:
@@ -60,6 +61,7 @@ class World:
             is_stop_requested=lambda: self.stop,
             deadline=lambda: self.deadline,
             find_hang=lambda now: self.hang,
+            health_request=lambda: self.health,
             examine=lambda hang: Hang(hang.phase, hang.seconds, hang.limit, rank=3),
             record_request=self.note,
         )
@@ -104,6 +106,27 @@ def test_a_check_that_fails_does_not_abandon_the_ranks(capsys: pytest.CaptureFix
     assert monitor.wait() == 130
     assert (ranks.requests, ranks.ended) == (1, 0)
     assert capsys.readouterr().err.count("the ranks could not be checked: OSError") == 1
+
+
+BROKEN = NodeFinding("node07", "gpu_lost", "FATAL", "GPU 3: has fallen off the bus")
+
+
+def test_ranks_on_a_node_that_cannot_do_the_job_are_killed_without_a_save() -> None:
+    ranks, world = Ranks(), World(health=HealthRequest(BROKEN, at_once=True))
+
+    monitor = watch(ranks, world)
+
+    assert (ranks.requests, ranks.ended, world.noted) == (0, 1, 0)
+    assert (monitor.left_for, monitor.hang) == (BROKEN, None)
+
+
+def test_ranks_that_are_to_leave_a_node_save_and_exit() -> None:
+    ranks, world = Ranks(), World(health=HealthRequest(BROKEN, at_once=False))
+
+    monitor = watch(ranks, world)
+
+    assert (ranks.requests, ranks.ended, world.noted) == (1, 0, 1)
+    assert monitor.left_for == BROKEN
 
 
 def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:

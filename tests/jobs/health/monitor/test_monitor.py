@@ -1,0 +1,265 @@
+"""The monitor of a node as the supervisor starts it, through the real nvidia-ml-py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract import rundir, specs
+from jobs.contract.files import write_json
+from jobs.health.monitor import records
+from jobs.health.xid import XID, XidAction
+
+from ....corpus_specs import curate_spec
+from ....fake_nvml import build, environment, write_readings
+from ....task_specs import task_spec
+
+REPOSITORY = Path(__file__).parents[4]
+SECONDS = 60.0
+"""For a condition to become true on a loaded machine."""
+
+
+class Node:
+    """A node called node07 with a monitor of attempt 1."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self.run = rundir.RunDir(folder / "run")
+        self.folder = self.run.attempt("curate", 1)
+        self.folder.mkdir(parents=True)
+        self.readings = folder / "readings"
+        self.library = library
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, readings: Mapping[str, object], *options: str, **health: Any) -> None:
+        """Start the monitor, which samples some five times a second."""
+        task = task_spec("curate", curate_spec(), health=health)
+        write_json(self.run.spec("curate", 0), specs.to_json(task))
+        write_readings(self.readings, readings)
+        names = [str(self.run.root), "curate", "0", "1", "--interval", "0.2", *options]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.health.monitor", *names],
+            cwd=REPOSITORY,
+            env={**environment(self.library, self.readings), "SLURMD_NODENAME": "node07"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return the newest report; empty before the first."""
+        found = records.read_reports(self.folder, 0)
+        return found[0] if found else {}
+
+    def wait(self, is_true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """Wait until the report fulfils a condition, and return it."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            report = self.report()
+            if report and is_true(report):
+                return report
+            time.sleep(0.05)
+        raise AssertionError(f"not within {SECONDS:.0f} s; last report: {json.dumps(report)}")
+
+    def stop(self) -> str:
+        """End the monitor as the supervisor does; return its log."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        _, log = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == 0, log
+        return log
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def node(library: Path, tmp_path: Path) -> Iterator[Node]:
+    node = Node(library, tmp_path)
+    yield node
+    node.kill()
+
+
+def codes(report: Mapping[str, Any]) -> set[tuple[str, str, int | None]]:
+    return {(item["verdict"], item["code"], item["subject"]["gpu"]) for item in report["findings"]}
+
+
+def test_every_reading_reaches_the_report_and_the_samples(node: Node) -> None:
+    node.start(
+        {
+            "count": 2,
+            "gpu.1.utilisation": 97,
+            "gpu.1.power": 312500,
+            "gpu.1.energy": 5_000_000,
+            "gpu.1.temperature": 61,
+            "gpu.1.field.82": 77,
+            "gpu.1.clock.sm": 1290,
+            "gpu.1.clocks": 0x4,
+            "gpu.1.pcie.replays": 7,
+            "gpu.1.ecc.corrected": 12,
+            "gpu.1.memory.used": 42 << 30,
+        }
+    )
+    node.wait(lambda report: report["samples"] >= 2)
+    write_readings(node.readings, {"count": 2, "gpu.1.energy": 9_000_000})
+    report = node.wait(lambda report: report["gpus"][1]["energy_j"] > 0)
+    log = node.stop()
+
+    assert (report["node"], report["findings"], log) == ("node07", [], "")
+    gpu = report["gpus"][1]
+    assert (gpu["index"], gpu["name"]) == (1, "NVIDIA A100-SXM4-80GB")
+    assert (gpu["energy_j"], gpu["energy_source"]) == (4000.0, "counter")
+    assert gpu["temperature"]["max"] == 61
+    assert gpu["power_w"]["min"] == 312.5
+    assert report["energy_j"] == 4000.0
+    assert report["peak_bytes"] < 100 << 20
+    first = next(iter(records.read_samples(node.folder, 0, "node07")))
+    named = dict(zip((*records.GPU_FIELDS, "memory_used"), first["gpus"][1], strict=True))
+    assert named == {
+        "index": 1,
+        "utilisation": 97,
+        "power": 312500,
+        "energy": 5_000_000,
+        "temperature": 61,
+        "memory_temperature": 77,
+        "sm_clock": 1290,
+        "clock_reasons": 4,
+        "pcie_width": 16,
+        "pcie_replays": 7,
+        "ecc_volatile": 0,
+        "ecc_corrected": 12,
+        "memory_used": 42 << 30,
+    }
+    assert first["memory_available"] > 0
+    assert first["shm_free"] > 0
+
+
+def test_every_class_of_xid_arrives_as_an_event_of_its_gpu(node: Node) -> None:
+    numbers = sorted(XID)
+    node.start({"count": 4})
+    node.wait(lambda report: report["samples"])
+    write_readings(
+        node.readings,
+        {"count": 4, **{f"event.{n}": f"{n % 4} {xid}" for n, xid in enumerate(numbers)}},
+    )
+    expected = {
+        (number, n % 4): "WARN" if XID[number] in (XidAction.RETRY, XidAction.CONFIRM) else "FATAL"
+        for n, number in enumerate(numbers)
+        if XID[number] is not XidAction.IGNORE
+    }
+
+    report = node.wait(lambda report: len(report["findings"]) == len(expected))
+    log = node.stop()
+
+    assert {
+        (item["evidence"]["xid"], item["subject"]["gpu"]): item["verdict"]
+        for item in report["findings"]
+    } == expected
+    gpu = numbers.index(79) % 4
+    assert f"FATAL node07 GPU {gpu}: xid: XID 79: the GPU has fallen off the bus\n" in log
+
+
+def test_a_second_contained_error_on_a_gpu_condemns_it(node: Node) -> None:
+    node.start({"count": 2, "event.0": "0 94", "event.1": "1 94"})
+    assert codes(node.wait(lambda report: len(report["findings"]) == 2)) == {
+        ("WARN", "xid", 0),
+        ("WARN", "xid", 1),
+    }
+
+    write_readings(
+        node.readings, {"count": 2, "event.0": "0 94", "event.1": "1 94", "event.2": "1 94"}
+    )
+
+    report = node.wait(lambda report: ("FATAL", "xid", 1) in codes(report))
+    assert codes(report) == {("WARN", "xid", 0), ("FATAL", "xid", 1)}
+
+
+def test_a_gpu_that_falls_off_the_bus_is_fatal_at_once(node: Node) -> None:
+    node.start({"count": 4}, gpus=4)
+    node.wait(lambda report: report["samples"])
+
+    write_readings(node.readings, {"count": 4, "gpu.2.error": 15, "event.0": "2 79"})
+
+    report = node.wait(lambda report: ("FATAL", "gpu_lost", 2) in codes(report))
+    assert "off the bus" in report["findings"][0]["message"]
+    node.wait(lambda report: ("FATAL", "xid", 2) in codes(report))
+
+
+def test_a_probe_that_hangs_is_a_finding_and_blocks_no_other(node: Node) -> None:
+    hangs = {"count": 2, "gpu.1.hang.nvmlDeviceGetPowerUsage": 3600}
+    node.start(hangs, "--probe", "0.5")
+
+    report = node.wait(lambda report: report["findings"] and report["samples"] >= 3)
+    node.stop()
+
+    assert codes(report) == {("WARN", "probe_stuck", 1)}
+    assert "power of GPU 1 has not returned for" in report["findings"][0]["message"]
+    samples = list(records.read_samples(node.folder, 0, "node07"))
+    assert samples[-1]["gpus"][0][2] == 350000
+    assert samples[-1]["gpus"][1][2] is None
+
+
+def test_a_driver_that_starts_later_is_read_then(node: Node) -> None:
+    node.start({"count": 1, "init": 999})
+    node.wait(lambda report: report["samples"])
+
+    write_readings(node.readings, {"count": 1})
+
+    node.wait(lambda report: report["gpus"])
+
+
+def test_a_node_without_gpus_is_monitored_too(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "libnvidia-ml.so.1").write_text("no library\n")
+    node.library = tmp_path / "none"
+    node.start({})
+
+    report = node.wait(lambda report: report["samples"] >= 2)
+
+    assert (report["gpus"], report["findings"], report["energy_j"]) == ([], [], 0)
+
+
+def test_the_samples_are_bounded(tmp_path: Path) -> None:
+    log = records.SampleLog(records.log_path(tmp_path, 0, "node07"), limit=1000)
+
+    for number in range(200):
+        log.append({"format": 3, "number": number})
+
+    kept = [line["number"] for line in records.read_samples(tmp_path, 0, "node07")]
+    assert kept == list(range(kept[0], 200))
+    assert 30 < len(kept) < 100
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
+
+
+def test_a_truncated_report_or_line_is_skipped(tmp_path: Path) -> None:
+    records.report_path(tmp_path, 0, "node07").write_text('{"format": 3, "no')
+    records.log_path(tmp_path, 0, "node07").write_text('{"format": 3, "time": 1}\n{"form')
+
+    assert records.read_reports(tmp_path, 0) == []
+    assert list(records.read_samples(tmp_path, 0, "node07")) == [{"format": 3, "time": 1}]
+
+
+def test_a_monitor_whose_attempt_is_gone_ends(node: Node) -> None:
+    node.start({"count": 1})
+    node.wait(lambda report: report["samples"])
+
+    os.rename(node.run.root, node.run.root.with_name("moved"))
+
+    assert node.process is not None
+    node.process.communicate(timeout=SECONDS)
+    assert node.process.returncode == 0
+    assert not node.run.root.exists()
