@@ -9,6 +9,9 @@ depends on no machine's speed. The product does not know it.
                                             rank is asked to stop; with "deaf" behind it, not even
                                             then
     $FAULT_HOOKS/<experiment's name>/hold-<stage>    other stages do nothing while it is there
+    $FAULT_DEVICE                            the device of the ranks, whatever the profile has: nodes
+                                            without GPUs then train as if they had those that a
+                                            stand-in of NVML reports
     $FAULT_HOOKS/<experiment's name>/hooks.py    may define before_step(trainer) and
                                             before_save(trainer); FOLDER is the folder it lies in
 """
@@ -27,6 +30,7 @@ WRAPPED = {
     "evaluate": ("jobs.stages.evaluate", "score"),
 }
 """By stage, a module and the name in it that is wrapped once it is loaded."""
+DEVICE_MODULE = "jobs.engine.device"
 POLL_SECONDS = 0.02
 
 
@@ -39,20 +43,34 @@ class Wrapping(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path, target=None):
         module_name, inner = WRAPPED[self.stage]
-        if name != module_name:
-            return None
-        found = importlib.machinery.PathFinder.find_spec(name, path, target)
-        load = found.loader.exec_module
 
-        def load_and_wrap(module):
-            load(module)
+        def wrap(module):
             if self.stage in ("pretrain", "finetune"):
                 wrap_trainer(getattr(module, inner), self.folder)
             else:
                 wrap_function(module, inner, self.folder / f"hold-{self.stage}")
 
-        found.loader.exec_module = load_and_wrap
-        return found
+        if name == DEVICE_MODULE and "FAULT_DEVICE" in os.environ:
+            return after_loading(name, path, target, replace_device)
+        return after_loading(name, path, target, wrap) if name == module_name else None
+
+
+def after_loading(name, path, target, change):
+    """Return the specification of a module that is changed once it is loaded."""
+    found = importlib.machinery.PathFinder.find_spec(name, path, target)
+    load = found.loader.exec_module
+
+    def load_and_change(module):
+        load(module)
+        change(module)
+
+    found.loader.exec_module = load_and_change
+    return found
+
+
+def replace_device(module):
+    start = module.start
+    module.start = lambda kind, *others: start(os.environ["FAULT_DEVICE"], *others)
 
 
 def wrap_function(module, name, hold):

@@ -1,0 +1,278 @@
+"""Find the ranks for which the others wait, from the collectives that each rank has begun. Pure.
+
+Each rank's flight recorder lists its collectives by process group and sequence number
+(torch/csrc/distributed/c10d/FlightRecorder.hpp). Among the ranks of a group, the one that has not
+begun what others have not finished is the one they wait for. A rank that itself waits in another
+group is a victim, too; the cause is a rank that waits in none.
+
+torch's own analyser (torch.distributed.flight_recorder) and that of the NVIDIA resiliency extension
+(trace_analyzer, ``CollectiveAnalyzer``) align collectives in the same way. Neither is used here:
+both print tables instead of returning ranks, and need torch or pandas in the supervisor, which has
+to outlive what breaks the ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.contract.units import plural, ranges_text
+
+DEFAULT_GROUP = "0"
+"""The name of the group of all ranks."""
+PEERS = re.compile(r"(send|recv) (\d+)(?:->|<-)(\d+)")
+"""Sender and receiver in the name of a message: ``nccl:send 0->1``, ``nccl:recv 1<-0``."""
+LISTED = 16
+"""Ranks that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A collective that a rank has begun."""
+
+    group: str
+    description: str
+    """Of the group, such as ``TENSOR_MODEL_PARALLEL_GROUP``."""
+    number: int
+    """Its place among the collectives of the group, from 1."""
+    name: str
+    """``all_reduce``."""
+    sizes: str
+    time: float
+    """When it was begun, in nanoseconds of the rank's clock."""
+    finished: bool
+
+
+@dataclass(frozen=True)
+class FlightRecord:
+    """The collectives of one rank."""
+
+    rank: int
+    calls: tuple[Call, ...]
+    begun: Mapping[str, int]
+    """The number of the newest collective of each group of which this rank is a member."""
+    groups: Mapping[str, frozenset[int]]
+    """The members of its groups, as far as they are on record."""
+
+
+@dataclass(frozen=True)
+class CollectiveHang:
+    """Why ranks wait in a collective."""
+
+    sentence: str
+    ranks: tuple[int, ...] = ()
+    """Those for which the others wait; none where the network stalled or where not known."""
+
+
+def find_hang(records: Iterable[FlightRecord], world_size: int) -> CollectiveHang | None:
+    """Return why the ranks wait; None where no record shows a collective that is not finished.
+
+    Args:
+        records: of the ranks that wrote one; the others are not alive enough to do so.
+        world_size: number of ranks.
+    """
+    by_rank = {record.rank: record for record in records}
+    waiting = {rank: _pending(record) for rank, record in by_rank.items()}
+    calls = [call for pending in waiting.values() for call in pending]
+    if not calls:
+        return None
+    stuck = _hung_calls(calls)
+    verdicts = [_judge(call, by_rank, world_size) for call in stuck]
+    missing = {rank for verdict in verdicts for rank in verdict.ranks}
+    roots = {rank for rank in missing if not waiting.get(rank)} or missing
+    for verdict in sorted(verdicts, key=lambda one: one.since):
+        if found := tuple(sorted(roots & set(verdict.ranks))):
+            return CollectiveHang(_missing_text(verdict, found, by_rank), found)
+    first = min(verdicts, key=lambda one: (not one.differs, one.since))
+    return CollectiveHang(_stalled_text(first))
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Who entered a collective that is not finished."""
+
+    call: Call
+    since: float
+    entered: tuple[int, ...]
+    ranks: tuple[int, ...]
+    """Members that have not begun it."""
+    differs: tuple[str, ...] = ()
+    """Names and sizes, where the ranks did not begin the same one."""
+
+
+def _pending(record: FlightRecord) -> list[Call]:
+    return [call for call in record.calls if not call.finished]
+
+
+def _hung_calls(calls: Iterable[Call]) -> list[Call]:
+    """Return the first unfinished collective of each group."""
+    first: dict[str, Call] = {}
+    for call in calls:
+        if call.group not in first or call.number < first[call.group].number:
+            first[call.group] = call
+    return list(first.values())
+
+
+def _judge(call: Call, by_rank: Mapping[int, FlightRecord], world_size: int) -> _Verdict:
+    same = {
+        rank: other
+        for rank, record in by_rank.items()
+        for other in record.calls
+        if (other.group, other.number) == (call.group, call.number)
+    }
+    begun = {
+        rank for rank, record in by_rank.items() if record.begun.get(call.group, 0) >= call.number
+    }
+    entered = begun | set(same)
+    members = _members(call.group, by_rank, world_size) | entered
+    forms = sorted({f"{one.name} of {one.sizes}" for one in same.values()})
+    return _Verdict(
+        call=call,
+        since=min((one.time for one in same.values()), default=call.time),
+        entered=tuple(sorted(entered)),
+        ranks=tuple(sorted(members - entered)),
+        differs=tuple(forms) if len(forms) > 1 else (),
+    )
+
+
+def _members(group: str, by_rank: Mapping[int, FlightRecord], world_size: int) -> set[int]:
+    members = {rank for rank, record in by_rank.items() if group in record.begun}
+    for record in by_rank.values():
+        members |= record.groups.get(group, frozenset())
+    return members | set(range(world_size)) if group == DEFAULT_GROUP else members
+
+
+def _missing_text(
+    verdict: _Verdict, ranks: tuple[int, ...], by_rank: Mapping[int, FlightRecord]
+) -> str:
+    verb = "has" if len(ranks) == 1 else "have"
+    sentence = (
+        f"{_names(ranks)} {verb} not entered {_call_text(verdict.call)}, in which "
+        f"{plural(len(verdict.entered), 'rank')} wait{'s' if len(verdict.entered) == 1 else ''}"
+    )
+    silent = tuple(rank for rank in ranks if rank not in by_rank)
+    return f"{sentence}; {_names(silent)} wrote no record" if silent else sentence
+
+
+def _stalled_text(verdict: _Verdict) -> str:
+    call = _call_text(verdict.call)
+    if verdict.differs:
+        return f"the ranks called different collectives as {call}: {'; '.join(verdict.differs)}"
+    entered = plural(len(verdict.entered), "rank")
+    return f"all {entered} have entered {call} and none finished it: the network stalled"
+
+
+def _call_text(call: Call) -> str:
+    group = call.description or f"group {call.group}"
+    return f"{call.name} {call.number:,} of {group}"
+
+
+def _names(ranks: tuple[int, ...]) -> str:
+    shown = ranges_text(ranks[:LISTED])
+    more = f" and {len(ranks) - LISTED} others" if len(ranks) > LISTED else ""
+    return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}{more}"
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def read(folder: Path, index: int) -> list[FlightRecord]:
+    """Read the records of a task's ranks, by rank; damaged ones are skipped.
+
+    Ranks write theirs on request as JSON (``flight-<task>-<rank>.json``,
+    ``jobs.engine.flight_recorder``); NCCL's watchdog writes pickles (``flight-<task>-<rank>``) when
+    a collective times out. The newer one counts.
+    """
+    found: dict[int, tuple[float, FlightRecord]] = {}
+    for path in folder.glob(f"flight-{index:05d}-*"):
+        number, _, suffix = path.name.rpartition("-")[2].partition(".")
+        if not number.isdigit() or suffix not in ("", "json"):
+            continue
+        with suppress(Exception):  # a rank was killed while it wrote, or another version did
+            load: Callable[[bytes], Any] = json.loads if suffix else load_plain
+            record = parse(int(number), load(path.read_bytes()))
+            moment = path.stat().st_mtime
+            if record.rank not in found or found[record.rank][0] < moment:
+                found[record.rank] = (moment, record)
+    return [record for _, (_, record) in sorted(found.items())]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler of dictionaries, lists, numbers and strings: no name is ever imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"the record of a rank names {module}.{name}")
+
+
+def load_plain(data: bytes) -> Any:
+    """Return the plain values of a pickle.
+
+    Raises:
+        pickle.UnpicklingError: it has a value of another type.
+    """
+    import io
+
+    return _PlainUnpickler(io.BytesIO(data)).load()
+
+
+def parse(rank: int, dump: Mapping[str, Any]) -> FlightRecord:
+    """Return the record in a dump of torch's flight recorder.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    calls = [_call(entry) for entry in dump["entries"] if not entry.get("is_p2p")]
+    begun = {
+        str(name): int(status["last_enqueued_collective"])
+        for name, status in dump["pg_status"].items()
+    }
+    groups = {
+        str(name): frozenset(json.loads(config["ranks"]))
+        for name, config in dump["pg_config"].items()
+        if config["ranks"] not in ("", "[]")
+    }
+    for call in calls:
+        begun[call.group] = max(begun.get(call.group, 0), call.number)
+    messages = [_message(entry, dump) for entry in dump["entries"] if entry.get("is_p2p")]
+    calls += [call for call in messages if call is not None]
+    return FlightRecord(rank, tuple(calls), begun, groups)
+
+
+def _call(entry: Mapping[str, Any]) -> Call:
+    name, description = entry["process_group"]
+    _, _, operation = str(entry["profiling_name"]).rpartition(":")
+    return Call(
+        group=str(name),
+        description="the group of all ranks" if name == DEFAULT_GROUP else str(description),
+        number=int(entry["collective_seq_id"]),
+        name=operation,
+        sizes=str(entry["input_sizes"]),
+        time=float(entry["time_created_ns"]),
+        finished=entry["state"] == "completed" or bool(entry["retired"]),
+    )
+
+
+def _message(entry: Mapping[str, Any], dump: Mapping[str, Any]) -> Call | None:
+    """Return a message between two ranks as a call of a group of both; None without their names.
+
+    The ranks in its name are places in the process group.
+    """
+    match = PEERS.search(str(entry["profiling_name"]))
+    if match is None:
+        return None
+    call = _call(entry)
+    first, second = sorted((int(match[2]), int(match[3])))
+    return replace(
+        call,
+        group=f"{call.group}:{first}-{second}",
+        number=int(entry["p2p_seq_id"]),
+        name="message",
+        description=f"places {first} and {second} of {call.description}",
+        sizes="",
+    )
