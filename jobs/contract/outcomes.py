@@ -76,6 +76,8 @@ class Hang:
     node: str = ""
     detail: str = ""
     """State of that rank: ``stopped by a signal (state T)``, or its innermost frame."""
+    collectives: str = ""
+    """Which ranks have not entered a collective, in one sentence, or why that is not known."""
 
 
 HEALTH_CODES = (

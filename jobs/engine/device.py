@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.contract.errors import TaskError
 from jobs.engine.cpu_backend import _install_stand_ins
+from jobs.engine.profiling import flight_recorder
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,7 @@ def session(context: Context, kind: str) -> Iterator[torch.device]:
     """Join the process group of a task's ranks, and leave it at the end of the block."""
     threads = context.task.cpus_per_rank
     device = start(kind, context.rank, context.world_size, context.local_rank, threads)
+    flight_recorder.answer_requests(context)
     try:
         yield device
     finally:

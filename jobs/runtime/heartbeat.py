@@ -44,7 +44,10 @@ get parts of two heartbeats, which is harmless."""
 PACE = struct.Struct("<qddd")
 """The fields of ``Pace``, written after each step."""
 PACE_OFFSET = IDENTITY.size + BEAT.size
-SIZE = PACE_OFFSET + PACE.size
+REQUEST = struct.Struct("<q")
+"""How often the rank's collectives were requested: written by others, read by the rank."""
+REQUEST_OFFSET = PACE_OFFSET + PACE.size
+SIZE = REQUEST_OFFSET + REQUEST.size
 """Requested stacks follow."""
 
 
@@ -154,6 +157,11 @@ class HeartbeatWriter:
         )
         PACE.pack_into(self._memory, PACE_OFFSET, *self._pace)
 
+    def record_requests(self) -> int:
+        """Return how often the collectives of this rank were requested."""
+        (count,) = REQUEST.unpack_from(self._memory, REQUEST_OFFSET)
+        return int(count)
+
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
         """Set a phase for the block, then the previous one."""
@@ -203,6 +211,19 @@ def stacks(file: Path) -> str:
     """Return the stacks that a rank has written so far."""
     content = _content(file)
     return "" if content is None else content.stacks
+
+
+def request_record(file: Path) -> None:
+    """Request the collectives of a rank (``jobs.engine.profiling.flight_recorder``).
+
+    Raises:
+        OSError: the file is gone.
+    """
+    with open(os.open(file, os.O_RDWR), "r+b") as opened:
+        opened.seek(REQUEST_OFFSET)
+        (count,) = REQUEST.unpack(opened.read(REQUEST.size))
+        opened.seek(REQUEST_OFFSET)
+        opened.write(REQUEST.pack(count + 1))
 
 
 def folders(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Observed
 from jobs.supervision.ranks import (
+    collectives,
     hang_attribution,
     hang_detector,
     launcher,
@@ -170,7 +171,13 @@ class AttemptRunner:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             log(f"not all ranks could be examined: {error}")
-        return hang_attribution.attribute(hang, stack_dump.read(*names), self.allocation.job.nodes)
+        return hang_attribution.attribute(
+            hang,
+            stack_dump.read(*names),
+            collectives.read(attempt.folder, attempt.index),
+            self.allocation.job.nodes,
+            self.task.ranks,
+        )
 
 
 def is_finished(attempt: AttemptRef, task: specs.TaskSpec, code: int | None) -> bool:

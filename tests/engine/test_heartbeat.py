@@ -56,7 +56,7 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     wait_until(its_peer_waits)
 
     reports = stack_dump.read(run.files, "pretrain", 0, run.attempt)
-    hang = hang_attribution.attribute(found[-1], reports)
+    hang = hang_attribution.attribute(found[-1], reports, [])
     assert (hang.phase, hang.rank, hang.node) == ("step", 1, os.uname().nodename)
     assert hang.detail == "stopped by a signal (state T)"
     assert (

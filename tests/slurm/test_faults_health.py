@@ -88,4 +88,4 @@ def test_a_node_that_degrades_is_left_after_the_next_checkpoint(
 
 def supervisor_log(trial: Trial, attempt: int) -> str:
     folder = trial.run.attempt("pretrain", attempt)
-    return "".join(path.read_text() for path in folder.glob("*_log.err"))
+    return "".join(path.read_text() for path in folder.glob("*_log.out"))

@@ -108,9 +108,10 @@ def hang_detected(evidence: Evidence) -> DiagnosisText | None:
         return None
     rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
     detail = f" ({hang.detail})" if hang.detail and rank else ""
+    collectives = f"; {hang.collectives}" if hang.collectives else ""
     sentence = (
         f"no progress in phase {hang.phase} for {hang.seconds:,.0f} s"
-        f"{at_step(evidence)}{rank}{detail}"
+        f"{at_step(evidence)}{rank}{detail}{collectives}"
     )
     parts = (hang.phase, "" if hang.rank is None else str(hang.rank))
     return DiagnosisText(RootCause.HANG, sentence, hang.node, parts=parts)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,8 +169,9 @@ def _stalled_text(verdict: _Verdict) -> str:
 
 
 def _call_text(call: Call) -> str:
-    group = call.description or f"group {call.group}"
-    return f"{call.name} {call.number:,} of {group}"
+    if call.name == "message":
+        return f"a message between {call.description}"
+    return f"{call.name} {call.number:,} of {call.description or f'group {call.group}'}"
 
 
 def _names(ranks: tuple[int, ...]) -> str:
@@ -185,9 +186,9 @@ def _names(ranks: tuple[int, ...]) -> str:
 def read(folder: Path, index: int) -> list[FlightRecord]:
     """Read the records of a task's ranks, by rank; damaged ones are skipped.
 
-    Ranks write theirs on request as JSON (``flight-<task>-<rank>.json``,
-    ``jobs.engine.flight_recorder``); NCCL's watchdog writes pickles (``flight-<task>-<rank>``) when
-    a collective times out. The newer one counts.
+    Ranks write theirs on request, as JSON in ``flight-<task>-<rank>.json``
+    (``jobs.engine.profiling.flight_recorder``). NCCL's watchdog writes pickles, without the suffix,
+    when a collective times out. The newer one counts.
     """
     found: dict[int, tuple[float, FlightRecord]] = {}
     for path in folder.glob(f"flight-{index:05d}-*"):
@@ -239,8 +240,9 @@ def parse(rank: int, dump: Mapping[str, Any]) -> FlightRecord:
     }
     for call in calls:
         begun[call.group] = max(begun.get(call.group, 0), call.number)
-    messages = [_message(entry, dump) for entry in dump["entries"] if entry.get("is_p2p")]
-    calls += [call for call in messages if call is not None]
+    for call in _messages(dump, groups):
+        calls.append(call)
+        begun[call.group] = 1
     return FlightRecord(rank, tuple(calls), begun, groups)
 
 
@@ -258,21 +260,31 @@ def _call(entry: Mapping[str, Any]) -> Call:
     )
 
 
-def _message(entry: Mapping[str, Any], dump: Mapping[str, Any]) -> Call | None:
-    """Return a message between two ranks as a call of a group of both; None without their names.
+def _messages(dump: Mapping[str, Any], groups: dict[str, frozenset[int]]) -> Iterator[Call]:
+    """Yield unfinished messages as the first call of a group of sender and receiver, which is added
+    to ``groups``: the numbers of messages are not those of their peers.
 
-    The ranks in its name are places in the process group.
+    A message names places in its process group, so one of a group without members is left out.
     """
-    match = PEERS.search(str(entry["profiling_name"]))
-    if match is None:
-        return None
-    call = _call(entry)
-    first, second = sorted((int(match[2]), int(match[3])))
-    return replace(
-        call,
-        group=f"{call.group}:{first}-{second}",
-        number=int(entry["p2p_seq_id"]),
-        name="message",
-        description=f"places {first} and {second} of {call.description}",
-        sizes="",
-    )
+    for entry in dump["entries"]:
+        match = PEERS.search(str(entry["profiling_name"])) if entry.get("is_p2p") else None
+        call = _call(entry)
+        if match is None or call.finished:
+            continue
+        ranks = json.loads(dump["pg_config"].get(call.group, {}).get("ranks", "[]"))
+        pair = frozenset(
+            ranks[int(place)] for place in match.groups()[1:] if int(place) < len(ranks)
+        )
+        if len(pair) != 2:
+            continue
+        first, second = sorted(pair)
+        name = f"{call.group}:{first}-{second}"
+        groups[name] = pair
+        yield replace(
+            call,
+            group=name,
+            description=f"ranks {first} and {second} in {call.description}",
+            number=1,
+            name="message",
+            sizes="",
+        )

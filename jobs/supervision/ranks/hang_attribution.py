@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from jobs.contract.outcomes import Hang
+from jobs.supervision.ranks import collectives
+from jobs.supervision.ranks.collectives import FlightRecord
 from jobs.supervision.ranks.stack_dump import STATES, RankReport
 
 WAITING_FILES = (
@@ -46,16 +48,41 @@ class StalledRank(NamedTuple):
     detail: str
 
 
-def attribute(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
+NO_RECORD = "no rank wrote its collectives"
+
+
+def attribute(
+    hang: Hang,
+    reports: Sequence[RankReport],
+    records: Sequence[FlightRecord],
+    nodes: Sequence[str] = (),
+    world_size: int = 1,
+) -> Hang:
     """Return the hang with the rank that stopped first.
+
+    A process that is stopped, dead or stuck in the kernel is the cause. Otherwise the collectives
+    decide, and where they name no rank the stacks.
 
     Args:
         hang: without a rank.
         reports: ``jobs.supervision.ranks.stack_dump.read``.
+        records: ``jobs.supervision.ranks.collectives.read``.
         nodes: all that should have reported.
+        world_size: number of ranks.
     """
     first = first_stalled(reports, nodes)
-    return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
+    found = collectives.find_hang(records, world_size)
+    by_rank = {report.rank: report for report in reports}
+    runs = first.rank is None or by_rank[first.rank].state not in STOPPED + DEAD + STUCK
+    if found and found.ranks and runs and first.rank not in found.ranks:
+        report = by_rank.get(found.ranks[0])
+        first = StalledRank(
+            found.ranks[0], report.node if report else "", doing(report) if report else ""
+        )
+    sentence = found.sentence if found else "" if records or world_size == 1 else NO_RECORD
+    return replace(
+        hang, rank=first.rank, node=first.node, detail=first.detail, collectives=sentence
+    )
 
 
 def first_stalled(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> StalledRank:

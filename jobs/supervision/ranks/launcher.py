@@ -109,7 +109,7 @@ def rank_environment(
         # Tensor-parallel communication overlaps with computation only with one hardware queue.
         "CUDA_DEVICE_MAX_CONNECTIONS": environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
         **(sockets(interface, environ) if task.nodes > 1 and interface else {}),
-        **(flight_recorder(attempt) if task.gpus_per_node else {}),
+        **(flight_recorder(attempt, old_names=task.gpus_per_node > 0) if task.ranks > 1 else {}),
         **(gpu_environment(task, environ) if task.gpus_per_node else {}),
         **determinism.variables(task),
         **code_environment(attempt.run, environ),
@@ -176,20 +176,20 @@ def gpu_environment(task: specs.TaskSpec, environ: Mapping[str, str]) -> dict[st
     return {name: environ.get(name, value) for name, value in own.items()}
 
 
-def flight_recorder(attempt: AttemptRef) -> dict[str, str]:
-    """Return the variables with which torch records the collectives of a rank when one times out,
-    in ``flight-<task>-<rank>`` of the attempt.
+def flight_recorder(attempt: AttemptRef, *, old_names: bool) -> dict[str, str]:
+    """Return the variables with which torch records the collectives of a rank, and writes them to
+    ``flight-<task>-<rank>`` of the attempt when one times out in NCCL.
 
-    Under new names and old ones (torch/csrc/distributed/c10d, FlightRecorder.hpp
-    and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait without end for
-    the interpreter (NVIDIA resiliency extension). Unproven on hardware.
+    Names: torch/csrc/distributed/c10d, FlightRecorder.hpp and ProcessGroupNCCL.hpp; the old ones
+    are those of NCCL before torch 2.8. Python's stacks are left out: taking them may wait without
+    end for the interpreter (NVIDIA resiliency extension). Unproven on hardware.
     """
     entries, prefix = "20000", str(attempt.folder / f"flight-{attempt.index:05d}-")
+    old = {"TORCH_NCCL_TRACE_BUFFER_SIZE": entries, "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": prefix}
     return {
+        **(old if old_names else {}),
         "TORCH_FR_BUFFER_SIZE": entries,
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": entries,
         "TORCH_FR_DUMP_TEMP_FILE": prefix,
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": prefix,
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
         "TORCH_INCLUDE_STACK_TRACE": "false",

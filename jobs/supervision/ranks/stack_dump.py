@@ -31,6 +31,9 @@ from jobs.runtime import heartbeat, processes
 STACK_SECONDS = 30.0
 """For all ranks of a node to write their stacks; a rank that can does so once it has a core."""
 
+RECORD_SECONDS = 10.0
+"""For all ranks of a node to write their collectives, after the stacks."""
+
 POLL_SECONDS = 0.1
 
 STATES = {
@@ -81,9 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
     task = specs.load_task(run, args.stage, args.index)
-    reports = examine(run, task, args.attempt, os.environ)
-    node = node_name(os.environ)
     folder = run.attempt(args.stage, args.attempt)
+    requested = request_records(run, task, args.attempt, folder)
+    reports = examine(run, task, args.attempt, os.environ)
+    wait_for_records(requested)
+    node = node_name(os.environ)
     fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
     write_json(folder / f"stack-dump-{args.index:05d}-{node}.json", fields)
     for report in reports:
@@ -112,6 +117,28 @@ def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankR
         with suppress(OSError, FormatError):
             reports += [RankReport(**fields) for fields in read_json(path)["ranks"]]
     return sorted(reports, key=lambda report: report.rank)
+
+
+def request_records(
+    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, folder: Path
+) -> list[Path]:
+    """Request the collectives of this node's ranks; return the files to come."""
+    requested = []
+    for rank, beat in heartbeat.find(run, task.stage, task.index, attempt).items():
+        if task.ranks > 1 and state_of(beat) not in SILENT:
+            with suppress(OSError):
+                heartbeat.request_record(beat.file)
+                requested.append(folder / f"flight-{task.index:05d}-{rank}.json")
+    return requested
+
+
+def wait_for_records(requested: Iterable[Path]) -> None:
+    """Wait until ranks have written their collectives; one that has no process group never does."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    waiting = list(requested)
+    while waiting and time.monotonic() < deadline:
+        waiting = [path for path in waiting if not path.exists()]
+        time.sleep(POLL_SECONDS)
 
 
 def examine(

@@ -9,7 +9,7 @@ depends on no machine's speed. The product does not know it.
                                             rank is asked to stop; with "deaf" behind it, not even
                                             then
     $FAULT_HOOKS/<experiment's name>/hold-<stage>    other stages do nothing while it is there
-    $FAULT_DEVICE                            the device of the ranks, whatever the profile has: nodes
+    $FAULT_DEVICE                           the device of the ranks, whatever the profile has: nodes
                                             without GPUs then train as if they had those that a
                                             stand-in of NVML reports
     $FAULT_HOOKS/<experiment's name>/hooks.py    may define before_step(trainer) and

@@ -384,6 +384,8 @@ def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
 
 
 def test_the_hang_gets_the_name() -> None:
-    hang = hang_attribution.attribute(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
+    hang = hang_attribution.attribute(
+        Hang("step", 130.0, 120.0), [report(0), report(1, state="T")], []
+    )
 
     assert hang == Hang("step", 130.0, 120.0, 1, "gpu01", "stopped by a signal (state T)")

@@ -166,11 +166,16 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
 def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
     attempt = AttemptRef(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
 
-    variables = launcher.flight_recorder(attempt)
+    on_gpus = launcher.flight_recorder(attempt, old_names=True)
+    without = launcher.flight_recorder(attempt, old_names=False)
 
     files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
-    names = [name for name, value in variables.items() if value == files]
-    assert names == ["TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"]
+    names = {name for name, value in on_gpus.items() if value == files}
+    assert names == {"TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"}
+    assert on_gpus.keys() - without.keys() == {
+        "TORCH_NCCL_TRACE_BUFFER_SIZE",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
+    }
 
 
 # ---- the environment of ranks
