@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from jobs.contract.stage_specs import (
     MAIN_CORPUS,
     CorpusSpec,
     ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
     TokenizerRef,
     VocabularySpec,
 )
@@ -56,3 +60,36 @@ def tokenizer_ref(
 def corpus_spec(*train: str, validation: tuple[str, ...] = ()) -> tuple[CorpusSpec, ...]:
     """Return the corpora of a training on one corpus of these datasets."""
     return (CorpusSpec(MAIN_CORPUS, train, validation),)
+
+
+def pretrain_spec(**fields: Any) -> PretrainSpec:
+    """Return a tiny pretraining that is to reach step 60."""
+    values: dict[str, Any] = {
+        "model": model_spec(
+            layers=2,
+            hidden_size=64,
+            ffn_hidden_size=128,
+            attention_heads=4,
+            kv_heads=2,
+            seq_length=64,
+            vocab_size=500,
+            padded_vocab_size=512,
+        ),
+        "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
+        "device": "cpu",
+        "precision": "fp32",
+        "weights": "random",
+        "corpora": (),
+        "train_steps": 60,
+        "checkpoint_dir": "checkpoints",
+        "tokenizer": tokenizer_ref(""),
+        "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
+    }
+    values |= fields
+    kinds = {"str": "", "int": 1, "float": 0.1}
+    rest = {
+        field.name: kinds[str(field.type)]
+        for field in dataclasses.fields(PretrainSpec)
+        if field.name not in values and field.default is dataclasses.MISSING
+    }
+    return PretrainSpec(**rest, **values)

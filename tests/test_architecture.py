@@ -27,7 +27,7 @@ CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 LOWEST = {"jobs.contract"}
 NODE = LOWEST | {"jobs.runtime"}
 SHELL = {"meditron_cli", "meditron_cli.errors", "meditron_cli.console", "meditron_cli.services"}
-ROOMS = {f"jobs.supervision.{room}" for room in ("ranks", "diagnosis", "recovery")}
+ROOMS = {f"jobs.supervision.{room}" for room in ("alarms", "ranks", "diagnosis", "recovery")}
 ALLOWED: dict[str, set[str]] = {
     "jobs.contract": {"jobs"},
     "jobs.runtime": LOWEST,
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.checkpoints": NODE,
     "jobs.data": NODE,
     "jobs.health": NODE | {"jobs.slurm"},
+    "jobs.supervision.alarms": NODE | {"jobs.health", "jobs.supervision"},
     "jobs.supervision.ranks": NODE | {"jobs.slurm", "jobs.supervision"},
     "jobs.supervision.diagnosis": NODE
     | {"jobs.slurm", "jobs.health", "jobs.checkpoints"}

@@ -33,6 +33,7 @@ MARGIN_SECONDS = 30
 SLOW = 0.95
 """The quantile of save and step times that counts."""
 NEWEST_SAVES = 20
+NEWEST_SPIKES = 20
 NEWEST_STEPS = 200
 """Number of the newest steps that count for a signal lead time: storage and layout may change."""
 STEPS_KEPT = 1000
@@ -324,6 +325,8 @@ class MetricsSummary:
     longest_validation: float = 0.0
     highest_saved: int = 0
     """The highest step of which a checkpoint was written."""
+    spikes: deque[SpikeLine] = field(default_factory=lambda: deque(maxlen=NEWEST_SPIKES))
+    """The newest."""
 
     def add(self, lines: Iterable[MetricLine]) -> None:
         """Add the lines that follow those added so far."""
@@ -332,6 +335,8 @@ class MetricsSummary:
                 self.steps.append(line)
             elif isinstance(line, ValidationLine):
                 self.longest_validation = max(self.longest_validation, line.seconds)
+            elif isinstance(line, SpikeLine):
+                self.spikes.append(line)
             elif isinstance(line, SnapshotLine):
                 self.snapshot = line.seconds
             elif isinstance(line, KeptLine):

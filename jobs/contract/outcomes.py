@@ -120,6 +120,7 @@ HEALTH_CODES = (
     "scratch",
     "shm",
     "storage",
+    "straggler",
     "swap",
     "temperature",
     "temperature_peers",
@@ -127,7 +128,7 @@ HEALTH_CODES = (
     "xid",
 )
 """Codes of findings about a node, which a profile may skip (``jobs.health.node_checks`` and, while
-ranks run, ``jobs.health.monitor.rules``)."""
+ranks run, ``jobs.health.monitor.rules`` and ``jobs.supervision.alarms``)."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,37 @@ class NodeFinding:
     def sentence(self) -> str:
         """Return the finding in one sentence."""
         return f"{self.node}: {self.message} ({self.code})"
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A warning about a run, a node or a GPU while ranks run: the ``alarm`` event."""
+
+    code: str
+    """Of a finding, or ``straggler``, ``slow_steps``, ``slow_storage``, ``goodput``,
+    ``rising_loss``, ``loss_spike``, ``restart_storm``."""
+    message: str
+    verdict: str = "WARN"
+    """``WARN``, ``DRAIN`` or ``FATAL``."""
+    node: str = ""
+    """Empty where it concerns no single node."""
+    key: str = ""
+    """Tells alarms of one code apart: a GPU, a port, a step."""
+
+    @property
+    def sentence(self) -> str:
+        """Return the alarm in one sentence."""
+        where = f"{self.node}: " if self.node else ""
+        return f"{where}{self.message} ({self.code})"
+
+    def to_json(self) -> dict[str, str]:
+        """Return the fields of the event."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "verdict": self.verdict,
+            "node": self.node,
+        }
 
 
 @dataclass(frozen=True)

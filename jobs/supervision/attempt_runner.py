@@ -15,6 +15,7 @@ from jobs.contract.outcomes import Hang
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, early_readers, node_monitors, preflight_step
+from jobs.supervision.alarms.health_watch import HealthWatch
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -103,17 +104,15 @@ class AttemptRunner:
             scratch = str(preflight_step.scratch(self.attempt, self.task))
             environ = {**environ, "TMPDIR": scratch}
         kills_before = cgroups.oom_kills() or 0
-        reader = node_monitors.HealthReader(self.attempt, self.metrics.current)
+        watch = HealthWatch(self.attempt, self.task, self.metrics.current)
         monitors = node_monitors.running(self.attempt, self.task, os.environ)
         with launcher.reserved_port() as port, monitors:
-            observed = self._run_ranks(environ, port, reader)
+            observed = self._run_ranks(environ, port, watch)
         kills = (cgroups.oom_kills() or 0) - kills_before
-        findings = (*preflight.findings, *reader.findings())
+        findings = (*preflight.findings, *watch.findings())
         return replace(observed, findings=findings, oom_kills=max(0, kills))
 
-    def _run_ranks(
-        self, environ: Mapping[str, str], port: int, reader: node_monitors.HealthReader
-    ) -> Observed:
+    def _run_ranks(self, environ: Mapping[str, str], port: int, watch: HealthWatch) -> Observed:
         """Start the ranks and wait until none is left."""
         attempt, task = self.attempt, self.task
         environ = {**environ, **launcher.rank_environment(attempt, task, environ, port)}
@@ -128,7 +127,7 @@ class AttemptRunner:
             is_stop_requested=self.is_stop_requested,
             deadline=self.allocation.deadline,
             find_hang=detector.check,
-            health_request=reader.request,
+            health_request=watch.request,
             examine=self._examine,
             record_request=lambda: attempt_records.record_signal(attempt, self.signals),
         )

@@ -19,21 +19,14 @@ import pytest
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import (
-    OptimizerSpec,
-    ParallelSpec,
-    PretrainSpec,
-    Spec,
-    TokenizerRef,
-    TokenizeSpec,
-)
+from jobs.contract.stage_specs import Spec, TokenizerRef, TokenizeSpec
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
 from .. import fake_slurm
 from ..corpus_specs import curate_spec
 from ..fork_server import ForkServer
-from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
+from ..model_specs import pretrain_spec, vocabulary_spec
 from ..task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -96,34 +89,7 @@ class Workbench:
 
     def training(self) -> specs.TaskSpec:
         """Write the spec of a pretraining that is to reach step 60."""
-        values: dict[str, Any] = {
-            "model": model_spec(
-                layers=2,
-                hidden_size=64,
-                ffn_hidden_size=128,
-                attention_heads=4,
-                kv_heads=2,
-                seq_length=64,
-                vocab_size=500,
-                padded_vocab_size=512,
-            ),
-            "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
-            "device": "cpu",
-            "precision": "fp32",
-            "weights": "random",
-            "corpora": (),
-            "train_steps": 60,
-            "checkpoint_dir": "checkpoints",
-            "tokenizer": tokenizer_ref(""),
-            "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
-        }
-        kinds = {"str": "", "int": 1, "float": 0.1}
-        rest = {
-            field.name: kinds[str(field.type)]
-            for field in dataclasses.fields(PretrainSpec)
-            if field.name not in values and field.default is dataclasses.MISSING
-        }
-        return self.task("pretrain", PretrainSpec(**rest, **values))
+        return self.task("pretrain", pretrain_spec())
 
     def start(
         self,

@@ -307,4 +307,4 @@ def test_slurms_name_of_the_node_comes_first() -> None:
 
 
 def test_a_profile_may_skip_the_codes_of_findings() -> None:
-    assert list(HEALTH_CODES) == sorted(node_checks.CODES | rules.CODES)
+    assert list(HEALTH_CODES) == sorted(node_checks.CODES | rules.CODES | {"straggler"})

@@ -1,0 +1,206 @@
+"""Watch the nodes and the training of an attempt: raise alarms, and request that the ranks leave a
+node. Standard library only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jobs.contract import metrics_log, specs
+from jobs.contract.outcomes import Alarm, HealthRequest, NodeFinding
+from jobs.health.monitor import records
+from jobs.runtime.log import log
+from jobs.supervision.alarms import training_rules
+from jobs.supervision.alarms.alarm_log import AlarmLog
+from jobs.supervision.alarms.stragglers import RankPace, Straggler, StragglerDetector
+from jobs.supervision.attempt_records import AttemptRef
+
+READ_SECONDS = 5.0
+"""Between two looks at the reports, which lie on the shared file system."""
+TRAINING_SECONDS = 60.0
+"""Between two looks at the training."""
+
+AGAINST = ("DRAIN", "FATAL")
+REPORTED = ("WARN", *AGAINST)
+
+QUEUE_SECONDS = 600.0
+"""A guess of the wait for another job."""
+STARTUP_SECONDS = 300.0
+"""The same of a start, where none was measured."""
+RESTART_FACTOR = 5.0
+"""A node with a straggler is left when the rest of the training would lose so many times what a
+restart costs: few slow trainings are slow because of a worker (1.7 %, arXiv 2505.05713)."""
+
+
+class HealthWatch:
+    """The watch over one attempt."""
+
+    def __init__(
+        self,
+        attempt: AttemptRef,
+        task: specs.TaskSpec,
+        metrics: Callable[[], metrics_log.MetricsSummary],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            attempt: whose folder has the reports of the node monitors.
+            task: its task.
+            metrics: returns the summary of its training's metrics.
+            clock: in seconds since 1970.
+        """
+        self._attempt = attempt
+        self._task = task
+        self._metrics = metrics
+        self._clock = clock
+        self._due = self._training_due = 0.0
+        self._alarms = AlarmLog(attempt)
+        self._detector = StragglerDetector(self._pipeline_stage)
+        self._slow: dict[str, NodeFinding] = {}
+        """Nodes with a straggler that costs more than a restart."""
+        self._saved_before: int | None = None
+        """The newest checkpoint when the first finding to drain a node was read."""
+
+    def request(self) -> HealthRequest | None:
+        """Return the request that the ranks end: at once for a node that cannot do the job, after
+        the next checkpoint for one that should be drained; None while there is none.
+        """
+        now = self._clock()
+        if now < self._due:
+            return None
+        self._due = now + READ_SECONDS
+        reports = self._reports()
+        for alarm in node_alarms(reports):
+            self._alarms.add(alarm)
+        self._watch_training(now, reports)
+        found = self._findings(reports)
+        if found and found[0].verdict == "FATAL":
+            return HealthRequest(found[0], at_once=True)
+        return self._leave_after_save(found[0]) if found else None
+
+    def findings(self) -> tuple[NodeFinding, ...]:
+        """Return the findings against nodes so far, FATAL ones first."""
+        return self._findings(self._reports())
+
+    def _reports(self) -> list[dict[str, Any]]:
+        return records.read_reports(self._attempt.folder, self._attempt.index)
+
+    def _findings(self, reports: list[dict[str, Any]]) -> tuple[NodeFinding, ...]:
+        found = [
+            NodeFinding(report["node"], item["code"], item["verdict"], message(item))
+            for report in reports
+            for item in report["findings"]
+            if item["verdict"] in AGAINST
+        ]
+        found += self._slow.values()
+        return tuple(sorted(found, key=lambda item: item.verdict != "FATAL"))
+
+    def _leave_after_save(self, finding: NodeFinding) -> HealthRequest | None:
+        """Return the request to leave a node once there is a checkpoint that is newer than the
+        finding; none where there is no other node to go to.
+        """
+        if self._task.launcher != "srun" or self._task.training is None:
+            return None
+        saved = self._metrics().highest_saved
+        if self._saved_before is None:
+            self._saved_before = saved
+            log(f"{finding.sentence}; the ranks move away after the next checkpoint")
+        return HealthRequest(finding, at_once=False) if saved > self._saved_before else None
+
+    # ---- the training
+
+    def _watch_training(self, now: float, reports: list[dict[str, Any]]) -> None:
+        if self._task.training is None:
+            return
+        if self._detector.add(now, paces(reports)):
+            self._watch_speed()
+        if now < self._training_due:
+            return
+        self._training_due = now + TRAINING_SECONDS
+        for alarm in self._training_alarms(now):
+            self._alarms.add(alarm)
+
+    def _training_alarms(self, now: float) -> Iterator[Alarm]:
+        metrics = self._metrics()
+        for alarm in (
+            training_rules.slow_saves(list(metrics.saves)),
+            training_rules.low_goodput(list(metrics.steps), self._attempt.began, now),
+            training_rules.rising_loss(list(metrics.steps)),
+        ):
+            if alarm is not None:
+                yield alarm
+        own = (line for line in metrics.spikes if line.attempt == self._attempt.number)
+        yield from training_rules.spikes(own)
+
+    def _watch_speed(self) -> None:
+        """Look for stragglers, and for a training that is slow as a whole."""
+        if "straggler" in self._task.health.get("skip", ()):
+            return
+        for straggler in self._detector.stragglers():
+            lost = straggler.lost_share() * self._seconds_left()
+            verdict = "DRAIN" if lost > RESTART_FACTOR * self._restart_seconds() else "WARN"
+            alarm = Alarm("straggler", straggler.sentence, verdict, straggler.node)
+            self._alarms.add(alarm)
+            if verdict == "DRAIN" and self._task.nodes > 1:
+                self._slow.setdefault(straggler.node, finding_about(straggler))
+        if slow := self._detector.slow_job():
+            self._alarms.add(Alarm("slow_steps", slow.sentence))
+
+    def _seconds_left(self) -> float:
+        """Return the time that the rest of the training takes at its present speed."""
+        training, steps = self._task.training, self._metrics().steps
+        if training is None or not steps:
+            return 0.0
+        seconds = statistics.median(line.seconds for line in steps)
+        return (training.train_steps - steps[-1].step) * seconds
+
+    def _restart_seconds(self) -> float:
+        """Return what another start costs: a wait in the queue, and as long as this one took."""
+        own = [line for line in self._metrics().steps if line.attempt == self._attempt.number]
+        started = own[0].time - self._attempt.began if own else STARTUP_SECONDS
+        return QUEUE_SECONDS + max(0.0, started)
+
+    def _pipeline_stage(self, rank: int) -> int:
+        """Return the pipeline stage of a rank: the slowest dimension of megatron.core's order."""
+        training = self._task.training
+        return rank // (training.parallel.tensor * training.parallel.data) if training else 0
+
+
+def finding_about(straggler: Straggler) -> NodeFinding:
+    """Return the finding that a node should be left for its slow ranks."""
+    return NodeFinding(straggler.node, "straggler", "DRAIN", straggler.sentence)
+
+
+def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
+    """Yield an alarm for each finding of the monitors that is at least a warning."""
+    for report in reports:
+        for item in report["findings"]:
+            if item["verdict"] in REPORTED:
+                evidence = item["evidence"]
+                parts = (item["subject"]["gpu"], *map(evidence.get, ("port", "xid", "probe")))
+                key = "/".join(str(part) for part in parts if part is not None)
+                yield Alarm(item["code"], message(item), item["verdict"], report["node"], key)
+
+
+def message(item: Mapping[str, Any]) -> str:
+    """Return the message of a finding, with its GPU."""
+    gpu = item["subject"]["gpu"]
+    return item["message"] if gpu is None else f"GPU {gpu}: {item['message']}"
+
+
+def paces(reports: list[dict[str, Any]]) -> Iterator[RankPace]:
+    """Yield how fast each rank is, from the reports of all nodes."""
+    for report in reports:
+        for rank in report["ranks"]:
+            yield RankPace(
+                rank["rank"],
+                report["node"],
+                rank["steps"],
+                rank["seconds"],
+                rank["data"],
+                rank["communication"],
+            )

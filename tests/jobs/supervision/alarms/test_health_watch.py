@@ -1,0 +1,258 @@
+"""What the reports of node monitors and the metrics of a training lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract import rundir
+from jobs.contract.events import read_events
+from jobs.contract.files import write_json
+from jobs.contract.metrics_log import MetricsSummary, SaveLine, SpikeLine, StepLine
+from jobs.contract.outcomes import HealthRequest, NodeFinding
+from jobs.contract.specs import TaskSpec
+from jobs.contract.stage_specs import ParallelSpec
+from jobs.health.monitor import records
+from jobs.supervision.alarms.health_watch import READ_SECONDS, TRAINING_SECONDS, HealthWatch
+from jobs.supervision.alarms.stragglers import WINDOW_SECONDS, WINDOWS
+from jobs.supervision.attempt_records import AttemptRef
+
+from .... import metric_lines
+from ....corpus_specs import curate_spec
+from ....model_specs import pretrain_spec
+from ....task_specs import task_spec
+
+
+@dataclass
+class Attempt:
+    """An attempt of a training on two nodes with reports, a clock, and metrics."""
+
+    ref: AttemptRef
+    task: TaskSpec
+    now: float = 1_700_000_000.0
+    summary: MetricsSummary = field(default_factory=MetricsSummary)
+    paces: dict[int, list[float]] = field(default_factory=dict)
+    """Steps, seconds, data and communication so far, by rank; rank r is on node r."""
+
+    def report(self, node: str, *findings: tuple[str, str, int | None]) -> None:
+        """Write the report of a node: verdict, code and GPU of each finding."""
+        items = [
+            {
+                "verdict": v,
+                "code": c,
+                "message": f"{c} is bad",
+                "subject": {"gpu": gpu},
+                "evidence": {},
+            }
+            for v, c, gpu in findings
+        ]
+        path = records.report_path(self.ref.folder, self.ref.index, node)
+        names = ("steps", "seconds", "data", "communication")
+        ranks = [
+            {"rank": rank, **dict(zip(names, pace, strict=True))}
+            for rank, pace in self.paces.items()
+            if f"node{rank:02d}" == node
+        ]
+        write_json(path, {"node": node, "findings": items, "ranks": ranks})
+
+    def save(self, step: int) -> None:
+        self.summary.add([metric_lines.save(step)])
+
+    def watch(self) -> HealthWatch:
+        return HealthWatch(self.ref, self.task, lambda: self.summary, lambda: self.now)
+
+    def later(self, watch: HealthWatch, seconds: float = READ_SECONDS + 1) -> HealthRequest | None:
+        self.now += seconds
+        return watch.request()
+
+    def alarms(self) -> list[tuple[str, str, str]]:
+        """Verdict, code and node of each alarm on record."""
+        events = read_events(self.ref.run, {"alarm"})
+        return [(event["verdict"], event["code"], event["node"]) for event in events]
+
+    def train(self, watch: HealthWatch, *seconds: tuple[float, float, float]) -> None:
+        """Train through the windows of the detector: own time, data and communication of a step of
+        each rank.
+        """
+        for _ in range(WINDOWS + 1):
+            for rank, (own, data, communication) in enumerate(seconds):
+                pace = self.paces.setdefault(rank, [0, 0.0, 0.0, 0.0])
+                parts = (1, own + communication, data, communication)
+                self.paces[rank] = [a + 20 * b for a, b in zip(pace, parts, strict=True)]
+                self.report(f"node{rank:02d}")
+            self.later(watch, WINDOW_SECONDS + 1)
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    ref = AttemptRef(rundir.RunDir(tmp_path), "pretrain", 0, 1, 1_700_000_000.0)
+    ref.folder.mkdir(parents=True)
+    spec = pretrain_spec(train_steps=100_000, parallel=ParallelSpec(1, 1, 2, False, False, "none"))
+    task = task_spec("pretrain", spec, ranks=2, nodes=2, ranks_per_node=1, launcher="srun")
+    return Attempt(ref, task)
+
+
+def test_nodes_without_a_finding_against_them_ask_nothing(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    assert attempt.later(watch) is None
+
+    attempt.report("node01", ("WARN", "throttle", 3))
+    attempt.report("node02")
+
+    assert attempt.later(watch) is None
+    assert watch.findings() == ()
+
+
+def test_a_fatal_finding_ends_the_ranks_at_once_and_precedes_others(attempt: Attempt) -> None:
+    attempt.report("node01", ("DRAIN", "pcie_width", 0))
+    attempt.report("node02", ("WARN", "throttle", 1), ("FATAL", "gpu_lost", 3))
+
+    request = attempt.later(attempt.watch())
+
+    lost = NodeFinding("node02", "gpu_lost", "FATAL", "GPU 3: gpu_lost is bad")
+    assert request == HealthRequest(lost, at_once=True)
+
+
+def test_a_node_to_drain_is_left_after_the_next_checkpoint(
+    attempt: Attempt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt.save(10)
+    attempt.report("node02", ("DRAIN", "network_port", None))
+    watch = attempt.watch()
+    assert attempt.later(watch) is None
+    assert attempt.later(watch) is None
+    assert capsys.readouterr().err == (
+        "DRAIN node02: network_port is bad (network_port)\n"
+        "node02: network_port is bad (network_port); the ranks move away after the next "
+        "checkpoint\n"
+    )
+
+    attempt.save(20)
+
+    request = attempt.later(watch)
+    assert request is not None
+    assert (request.finding.node, request.at_once) == ("node02", False)
+
+
+def test_reports_are_read_now_and_then(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    assert attempt.later(watch) is None
+    attempt.report("node02", ("FATAL", "gpu_lost", 3))
+
+    attempt.now += READ_SECONDS / 2
+    assert watch.request() is None
+
+    assert attempt.later(watch) is not None
+
+
+def test_a_damaged_report_asks_nothing(attempt: Attempt) -> None:
+    folder: Any = attempt.ref.folder
+    records.report_path(folder, 0, "node01").write_text('{"format": 3')
+    attempt.report("node02", ("FATAL", "xid", 0))
+    attempt.report("node03")
+
+    assert [item.node for item in attempt.watch().findings()] == ["node02"]
+
+
+def test_without_another_node_none_is_left(attempt: Attempt) -> None:
+    attempt.task = replace(attempt.task, launcher="local", nodes=1)
+    attempt.report("node01", ("DRAIN", "pcie_width", 0))
+    watch = attempt.watch()
+    assert attempt.later(watch) is None
+    attempt.save(20)
+
+    assert attempt.later(watch) is None
+    assert attempt.alarms() == [("DRAIN", "pcie_width", "node01")]
+
+
+def test_each_finding_is_an_alarm_once_and_again_when_it_is_worse(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.report("node01", ("WARN", "throttle", 0), ("WARN", "throttle", 1))
+    attempt.later(watch)
+    attempt.later(watch)
+    attempt.report("node01", ("WARN", "throttle", 0), ("DRAIN", "throttle", 1))
+    attempt.later(watch)
+
+    assert attempt.alarms() == [
+        ("WARN", "throttle", "node01"),
+        ("WARN", "throttle", "node01"),
+        ("DRAIN", "throttle", "node01"),
+    ]
+
+
+def steps(count: int, seconds: float, every: float, end: float) -> list[StepLine]:
+    """The newest steps of an attempt: their time, and that from one to the next."""
+    return [
+        metric_lines.step(n + 1, seconds=seconds, time=end - every * (count - 1 - n))
+        for n in range(count)
+    ]
+
+
+def test_a_straggler_that_costs_more_than_a_restart_is_left(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.summary.add(steps(10, 3.0, 3.0, attempt.now))
+    attempt.save(10)
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
+    attempt.save(20)
+
+    request = attempt.later(watch)
+
+    assert attempt.alarms() == [("DRAIN", "straggler", "node01")]
+    assert request == HealthRequest(
+        NodeFinding(
+            "node01",
+            "straggler",
+            "DRAIN",
+            "rank 1 takes 3.00 times as long as peers for a step, computing",
+        ),
+        at_once=False,
+    )
+
+
+def test_a_straggler_near_the_end_is_only_reported(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.summary.add([metric_lines.step(99_990)])
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 2.5, 0.0))
+    attempt.save(99_995)
+
+    assert attempt.later(watch) is None
+    assert attempt.alarms() == [("WARN", "straggler", "node01")]
+
+
+def test_a_profile_may_skip_stragglers(attempt: Attempt) -> None:
+    attempt.task = replace(attempt.task, health={"skip": ["straggler"]})
+    watch = attempt.watch()
+
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
+
+    assert attempt.alarms() == []
+
+
+def test_alarms_about_the_training_are_recorded_once(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.now += 7200
+    lines: list[StepLine | SaveLine | SpikeLine] = [
+        *steps(300, 3.0, 12.0, attempt.now),
+        *(metric_lines.save(step, written=20.0) for step in range(6)),
+        metric_lines.save(7, written=90.0),
+        metric_lines.spike(290, attempt=1),
+        metric_lines.spike(12, attempt=0),
+    ]
+    attempt.summary.add(lines)
+
+    attempt.later(watch)
+    attempt.later(watch, TRAINING_SECONDS + 1)
+
+    assert [code for _, code, _ in attempt.alarms()] == ["slow_storage", "goodput", "loss_spike"]
+
+
+def test_a_task_that_does_not_train_is_watched_for_its_nodes_alone(attempt: Attempt) -> None:
+    attempt.task = task_spec("curate", curate_spec())
+    attempt.report("node01", ("FATAL", "gpu_lost", 0), ("DRAIN", "throttle", 1))
+    watch = attempt.watch()
+    found: Any = attempt.later(watch)
+
+    assert (found.finding.code, found.at_once) == ("gpu_lost", True)

@@ -1,0 +1,96 @@
+"""Alarms about a training: each with a series that raises it, and one that does not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.metrics_log import StepLine
+from jobs.contract.outcomes import Alarm, RetryAction, RootCause
+from jobs.supervision.alarms import training_rules
+
+from .... import metric_lines
+
+NOW = 1_700_000_000.0
+
+
+def ended(*minutes_ago: float) -> list[ExitRecord]:
+    """Attempts that ended so many minutes ago."""
+    return [
+        ExitRecord(
+            "pretrain", 0, n, "7", RootCause.CRASH, RetryAction.SUBMIT, 0.0, NOW - 60 * minutes
+        )
+        for n, minutes in enumerate(minutes_ago)
+    ]
+
+
+def test_five_ends_within_half_an_hour_are_a_restart_storm() -> None:
+    found = training_rules.restart_storm(ended(28, 20, 12, 5, 0), NOW)
+
+    assert found == Alarm("restart_storm", "5 attempts ended within 30 minutes (crash)")
+    assert training_rules.restart_storm(ended(200, 31, 20, 12, 5, 0), NOW) is None
+
+
+def test_a_save_that_takes_three_times_as_long_is_reported() -> None:
+    usual = [20.0, 25.0, 18.0, 30.0, 22.0]
+
+    assert training_rules.slow_saves([*usual, 90.0]) == Alarm(
+        "slow_storage", "a checkpoint took 90 s to write, 22 s is usual"
+    )
+    assert training_rules.slow_saves([*usual, 60.0]) is None
+    assert training_rules.slow_saves([1.0, 1.0, 1.0, 1.0, 1.0, 8.0]) is None
+    assert training_rules.slow_saves([20.0, 90.0]) is None
+
+
+def lines(losses: Iterable[float], seconds: float = 3.0, every: float = 3.0) -> list[StepLine]:
+    found = [metric_lines.step(n + 1, loss=loss, seconds=seconds) for n, loss in enumerate(losses)]
+    return [
+        metric_lines.step(
+            line.step, loss=line.loss, seconds=seconds, time=NOW - every * (len(found) - line.step)
+        )
+        for line in found
+    ]
+
+
+def test_an_hour_with_little_training_is_reported() -> None:
+    slow = lines([2.0] * 500, seconds=3.0, every=6.0)
+
+    found = training_rules.low_goodput(slow, NOW - 7200, NOW)
+
+    assert found is not None
+    assert found.message == "only 50% of the last 50 minutes were spent in training steps"
+    assert training_rules.low_goodput(lines([2.0] * 900, every=3.6), NOW - 7200, NOW) is None
+    assert training_rules.low_goodput(slow, NOW - 1800, NOW) is None, "it has just begun"
+    assert training_rules.low_goodput(slow[-100:], NOW - 7200, NOW) is None, "too few are known"
+    assert training_rules.low_goodput([], NOW - 7200, NOW) is None
+
+
+def test_a_loss_that_stays_above_its_best_is_reported() -> None:
+    rising = lines([2.0] * 400 + [2.4] * 600)
+
+    assert training_rules.rising_loss(rising) == Alarm(
+        "rising_loss", "the loss of the last 600 steps is 2.4, and was 2 up to step 200"
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_loss_that_falls_or_rests_is_not_reported(seed: int) -> None:
+    dice = random.Random(seed)
+    falling = [2.5 - 0.0005 * n + dice.gauss(0, 0.2) for n in range(1000)]
+    resting = [1.8 + dice.gauss(0, 0.2) for _ in range(1000)]
+    spiking = [2.0 + (3.0 if n % 97 == 0 else 0.0) for n in range(1000)]
+
+    for losses in (falling, resting, spiking, resting[:300]):
+        assert training_rules.rising_loss(lines(losses)) is None
+
+
+def test_each_spike_is_an_alarm_of_its_own() -> None:
+    spikes = [metric_lines.spike(7), metric_lines.spike(9)]
+
+    found = list(training_rules.spikes(spikes))
+
+    assert [alarm.key for alarm in found] == ["7", "9"]
+    assert found[0].message == "the loss of step 7 is high: warned"
