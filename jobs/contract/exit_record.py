@@ -60,6 +60,10 @@ class ExitRecord:
     """Nodes that the next job must not use."""
     detect_s: float | None = None
     """Seconds from the last sign of life to the detection of a hang; None for other causes."""
+    energy_j: float | None = None
+    """Used by the GPUs of the attempt, in joules; None where it is not known."""
+    energy_source: str = ""
+    """``counter``, or ``power`` where it is power times time for some GPUs."""
     by: str = "supervisor"
     """The process that diagnosed it: ``supervisor``, ``recovery_job`` or ``recover``."""
     follows: int | None = None

@@ -174,6 +174,8 @@ def exit_record(
         delay=decision.delay,
         exclude=decision.exclude,
         detect_s=None if evidence.observed.hang is None else evidence.observed.hang.seconds,
+        energy_j=evidence.attempt.energy_j,
+        energy_source=evidence.attempt.energy_source,
         by=by,
         follows=follows,
     )

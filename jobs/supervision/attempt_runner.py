@@ -104,7 +104,7 @@ class AttemptRunner:
             scratch = str(preflight_step.scratch(self.attempt, self.task))
             environ = {**environ, "TMPDIR": scratch}
         kills_before = cgroups.oom_kills() or 0
-        watch = HealthWatch(self.attempt, self.task, self.metrics.current)
+        watch = HealthWatch(self.attempt, self.task, nodes, self.metrics.current)
         monitors = node_monitors.running(self.attempt, self.task, os.environ)
         with launcher.reserved_port() as port, monitors:
             observed = self._run_ranks(environ, port, watch)

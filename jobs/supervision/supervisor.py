@@ -28,6 +28,8 @@ from jobs.health import node_ledger
 from jobs.runtime import secrets_file, storage
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, cleanup
+from jobs.supervision.alarms import training_rules
+from jobs.supervision.alarms.alarm_log import AlarmLog
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.attempt_runner import AttemptRunner, Limits, is_finished
@@ -165,11 +167,19 @@ class Supervisor:
         if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
             recorded = attempt_records.record_exit(self.run, record)
         self.record_suspects(decision.suspects)
+        self.raise_storm_alarm()
         code = runner.execute(decision)
         if code is None and not recorded and not attempt_records.record_exit(self.run, record):
             log(f"{self.stage} is not started again: the attempt could not be recorded")
             return FAILED
         return code
+
+    def raise_storm_alarm(self) -> None:
+        """Raise an alarm where the task starts again and again, once per storm."""
+        alarm = training_rules.restart_storm(self.task_history().exits, time.time())
+        log_of_alarms = AlarmLog(self.attempt)
+        if alarm and not log_of_alarms.was_recorded(alarm.code, training_rules.STORM_SECONDS):
+            log_of_alarms.add(alarm)
 
     def claim(self, first: int) -> int | None:
         """Return the number of the next attempt, once the storage takes its folder; None when it

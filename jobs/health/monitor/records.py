@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.contract.files import FORMAT, read_lines, read_small
+from jobs.contract.outcomes import NodeFinding
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import GpuMemory, Sample, Unknown
 
@@ -48,10 +49,41 @@ def log_path(folder: Path, index: int, node: str) -> Path:
     return folder / f"monitor-{index:05d}-{node}.jsonl"
 
 
-def read_reports(folder: Path, index: int) -> list[dict[str, Any]]:
-    """Read the reports of a task's nodes, by name; unreadable ones are skipped."""
-    paths = sorted(folder.glob(f"monitor-{index:05d}-*.json"))
+def read_reports(folder: Path, index: int, nodes: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the reports of a task's nodes; missing and damaged ones are skipped."""
+    paths = (report_path(folder, index, node) for node in nodes)
     return [report for path in paths if (report := read_small(path))]
+
+
+def node_findings(reports: Iterable[Mapping[str, Any]]) -> list[NodeFinding]:
+    """Return the findings against nodes in their reports."""
+    return [
+        NodeFinding(report["node"], item["code"], item["verdict"], message(item))
+        for report in reports
+        for item in report["findings"]
+        if item["verdict"] in AGAINST
+    ]
+
+
+AGAINST = ("DRAIN", "FATAL")
+
+
+def message(item: Mapping[str, Any]) -> str:
+    """Return the message of a finding, with its GPU."""
+    gpu = item["subject"]["gpu"]
+    return item["message"] if gpu is None else f"GPU {gpu}: {item['message']}"
+
+
+def energy(reports: Iterable[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """Return the joules that the GPUs of all nodes used, and their source: ``counter``, or
+    ``power`` where some are power times time; None without GPUs.
+    """
+    parts = [report for report in reports if report["gpus"]]
+    if not parts:
+        return None, ""
+    sources = {report["energy_source"] for report in parts}
+    source = "counter" if sources == {"counter"} else "power"
+    return sum(report["energy_j"] for report in parts), source
 
 
 def read_samples(folder: Path, index: int, node: str) -> Iterator[dict[str, Any]]:

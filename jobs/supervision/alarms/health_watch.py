@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jobs.contract import metrics_log, specs
@@ -23,8 +23,7 @@ READ_SECONDS = 5.0
 TRAINING_SECONDS = 60.0
 """Between two looks at the training."""
 
-AGAINST = ("DRAIN", "FATAL")
-REPORTED = ("WARN", *AGAINST)
+REPORTED = ("WARN", "DRAIN", "FATAL")
 
 QUEUE_SECONDS = 600.0
 """A guess of the wait for another job."""
@@ -42,6 +41,7 @@ class HealthWatch:
         self,
         attempt: AttemptRef,
         task: specs.TaskSpec,
+        nodes: Sequence[str],
         metrics: Callable[[], metrics_log.MetricsSummary],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -50,11 +50,13 @@ class HealthWatch:
         Args:
             attempt: whose folder has the reports of the node monitors.
             task: its task.
+            nodes: of its job.
             metrics: returns the summary of its training's metrics.
             clock: in seconds since 1970.
         """
         self._attempt = attempt
         self._task = task
+        self._nodes = nodes
         self._metrics = metrics
         self._clock = clock
         self._due = self._training_due = 0.0
@@ -87,16 +89,10 @@ class HealthWatch:
         return self._findings(self._reports())
 
     def _reports(self) -> list[dict[str, Any]]:
-        return records.read_reports(self._attempt.folder, self._attempt.index)
+        return records.read_reports(self._attempt.folder, self._attempt.index, self._nodes)
 
     def _findings(self, reports: list[dict[str, Any]]) -> tuple[NodeFinding, ...]:
-        found = [
-            NodeFinding(report["node"], item["code"], item["verdict"], message(item))
-            for report in reports
-            for item in report["findings"]
-            if item["verdict"] in AGAINST
-        ]
-        found += self._slow.values()
+        found = [*records.node_findings(reports), *self._slow.values()]
         return tuple(sorted(found, key=lambda item: item.verdict != "FATAL"))
 
     def _leave_after_save(self, finding: NodeFinding) -> HealthRequest | None:
@@ -183,13 +179,9 @@ def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
                 evidence = item["evidence"]
                 parts = (item["subject"]["gpu"], *map(evidence.get, ("port", "xid", "probe")))
                 key = "/".join(str(part) for part in parts if part is not None)
-                yield Alarm(item["code"], message(item), item["verdict"], report["node"], key)
-
-
-def message(item: Mapping[str, Any]) -> str:
-    """Return the message of a finding, with its GPU."""
-    gpu = item["subject"]["gpu"]
-    return item["message"] if gpu is None else f"GPU {gpu}: {item['message']}"
+                yield Alarm(
+                    item["code"], records.message(item), item["verdict"], report["node"], key
+                )
 
 
 def paces(reports: list[dict[str, Any]]) -> Iterator[RankPace]:

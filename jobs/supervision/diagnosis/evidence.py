@@ -81,6 +81,10 @@ class AttemptFacts:
     """A person cancelled the run (event ``cancel``)."""
     stop_requested: bool = False
     """The file STOP exists, or ``cancel --save`` was typed."""
+    energy_j: float | None = None
+    """Used by its GPUs, in joules; None where it is not known."""
+    energy_source: str = ""
+    """``counter`` or ``power`` (``jobs.health.monitor.records.energy``)."""
 
 
 @dataclass(frozen=True)

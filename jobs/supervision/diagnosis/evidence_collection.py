@@ -15,6 +15,7 @@ from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
 from jobs.contract.metrics_log import MetricsReader
+from jobs.health.monitor import records
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
@@ -47,6 +48,7 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
     """
     srun_text = read_text(attempt.srun_log)
     ended = slurm.ended or time.time()
+    joules, source = records.energy(records.read_reports(attempt.folder, attempt.index, job.nodes))
     facts = AttemptFacts(
         stage=attempt.stage,
         number=attempt.number,
@@ -59,6 +61,8 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         done=task is not None and is_done(attempt, task),
         cancelled=history.is_cancelled,
         stop_requested=history.is_stopped or attempt.run.is_stop_requested(),
+        energy_j=joules,
+        energy_source=source,
     )
     traces = Traces(
         ranks=tuple(rank_exits(read_rank_exits(attempt), observed.failures, ended)),

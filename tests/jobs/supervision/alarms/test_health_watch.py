@@ -25,6 +25,8 @@ from ....corpus_specs import curate_spec
 from ....model_specs import pretrain_spec
 from ....task_specs import task_spec
 
+NODES = tuple(f"node{number:02d}" for number in range(4))
+
 
 @dataclass
 class Attempt:
@@ -62,7 +64,7 @@ class Attempt:
         self.summary.add([metric_lines.save(step)])
 
     def watch(self) -> HealthWatch:
-        return HealthWatch(self.ref, self.task, lambda: self.summary, lambda: self.now)
+        return HealthWatch(self.ref, self.task, NODES, lambda: self.summary, lambda: self.now)
 
     def later(self, watch: HealthWatch, seconds: float = READ_SECONDS + 1) -> HealthRequest | None:
         self.now += seconds
