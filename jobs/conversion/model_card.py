@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from jobs.contract.stage_specs import ModelSpec, TrainingSpec, VocabularySpec
-from jobs.conversion.run_facts import Corpus, Losses, RunFacts, Score
+from jobs.conversion.run_facts import Corpus, Cost, Losses, RunFacts, Score
 
 UNKNOWN = "not recorded"
 
@@ -268,7 +268,22 @@ def training(card: CardInput) -> str:
         return "None: these are the weights before the first step."
     spec = card.facts.training
     recipe = table(recipe_rows(spec)) if spec else f"The recipe is {UNKNOWN}."
-    return f"{recipe}\n\n{table(loss_rows(card.facts.losses))}"
+    cost = table(cost_rows(card.facts.cost)) if card.facts.cost else ""
+    return "\n\n".join(filter(None, (recipe, table(loss_rows(card.facts.losses)), cost)))
+
+
+def cost_rows(cost: Cost) -> Iterator[tuple[str, str]]:
+    """Yield time, energy and emissions of the training."""
+    found = cost.footprint
+    yield "GPU-hours, interrupted attempts included", f"{found.gpu_hours:,.1f}"
+    if found.kwh is None:
+        yield "energy", UNKNOWN
+        return
+    how = {"counter": "the GPUs' counters", "power": "the GPUs' power over time"}[cost.source]
+    overhead = f", a PUE of {cost.pue:g}" if cost.pue else ", GPUs alone"
+    yield "energy", f"{found.kwh:,.1f} kWh ({how}{overhead})"
+    if found.kg_co2 is not None:
+        yield "emissions", f"{found.kg_co2:,.1f} kg CO2 equivalent"
 
 
 def recipe_rows(spec: TrainingSpec) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from jobs.contract import done_markers, specs
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import EventLog
 from jobs.contract.files import read_small
 from jobs.contract.metrics_log import MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
@@ -25,6 +27,7 @@ from jobs.contract.stage_specs import (
     PretrainSpec,
     TrainingSpec,
 )
+from jobs.contract.units import JOULES_PER_KWH, Footprint
 from jobs.data import corpora
 
 AVERAGED_STEPS = 100
@@ -73,6 +76,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """The GPUs' time and energy of a training so far, interrupted attempts included."""
+
+    footprint: Footprint
+    source: str
+    """Of the energy: ``counter``, or ``power`` where it is power times time; empty without."""
+    pue: float | None
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """The records of a run that describe a model of it."""
 
@@ -87,6 +100,8 @@ class RunFacts:
     corpus: Corpus | None
     losses: Losses
     scores: tuple[Score, ...]
+    cost: Cost | None = None
+    """None without GPUs."""
 
 
 def gather(run: RunDir, step: int, model: str = "") -> RunFacts:
@@ -106,6 +121,27 @@ def gather(run: RunDir, step: int, model: str = "") -> RunFacts:
         else corpus(run, training if isinstance(training, PretrainSpec) else None),
         losses=losses(run, stage, index, step),
         scores=tuple(score for score in scores(run, model) if score.step in (0, step)),
+        cost=cost(run, stage, index, record.get("cluster") or {}),
+    )
+
+
+def cost(run: RunDir, stage: str, index: int, cluster: Mapping[str, Any]) -> Cost | None:
+    """Return the cost of a training, of the attempts that have ended; its energy is known where
+    that of each is.
+    """
+    task = specs.read_task(run, stage, index)
+    if task is None or not task.gpus_per_node:
+        return None
+    exits = RunHistory.of(EventLog(run).read_new()).task(stage, index).exits
+    seconds = sum(ending.ended - ending.started for ending in exits)
+    energies = [ending.energy_j for ending in exits if ending.energy_j is not None]
+    kwh = sum(energies) / JOULES_PER_KWH if energies and len(energies) == len(exits) else None
+    sources = {ending.energy_source for ending in exits}
+    accounting = cluster.get("accounting") or {}
+    return Cost(
+        Footprint.of(seconds / 3600 * task.nodes * task.gpus_per_node, kwh, accounting),
+        "" if kwh is None else "counter" if sources == {"counter"} else "power",
+        accounting.get("pue"),
     )
 
 

@@ -287,6 +287,14 @@ def time_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
         rows.append(("node-hours", f"{times['node_hours']:,.2f}", None, None))
     if times["gpu_hours"]:
         rows.append(("GPU-hours", f"{times['gpu_hours']:,.2f}", None, None))
+    usage = results["usage"]
+    for label, key, unit in (
+        ("energy", "kwh", "kWh"),
+        ("emissions", "kg_co2", "kg CO2"),
+        ("cost", "price", usage["currency"] or ""),
+    ):
+        if usage[key] is not None:
+            rows.append((label, f"{usage[key]:,.2f} {unit}".rstrip(), None, None))
     return rows
 
 

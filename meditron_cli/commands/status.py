@@ -128,6 +128,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     models = finetuned.models(run, view, times)
     print_facts(full)
     print_tables(full, models)
+    print_alarms(run)
     print_pending(run, view)
     print_unconfirmed(full)
     print_blocked(full, stuck)
@@ -168,6 +169,7 @@ def score_warnings(run: RunDir) -> list[str]:
 def to_json(full: RunDetail) -> dict[str, Any]:
     """Return the run as ``status RUN --json`` prints it."""
     from meditron_cli.reporting import finetuned, report, speed
+    from meditron_cli.reporting.health import alarms, usage
 
     measured = speed.newest(full.times.steps)
     return {
@@ -188,12 +190,15 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "checkpoint_step": checkpoint_step(full.run, full.view),
         "warnings": score_warnings(full.run),
         "models": finetuned.models(full.run, full.view, full.times),
+        "usage": usage.of_run(full.run, full.record, full.times).to_json(),
+        "alarms": [alarm.to_json() for alarm in alarms.of_run(full.run)],
     }
 
 
 def print_facts(full: RunDetail) -> None:
     """Print the facts about the whole run, one per line."""
     from meditron_cli.reporting import report, speed, tables
+    from meditron_cli.reporting.health import usage
 
     measured = speed.newest(full.times.steps)
     step = checkpoint_step(full.run, full.view)
@@ -207,6 +212,7 @@ def print_facts(full: RunDetail) -> None:
         ("left", duration(full.view.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
         ("used", tables.hours_text(full.times)),
+        ("energy and cost", usage.of_run(full.run, full.record, full.times).text),
         ("resumes from", None if step is None else f"the checkpoint of step {step}"),
         ("problem", full.view.problem or None),
         ("last interruption", last_interruption(full)),
@@ -277,6 +283,28 @@ def print_tables(full: RunDetail, models: Sequence[dict[str, Any]]) -> None:
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
+
+
+def print_alarms(run: RunDir) -> None:
+    """Print the newest alarm of each kind and node."""
+    from meditron_cli.reporting import tables
+    from meditron_cli.reporting.health import alarms
+
+    found = alarms.newest(alarms.of_run(run))
+    if found:
+        console.data("\nalarms")
+        console.table(
+            alarms.COLUMNS,
+            [
+                (
+                    tables.moment(alarm.time),
+                    f"{alarm.verdict} {alarm.code}",
+                    alarm.node or f"{alarm.stage} attempt {alarm.attempt}",
+                    alarm.message,
+                )
+                for alarm in found
+            ],
+        )
 
 
 def print_pending(run: RunDir, view: RunView) -> None:

@@ -22,6 +22,7 @@ from meditron_cli.reporting import (
     speed,
     token_statistics,
 )
+from meditron_cli.reporting.health import alarms, usage
 from meditron_cli.reporting.published import FAMILIES
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
@@ -84,6 +85,8 @@ def gather(
         "contamination": comparisons.contamination(run, found),
         "judged": judged.of_run(run),
         **times.to_json(),
+        "usage": usage.of_run(run, record, times).to_json(),
+        "alarms": [alarm.to_json() for alarm in alarms.of_run(run)],
         "goodput": times.goodput,
         "errors": [
             {"stage": error.stage, "task": error.index, "message": error.message}

@@ -10,9 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from jobs.contract.stage_specs import OptimizerSpec, ParallelSpec, PretrainSpec
+from jobs.contract.units import Footprint
 from jobs.conversion import model_card
 from jobs.conversion.model_card import UNKNOWN, CardInput
-from jobs.conversion.run_facts import Corpus, Losses, RunFacts, Score
+from jobs.conversion.run_facts import Corpus, Cost, Losses, RunFacts, Score
 
 from ...model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
@@ -156,6 +157,23 @@ def test_scores_stand_beside_those_before_training():
 
     assert "| medqa | 3 | 1,273 | 28.7 % | 26.3 % to 31.2 % | 20.0 % | 29.1 % |" in text
     assert f"| pubmedqa | 3 | 500 | 69.3 % | 65.1 % to 73.2 % | 33.3 % | {UNKNOWN} |" in text
+
+
+def test_the_cost_of_a_training_is_shown():
+    accounting = {"pue": 1.1, "kg_co2_per_kwh": 0.016, "price_per_gpu_hour": 1.5}
+    cost = Cost(Footprint.of(42_496, 27_622, accounting), "counter", 1.1)
+    facts = dataclasses.replace(CARD.facts, cost=cost)
+
+    found = rows(model_card.render(dataclasses.replace(CARD, facts=facts)))
+
+    assert found["GPU-hours, interrupted attempts included"] == "42,496.0"
+    assert found["energy"] == "30,384.2 kWh (the GPUs' counters, a PUE of 1.1)"
+    assert found["emissions"] == "486.1 kg CO2 equivalent"
+
+    unknown = dataclasses.replace(CARD.facts, cost=Cost(Footprint.of(8, None, {}), "", None))
+    found = rows(model_card.render(dataclasses.replace(CARD, facts=unknown)))
+    assert (found["energy"], "emissions" in found) == (UNKNOWN, False)
+    assert "energy" not in rows(model_card.render(CARD))
 
 
 def test_what_has_no_record_is_shown_as_not_recorded():

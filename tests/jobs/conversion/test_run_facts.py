@@ -12,6 +12,7 @@ from jobs.conversion import run_facts
 from jobs.conversion.run_facts import Corpus, Losses, Score
 
 from ... import metric_lines
+from ...meditron_cli.task_records import TaskRecords
 from ...model_specs import corpus_spec
 from ...plans import plan_of
 
@@ -165,3 +166,21 @@ def test_a_finetuned_model_is_described_by_its_own_training(trained):
     assert own.scores == ()
     assert other.training != own.training
     assert other.losses.training != 0.5
+
+
+def test_the_cost_is_that_of_all_attempts_on_gpus(trained):
+    assert run_facts.gather(trained, 60).cost is None
+
+    task = dataclasses.replace(specs.load_task(trained, "pretrain", 0), gpus_per_node=8, nodes=2)
+    write_json(trained.spec("pretrain", 0), specs.to_json(task))
+    records = TaskRecords(trained, 1_700_000_000.0)
+    for attempt, source in ((1, "power"), (2, "counter")):
+        records.start(attempt, 100.0)
+        records.exit(attempt, 3600, "crash", "requeue", energy_j=3.6e6, energy_source=source)
+
+    cost = run_facts.gather(trained, 60).cost
+
+    assert (cost.footprint.gpu_hours, cost.footprint.kwh, cost.source) == (32.0, 2.0, "power")
+    records.start(3, 200.0)
+    records.exit(3, 3600, "crash", "requeue")
+    assert run_facts.gather(trained, 60).cost.footprint.kwh is None

@@ -1,0 +1,1 @@
+"""What the monitors of the nodes saw of a run: alarms, findings, energy."""
