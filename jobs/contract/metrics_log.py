@@ -219,6 +219,33 @@ class KeptLine(_CommitLine):
     """For which training waited."""
 
 
+@dataclass(frozen=True, slots=True)
+class HealthLine:
+    """The GPUs of all nodes while a step was trained, as their monitors read them."""
+
+    kind: ClassVar[str] = "health"
+
+    step: int
+    gpus: int = field(metadata={"key": "health"})
+    """Number of GPUs that were read."""
+    utilisation: float | None
+    """Per cent, the mean."""
+    power_w: float | None
+    """Watts, of all together."""
+    temperature: float | None
+    """Degrees Celsius, of the hottest."""
+    sm_clock_mhz: float | None
+    """Of the slowest."""
+    memory_bytes: float | None
+    """Of the fullest."""
+    energy_j: float
+    """Joules of all since the attempt began."""
+    findings: int
+    """Warnings and worse that hold at this time."""
+    time: float
+    attempt: int
+
+
 MetricLine = (
     StepLine
     | PeriodLine
@@ -228,6 +255,7 @@ MetricLine = (
     | SnapshotLine
     | SaveLine
     | KeptLine
+    | HealthLine
 )
 
 LINE_TYPES: dict[str, type[MetricLine]] = {
@@ -239,6 +267,7 @@ LINE_TYPES: dict[str, type[MetricLine]] = {
     "snapshot": SnapshotLine,
     "save": SaveLine,
     "kept": KeptLine,
+    "health": HealthLine,
 }
 """By the key that lines of this type have; a period has a loss too, so it is looked for first."""
 

@@ -12,6 +12,7 @@ Layout (``RUN`` is the run's folder; docs/run-directory.md describes every file)
                                                rank-exit-<task>-<rank>.json; after a hang
                                                stack-dump-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    progress of a running task, overwritten
+    RUN/stages/<stage>/health.json             newest readings of a training's nodes, overwritten
     RUN/stages/<stage>/spikes/                 evidence of each spike of a training
     RUN/stages/<stage>/locks/<task>            locked while an attempt of the task runs
     RUN/corpus  tokens  checkpoints  tensorboard  profiles  evaluations
@@ -154,6 +155,10 @@ class RunDir:
     def sync_lock(self, stage: str, tracker: str, index: int = 0) -> Path:
         """Return the lock of the replay of a training's metrics into a tracker."""
         return self.root / f"stages/{stage}/sync-{tracker}{_suffix(index)}.lock"
+
+    def health(self, stage: str, index: int = 0) -> Path:
+        """Return the path of the newest readings of a training's nodes, overwritten."""
+        return self.root / f"stages/{stage}/health{_suffix(index)}.json"
 
     def spikes(self, stage: str, index: int = 0) -> Path:
         """Return the folder of what is known of a training's spikes, one file per step."""

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from jobs.contract.files import naming, open_lines
+from jobs.contract.files import naming, open_lines, read_small
 from jobs.contract.metrics_log import (
     NEWEST_STEPS,
     SLOW,
+    HealthLine,
     KeptLine,
     MetricLine,
     MetricsLog,
@@ -23,12 +24,13 @@ from jobs.contract.metrics_log import (
     StepLine,
     ValidationLine,
     counted_steps,
+    from_json,
     perplexity,
     quantile,
     to_json,
 )
 from jobs.contract.stage_specs import TrainingSpec
-from jobs.contract.units import GIB
+from jobs.contract.units import GIB, JOULES_PER_KWH
 from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class Reporter:
         self._step_seconds: deque[float] = deque(maxlen=NEWEST_STEPS)
         self._checkpoint_seconds = self._validation_seconds = 0.0
         """For which training waited since then."""
+        self._health_time = 0.0
+        """Of the newest readings on record."""
 
     def open(self, step: int) -> None:
         """Open the files after a step; TensorBoard drops points of earlier attempts beyond it."""
@@ -163,6 +167,25 @@ class Reporter:
         self._period = []
         self._checkpoint_seconds = self._validation_seconds = 0.0
         self._plot(line.step, plotted(line))
+        self.health(line.step)
+
+    def health(self, step: int) -> None:
+        """Record the newest readings of the nodes' monitors, once each."""
+        if self._file is None:
+            return
+        task = self.context.task
+        found = read_small(self.context.run.health(task.stage, task.index))
+        try:
+            line = from_json({**found, "step": step})
+        except ValueError:  # there is none, or another version wrote it
+            return
+        if not isinstance(line, HealthLine) or line.attempt != self.context.attempt:
+            return
+        if line.time <= self._health_time:
+            return
+        self._health_time = line.time
+        self._write(line)
+        self._plot(step, plotted_health(line))
 
     def _utilisation(
         self, steps: Sequence[StepLine], seconds: float, *, attention: bool
@@ -288,6 +311,22 @@ def plotted(line: PeriodLine) -> dict[str, float]:
         "seconds/checkpoint": line.checkpoint,
         "seconds/validation": line.validation,
         "peak memory in GiB": line.memory_bytes / GIB,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def plotted_health(line: HealthLine) -> dict[str, float]:
+    """Return the values of the GPUs by their names in TensorBoard."""
+    values = {
+        "GPUs/utilisation in per cent": line.utilisation,
+        "GPUs/power of all in kW": None if line.power_w is None else line.power_w / 1000,
+        "GPUs/temperature of the hottest": line.temperature,
+        "GPUs/clock of the slowest in MHz": line.sm_clock_mhz,
+        "GPUs/memory of the fullest in GiB": (
+            None if line.memory_bytes is None else line.memory_bytes / GIB
+        ),
+        "GPUs/energy of the attempt in kWh": line.energy_j / JOULES_PER_KWH,
+        "GPUs/findings": float(line.findings),
     }
     return {name: value for name, value in values.items() if value is not None}
 

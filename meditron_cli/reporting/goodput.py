@@ -16,6 +16,7 @@ from math import fsum
 from typing import Any, NamedTuple
 
 from jobs.contract.metrics_log import (
+    HealthLine,
     KeptLine,
     MetricLine,
     PeriodLine,
@@ -128,7 +129,7 @@ def work_of(lines: Sequence[MetricLine]) -> list[Work]:
     counted = {id(line) for line in counted_steps(lines).trained}
     work = []
     for line in lines:
-        if isinstance(line, PeriodLine | SpikeLine):
+        if isinstance(line, PeriodLine | SpikeLine | HealthLine):
             continue
         is_lost = isinstance(line, StepLine) and id(line) not in counted
         bucket = "redone" if is_lost else WORK_OF[line.kind]

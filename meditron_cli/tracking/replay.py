@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jobs.contract.metrics_log import (
+    HealthLine,
     KeptLine,
     MetricLine,
     MetricsLog,
@@ -107,13 +108,13 @@ def points(lines: Sequence[MetricLine], position: int) -> Iterator[Point]:
 
 def count(lines: Sequence[MetricLine]) -> list[bool]:
     """Return whether each line counts: no later line trains or skips its step, or one before it,
-    again. A save was made, whatever became of its checkpoint.
+    again. A save was made, whatever became of its checkpoint, and a GPU was as hot.
     """
     counted = [True] * len(lines)
     lowest = math.inf
     for number in reversed(range(len(lines))):
         line = lines[number]
-        if not isinstance(line, SnapshotLine | SaveLine | KeptLine):
+        if not isinstance(line, SnapshotLine | SaveLine | KeptLine | HealthLine):
             counted[number] = line.step < lowest
         if isinstance(line, StepLine | SkipLine):
             lowest = min(lowest, line.step)

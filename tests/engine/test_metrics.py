@@ -10,15 +10,28 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs.checkpoints import manifest
 from jobs.contract.files import read_json, write_json
+from jobs.contract.metrics_log import HealthLine, MetricsLog
 from jobs.conversion.sharded_reader import ShardedReader
 
 pytestmark = pytest.mark.engine
+
+HEALTH = {
+    "health": 16,
+    "utilisation": 97.5,
+    "power_w": 5500.0,
+    "temperature": 71.0,
+    "sm_clock_mhz": None,
+    "memory_bytes": 6e10,
+    "energy_j": 1e6,
+    "findings": 0,
+}
 
 
 def test_a_period_has_speed_memory_norms_and_time_by_part(make_run, layout):
     run = make_run(train_steps=12, parallel=layout(data=2))
     path = run.files.spec("pretrain", 0)
     write_json(path, {**read_json(path), "peak_tflops": 0.001})
+    write_json(run.files.health("pretrain"), {"time": 7.0, "attempt": 1, **HEALTH})
 
     run.finish()
 
@@ -46,6 +59,26 @@ def test_a_period_has_speed_memory_norms_and_time_by_part(make_run, layout):
     assert {"perplexity/train", "perplexity/validation", "MFU/with attention"} <= set(
         plots.Tags()["scalars"]
     )
+    lines = MetricsLog(run.files, "pretrain").read_new()
+    health = [line for line in lines if isinstance(line, HealthLine)]
+    assert [(line.step, line.gpus, line.power_w) for line in health] == [(10, 16, 5500.0)]
+    (power,) = plots.Scalars("GPUs/power of all in kW")
+    assert (power.step, power.value) == (10, 5.5)
+    assert "GPUs/clock of the slowest in MHz" not in plots.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"format": 3, "time": 8', '{"format": 3, "time": 8.0, "attempt": 1, "health": 8}']
+)
+def test_readings_of_nodes_that_cannot_be_read_are_left_out(make_run, content):
+    run = make_run(train_steps=2)
+    run.files.health("pretrain").parent.mkdir(parents=True, exist_ok=True)
+    run.files.health("pretrain").write_text(content)
+
+    run.finish()
+
+    lines = MetricsLog(run.files, "pretrain").read_new()
+    assert not [line for line in lines if isinstance(line, HealthLine)]
 
 
 def test_utilisation_is_not_known_without_a_peak(make_run):

@@ -106,11 +106,23 @@ class NodeSummary:
             self._gpus.setdefault(gpu.index, GpuSummary(gpu, sample.time)).add(gpu, sample.time)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the summaries of all GPUs, and their energy."""
+        """Return the summaries of all GPUs, their energy, and the newest readings."""
         gpus = list(self._gpus.values())
         return {
             "samples": self.samples,
+            "newest": [newest(gpu.newest) for gpu in gpus],
             "energy_j": round(sum(gpu.joules for gpu in gpus), 1),
             "energy_source": "counter" if all(gpu.by_counter for gpu in gpus) else "power",
             "gpus": [gpu.to_json() for gpu in gpus],
         }
+
+
+NEWEST = ("utilisation", "power", "temperature", "memory_temperature", "sm_clock")
+
+
+def newest(gpu: Gpu) -> dict[str, Any]:
+    """Return the newest readings of a GPU in its probes' units; None for one that was not read."""
+    values = {name: getattr(gpu, name) for name in NEWEST}
+    plain = {name: None if isinstance(v, Unknown) else v for name, v in values.items()}
+    used = gpu.memory.used if isinstance(gpu.memory, GpuMemory) else None
+    return {"index": gpu.index, **plain, "memory_used": used}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jobs.contract import metrics_log, specs
+from jobs.contract.files import write_json
 from jobs.contract.outcomes import Alarm, HealthRequest, NodeFinding
 from jobs.health.monitor import records
 from jobs.runtime.log import log
@@ -117,8 +118,23 @@ class HealthWatch:
         if now < self._training_due:
             return
         self._training_due = now + TRAINING_SECONDS
+        self._write_readings(now, reports)
         for alarm in self._training_alarms(now):
             self._alarms.add(alarm)
+
+    def _write_readings(self, now: float, reports: list[dict[str, Any]]) -> None:
+        """Write the newest readings for rank 0, which has them in its metrics
+        (``jobs.engine.reporter``).
+        """
+        values = readings(reports)
+        if values is None:
+            return
+        attempt = self._attempt
+        path = attempt.run.health(attempt.stage, attempt.index)
+        try:
+            write_json(path, {"time": now, "attempt": attempt.number, **values})
+        except OSError as error:
+            log(f"{path} could not be written: {error.strerror}")
 
     def _training_alarms(self, now: float) -> Iterator[Alarm]:
         metrics = self._metrics()
@@ -182,6 +198,32 @@ def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
                 yield Alarm(
                     item["code"], records.message(item), item["verdict"], report["node"], key
                 )
+
+
+def readings(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the newest readings of all GPUs together, with the keys of a
+    ``metrics_log.HealthLine``; None without a GPU.
+    """
+    gpus = [gpu for report in reports for gpu in report["newest"]]
+    if not gpus:
+        return None
+
+    def known(name: str) -> list[float]:
+        return [gpu[name] for gpu in gpus if gpu[name] is not None]
+
+    utilisation, power = known("utilisation"), known("power")
+    return {
+        "health": len(gpus),
+        "utilisation": statistics.fmean(utilisation) if utilisation else None,
+        "power_w": sum(power) / 1000 if power else None,
+        "temperature": max(known("temperature"), default=None),
+        "sm_clock_mhz": min(known("sm_clock"), default=None),
+        "memory_bytes": max(known("memory_used"), default=None),
+        "energy_j": sum(report["energy_j"] for report in reports),
+        "findings": sum(
+            item["verdict"] in REPORTED for report in reports for item in report["now"]
+        ),
+    }
 
 
 def paces(reports: list[dict[str, Any]]) -> Iterator[RankPace]:

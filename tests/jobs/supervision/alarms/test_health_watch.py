@@ -10,8 +10,15 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.events import read_events
-from jobs.contract.files import write_json
-from jobs.contract.metrics_log import MetricsSummary, SaveLine, SpikeLine, StepLine
+from jobs.contract.files import read_json, write_json
+from jobs.contract.metrics_log import (
+    HealthLine,
+    MetricsSummary,
+    SaveLine,
+    SpikeLine,
+    StepLine,
+    from_json,
+)
 from jobs.contract.outcomes import HealthRequest, NodeFinding
 from jobs.contract.specs import TaskSpec
 from jobs.contract.stage_specs import ParallelSpec
@@ -38,6 +45,7 @@ class Attempt:
     summary: MetricsSummary = field(default_factory=MetricsSummary)
     paces: dict[int, list[float]] = field(default_factory=dict)
     """Steps, seconds, data and communication so far, by rank; rank r is on node r."""
+    newest: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self, node: str, *findings: tuple[str, str, int | None]) -> None:
         """Write the report of a node: verdict, code and GPU of each finding."""
@@ -58,7 +66,8 @@ class Attempt:
             for rank, pace in self.paces.items()
             if f"node{rank:02d}" == node
         ]
-        write_json(path, {"node": node, "findings": items, "ranks": ranks})
+        value = {"node": node, "findings": items, "now": items, "ranks": ranks}
+        write_json(path, {**value, "newest": self.newest, "energy_j": 500.0})
 
     def save(self, step: int) -> None:
         self.summary.add([metric_lines.save(step)])
@@ -249,6 +258,25 @@ def test_alarms_about_the_training_are_recorded_once(attempt: Attempt) -> None:
     attempt.later(watch, TRAINING_SECONDS + 1)
 
     assert [code for _, code, _ in attempt.alarms()] == ["slow_storage", "goodput", "loss_spike"]
+
+
+def test_the_newest_readings_of_all_nodes_are_written_for_rank_0(attempt: Attempt) -> None:
+    gpu = {"utilisation": 90, "power": 300_000, "temperature": 60, "sm_clock": 1400}
+    attempt.newest = [
+        {**gpu, "memory_used": 5},
+        {**gpu, "power": None, "temperature": 70, "sm_clock": 1300, "memory_used": None},
+    ]
+    attempt.report("node00", ("WARN", "throttle", 0))
+    attempt.report("node01")
+    watch = attempt.watch()
+
+    attempt.later(watch)
+
+    found = read_json(attempt.ref.run.health("pretrain"))
+    line = from_json({**found, "step": 7})
+    assert line == HealthLine(
+        7, 4, 90.0, 600.0, 70.0, 1300.0, 5.0, 1000.0, 1, attempt.now, attempt=1
+    )
 
 
 def test_a_task_that_does_not_train_is_watched_for_its_nodes_alone(attempt: Attempt) -> None:
