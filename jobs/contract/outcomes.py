@@ -160,7 +160,7 @@ class Alarm:
     node: str = ""
     """Empty where it concerns no single node."""
     key: str = ""
-    """Tells alarms of one code apart: a GPU, a port, a step."""
+    """Distinguishes alarms of one code: a GPU, a port, a step."""
 
     @property
     def sentence(self) -> str:

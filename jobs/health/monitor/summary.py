@@ -9,8 +9,8 @@ from jobs.health.sample import Gpu, GpuMemory, Sample, Unknown
 
 MILLI = 1000.0
 LONGEST_GAP_SECONDS = 120.0
-"""Between two samples for which the power of the newer one counts: a reader that was stuck says
-nothing about the time between."""
+"""Between two samples for which the power of the newer one counts: a reader that was stuck does
+not know the time between."""
 
 
 @dataclass

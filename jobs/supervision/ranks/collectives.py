@@ -63,7 +63,7 @@ class FlightRecord:
 
 @dataclass(frozen=True)
 class CollectiveHang:
-    """Why ranks wait in a collective."""
+    """The reason for which ranks wait in a collective."""
 
     sentence: str
     ranks: tuple[int, ...] = ()
@@ -95,7 +95,7 @@ def find_hang(records: Iterable[FlightRecord], world_size: int) -> CollectiveHan
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Who entered a collective that is not finished."""
+    """The ranks that entered a collective which is not finished."""
 
     call: Call
     since: float

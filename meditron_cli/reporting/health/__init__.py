@@ -1,1 +1,1 @@
-"""What the monitors of the nodes saw of a run: alarms, findings, energy."""
+"""Reports of the node monitors about a run: alarms, energy."""

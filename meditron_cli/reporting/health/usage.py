@@ -19,7 +19,7 @@ from meditron_cli.runs.record import RunRecord
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run has used so far."""
+    """The energy and cost of a run so far."""
 
     footprint: Footprint
     joules: float | None

@@ -50,7 +50,7 @@ def brief(findings: Iterable[HealthFinding]) -> list[tuple[str, str, int | None]
 
 
 def on_gpu(count: int, *gpus: int, last: int | None = None, **readings: object) -> Series:
-    """A series in which some GPUs have these readings, throughout or in the last samples."""
+    """Return a series in which some GPUs have these readings, throughout or in the last samples."""
     series = steady(count)
     start = 0 if last is None else count - last
     return [
@@ -59,12 +59,12 @@ def on_gpu(count: int, *gpus: int, last: int | None = None, **readings: object) 
 
 
 def rising(count: int, name: str, step: int) -> Series:
-    """A series in which a counter of GPU 1 rises."""
+    """Return a series in which a counter of GPU 1 rises."""
     return [with_gpus(one, 1, **{name: step * n}) for n, one in enumerate(steady(count))]
 
 
 def slowed(share: float, field: str) -> Series:
-    """A series in which GPU 1 was held back for a share of the time."""
+    """Return a series in which GPU 1 was held back for a share of the time."""
     nothing = dataclasses.asdict(SlowTime(0, 0, 0, 0))
     return [
         with_gpus(one, 1, slow_time=SlowTime(**{**nothing, field: int(share * 15e9 * n)}))
@@ -73,7 +73,7 @@ def slowed(share: float, field: str) -> Series:
 
 
 def bits(share: float) -> Series:
-    """A series without times, in which GPU 1 is held back in a share of the samples."""
+    """Return a series without times, in which GPU 1 is held back in a share of the samples."""
     series = on_gpu(WINDOW, 0, 1, 2, 3, slow_time=Unknown("not supported", 3))
     marked = round(share * WINDOW)
     return [
@@ -83,7 +83,7 @@ def bits(share: float) -> Series:
 
 
 def linked(bad: int) -> Series:
-    """A series in which the links of GPU 1 replay in the last intervals."""
+    """Return a series in which the links of GPU 1 replay in the last intervals."""
     return [
         with_gpus(one, 1, link_errors=LinkErrors(max(0, n - (WINDOW - 1 - bad)), 0, 0))
         for n, one in enumerate(steady(WINDOW))

@@ -1,4 +1,4 @@
-"""What the reports of node monitors and the metrics of a training lead to."""
+"""Alarms and requests from the reports of node monitors and the metrics of a training."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_each_finding_is_an_alarm_once_and_again_when_it_is_worse(attempt: Attem
 
 
 def steps(count: int, seconds: float, every: float, end: float) -> list[StepLine]:
-    """The newest steps of an attempt: their time, and that from one to the next."""
+    """Return the newest steps of an attempt: their time, and that from one to the next."""
     return [
         metric_lines.step(n + 1, seconds=seconds, time=end - every * (count - 1 - n))
         for n in range(count)

@@ -25,7 +25,7 @@ USUAL: Parts = (1.0, 0.02, 0.2)
 def detect(
     windows: list[Mapping[int, Parts]], stage_of: Callable[[int], int] = lambda rank: 0
 ) -> StragglerDetector:
-    """A detector after some windows of 25 steps; four ranks are on a node."""
+    """Return a detector after some windows of 25 steps; four ranks are on a node."""
     detector, sums = StragglerDetector(stage_of), {rank: [0, 0.0, 0.0, 0.0] for rank in windows[0]}
     now = 0.0
     detector.add(now, paces(sums))

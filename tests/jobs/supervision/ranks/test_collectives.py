@@ -1,4 +1,4 @@
-"""Which ranks the others wait for, from records as torch writes them."""
+"""The ranks for which the others wait, from records as torch writes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = {"0": "default_pg", "1": "TENSOR_MODEL_PARALLEL_GROUP", "2": "TENSOR_MOD
 
 
 def entry(group: str, number: int, *, done: bool = True, **changes: Any) -> dict[str, Any]:
-    """A collective in a record."""
+    """Return a collective in a record."""
     return {
         "process_group": [group, NAMES[group]],
         "collective_seq_id": number,
@@ -42,7 +42,7 @@ def entry(group: str, number: int, *, done: bool = True, **changes: Any) -> dict
 
 
 def dump(rank: int, *entries: Mapping[str, Any], groups: bool = True) -> dict[str, Any]:
-    """The record of a rank; over gloo it has no groups."""
+    """Return the record of a rank; over gloo it has no groups."""
     own = [name for name, members in GROUPS.items() if rank in members]
     last = {
         name: max([e["collective_seq_id"] for e in entries if e["process_group"][0] == name] or [0])
