@@ -19,7 +19,7 @@ LIGHT = tuple(
 )
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
-    "wandb", "lxml", "ftfy", "py3langid", "gigatoken", "transformers", "vllm",
+    "wandb", "prometheus_client", "lxml", "ftfy", "py3langid", "gigatoken", "transformers", "vllm",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 

@@ -63,6 +63,8 @@ class SiteSpec:
     """Compute nodes may call sbatch."""
     network_interface: str = ""
     """Of each node, on which ranks of several nodes meet; empty: that of the host's name."""
+    textfile_dir: str = ""
+    """Folder of each node for metrics of its monitor; empty for none."""
 
 
 @dataclass(frozen=True)

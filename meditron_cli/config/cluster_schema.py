@@ -242,6 +242,9 @@ class Cluster(Section):
     scratch_dir: Path | None = None
     """Fast folder for temporary files, local to each node or shared; default: the node's own.
     Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""
+    textfile_dir: Path | None = None
+    """Folder that node_exporter's textfile collector reads on each node, and that users may write
+    to: monitors of the nodes keep their readings there while a task runs."""
     slurm: Slurm = Slurm()
     """Slurm settings of the site."""
     health_skip: tuple[str, ...] = ()

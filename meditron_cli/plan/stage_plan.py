@@ -226,6 +226,7 @@ def stage_plan(
                 cluster.slurm.requeue,
                 cluster.slurm.submit_from_jobs,
                 cluster.environment.network_interface,
+                str(cluster.textfile_dir or ""),
             ),
         )
         for index, spec in enumerate(task_specs)

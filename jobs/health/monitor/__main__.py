@@ -14,18 +14,19 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract import rundir, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import write_json
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
 from jobs.health import preflight
 from jobs.health.findings import Expected, HealthFinding
-from jobs.health.monitor import records
+from jobs.health.monitor import prometheus, records
 from jobs.health.monitor.node_reader import PROBE_SECONDS, NodeReader
 from jobs.health.monitor.rules import NodeRules
 from jobs.health.monitor.summary import NodeSummary
@@ -95,6 +96,7 @@ class Monitor:
         """All so far, each with its worst verdict and its first time."""
         self._started = time.time()
         self._problem = ""
+        self._textfile = textfile(run, stage, index)
 
     def watch(self, stop: threading.Event, interval: float) -> None:
         """Sample the node until a stop is requested, or the attempt's folder is gone."""
@@ -105,6 +107,9 @@ class Monitor:
                 self._sample(events)
                 due = time.monotonic() + interval
             stop.wait(POLL_SECONDS)
+        if self._textfile is not None:
+            with suppress(OSError):  # its readings would stand for those of a job that is gone
+                self._textfile.unlink(missing_ok=True)
 
     def _sample(self, events: list[XidEvent]) -> None:
         sample, stuck = self._reader.read()
@@ -118,20 +123,18 @@ class Monitor:
         for finding in current:
             self._note(finding)
         ranks = self._ranks()
-        self._write(
-            {
-                "node": self._node,
-                "started": self._started,
-                "time": sample.time,
-                "now": [finding.to_json() for finding in current],
-                "findings": [finding.to_json() for finding in self._findings.values()],
-                "ranks": ranks,
-                "xid_listener": self._listener.problem.reason if self._listener.problem else "",
-                **self._summary.to_json(),
-                **overhead(),
-            },
-            records.sample_line(sample, ranks, events),
-        )
+        report = {
+            "node": self._node,
+            "started": self._started,
+            "time": sample.time,
+            "now": [finding.to_json() for finding in current],
+            "findings": [finding.to_json() for finding in self._findings.values()],
+            "ranks": ranks,
+            "xid_listener": self._listener.problem.reason if self._listener.problem else "",
+            **self._summary.to_json(),
+            **overhead(),
+        }
+        self._write(report, records.sample_line(sample, ranks, events))
 
     def _note(self, finding: HealthFinding) -> None:
         """Keep a finding with its first time; log it when it is new or worse than before."""
@@ -150,15 +153,35 @@ class Monitor:
         ]
 
     def _write(self, report: dict[str, Any], line: dict[str, Any]) -> None:
-        """Write the report and the line; log a problem of the storage once."""
+        """Write the report, the line and the metrics; log a problem once."""
         try:
             write_json(records.report_path(self._folder, self._index, self._node), report)
             self._log.append(line)
+            self._export(report)
         except OSError as error:
-            text = f"the node's health could not be written: {error.strerror}"
-            if text != self._problem:
-                log(text)
-            self._problem = text
+            self._log_problem(f"the node's health could not be written: {error.strerror}")
+        except ImportError:
+            self._log_problem("textfile_dir needs prometheus_client: pip install meditron[all]")
+
+    def _log_problem(self, text: str) -> None:
+        if text != self._problem:
+            log(text)
+        self._problem = text
+
+    def _export(self, report: dict[str, Any]) -> None:
+        """Write the metrics of node_exporter's textfile collector, where the site has it."""
+        if self._textfile is None:
+            return
+        run, stage, _, attempt = self._names
+        job = os.environ.get("SLURM_JOB_ID", "")
+        labels = {"run": run.name, "stage": stage, "attempt": str(attempt), "job": job}
+        prometheus.write(self._textfile, {**labels, "node": self._node}, report)
+
+
+def textfile(run: rundir.RunDir, stage: str, index: int) -> Path | None:
+    """Return the path of the metrics for node_exporter; None where the profile has no folder."""
+    folder = specs.load_task(run, stage, index).site.textfile_dir
+    return Path(folder) / f"meditron-{run.name}-{stage}-{index}.prom" if folder else None
 
 
 def overhead() -> dict[str, float]:

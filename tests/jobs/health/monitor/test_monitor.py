@@ -41,7 +41,8 @@ class Node:
 
     def start(self, readings: Mapping[str, object], *options: str, **health: Any) -> None:
         """Start the monitor, which samples some five times a second."""
-        task = task_spec("curate", curate_spec(), health=health)
+        site = specs.SiteSpec(textfile_dir=health.pop("textfile_dir", ""))
+        task = task_spec("curate", curate_spec(), health=health, site=site)
         write_json(self.run.spec("curate", 0), specs.to_json(task))
         write_readings(self.readings, readings)
         names = [str(self.run.root), "curate", "0", "1", "--interval", "0.2", *options]
@@ -211,6 +212,28 @@ def test_a_probe_that_hangs_is_a_finding_and_blocks_no_other(node: Node) -> None
     samples = list(records.read_samples(node.folder, 0, "node07"))
     assert samples[-1]["gpus"][0][2] == 350000
     assert samples[-1]["gpus"][1][2] is None
+
+
+def test_metrics_for_node_exporter_stand_while_the_monitor_runs(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "meditron-run-curate-0.prom"
+    node.start({"count": 1}, textfile_dir=str(tmp_path))
+    node.wait(lambda report: report["samples"] >= 2)
+    text = path.read_text()
+    node.stop()
+
+    assert 'meditron_gpu_power_watts{attempt="1",gpu="GPU-00000000-' in text
+    assert not path.exists()
+
+
+def test_a_folder_for_metrics_that_cannot_be_written_is_logged_once(
+    node: Node, tmp_path: Path
+) -> None:
+    node.start({"count": 1}, textfile_dir=str(tmp_path / "missing"))
+    node.wait(lambda report: report["samples"] >= 3)
+
+    log = node.stop()
+
+    assert log == "the node's health could not be written: No such file or directory\n"
 
 
 def test_a_driver_that_starts_later_is_read_then(node: Node) -> None:

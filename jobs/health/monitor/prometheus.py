@@ -1,0 +1,90 @@
+"""Write a node's newest readings for node_exporter's textfile collector.
+
+Names and units follow prometheus.io/docs/practices/naming; prometheus_client is imported where it
+is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MILLI = 1e-3
+MEGA = 1e6
+PER_CENT = 1e-2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of each GPU or rank: the key of a report, and the factor to the metric's unit."""
+
+    name: str
+    text: str
+    key: str
+    factor: float = 1.0
+
+
+GPU_METRICS = (
+    Metric(
+        "meditron_gpu_utilisation_ratio", "Time in which a kernel ran.", "utilisation", PER_CENT
+    ),
+    Metric("meditron_gpu_power_watts", "Power.", "power", MILLI),
+    Metric("meditron_gpu_temperature_celsius", "Temperature of the chip.", "temperature"),
+    Metric(
+        "meditron_gpu_memory_temperature_celsius", "Temperature of memory.", "memory_temperature"
+    ),
+    Metric("meditron_gpu_sm_clock_hertz", "Clock of the multiprocessors.", "sm_clock", MEGA),
+    Metric("meditron_gpu_memory_used_bytes", "Memory in use.", "memory_used"),
+    Metric("meditron_gpu_energy_joules", "Energy since the attempt began.", "energy_j"),
+)
+RANK_METRICS = (
+    Metric("meditron_rank_steps", "Steps since the attempt began.", "steps"),
+    Metric("meditron_rank_step_seconds", "Time of these steps.", "seconds"),
+    Metric("meditron_rank_data_seconds", "Part in which the rank waited for samples.", "data"),
+    Metric(
+        "meditron_rank_communication_seconds",
+        "Part from the end of the backward pass to the reduced gradients.",
+        "communication",
+    ),
+)
+FINDINGS = "meditron_node_findings"
+
+NAMES = frozenset({*(m.name for m in (*GPU_METRICS, *RANK_METRICS)), FINDINGS})
+"""All metrics."""
+
+
+def write(path: Path, labels: Mapping[str, str], report: Mapping[str, Any]) -> None:
+    """Replace the file with the readings of a report (``jobs.health.monitor.records``).
+
+    Args:
+        path: ends in ``.prom``.
+        labels: of every metric: run, stage, attempt, job and node.
+
+    Raises:
+        ImportError: prometheus_client is not installed.
+        OSError: the file cannot be written.
+    """
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+    energies = {gpu["index"]: gpu["energy_j"] for gpu in report["gpus"]}
+    uuids = {gpu["index"]: gpu["uuid"] or str(gpu["index"]) for gpu in report["gpus"]}
+    gpus = [{**gpu, "energy_j": energies[gpu["index"]]} for gpu in report["newest"]]
+
+    def add(metric: Metric, label: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        gauge = Gauge(metric.name, metric.text, (*labels, label), registry=registry)
+        for name, row in rows:
+            if row[metric.key] is not None:
+                gauge.labels(**labels, **{label: name}).set(row[metric.key] * metric.factor)
+
+    for metric in GPU_METRICS:
+        add(metric, "gpu", ((uuids[gpu["index"]], gpu) for gpu in gpus))
+    for metric in RANK_METRICS:
+        add(metric, "rank", ((str(rank["rank"]), rank) for rank in report["ranks"]))
+    names = (*labels, "code", "verdict")
+    findings = Gauge(FINDINGS, "Findings that hold now.", names, registry=registry)
+    for item in report["now"]:
+        findings.labels(**labels, code=item["code"], verdict=item["verdict"]).inc()
+    write_to_textfile(str(path), registry)
