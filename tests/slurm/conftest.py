@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from .. import bench
 from . import faults
 from .cluster import Cluster, ClusterError, ensure_installed, remove_orphans
 from .faults import Laboratory, Truth
@@ -17,6 +18,8 @@ from .faults import Laboratory, Truth
 # Not TMPDIR, which may be long: the paths of Unix sockets hold only some 100 characters.
 PARENT = Path("/tmp")
 PREFIX = "meditron-slurm-"
+FAULTS = 12
+"""Least number of faults of which the accuracy is recorded."""
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +99,14 @@ def pytest_terminal_summary(
         terminalreporter.section("faults: seconds to detect and to resume, steps trained again")
         for line in faults.table(rows):
             terminalreporter.write_line(line)
+        figures = faults.accuracy(rows)
+        terminalreporter.section(f"diagnoses of {len(rows)} faults")
+        for line in faults.confusion(rows):
+            terminalreporter.write_line(line)
+        for name, value in figures.items():
+            terminalreporter.write_line(f"{name}: {value:.3f}")
+        for row in rows:
+            if (row.cause, row.excluded) != (row.injected, row.blamed):
+                terminalreporter.write_line(f"differs: {row}")
+        if len(rows) >= FAULTS:
+            bench.record(figures)

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,14 @@ class Row:
     """One line of the table: a fault and its outcome."""
 
     fault: str
+    injected: str
+    """The root cause that the fault has."""
     cause: str
     """As the attempt's exit record names it."""
+    blamed: str
+    """The node at fault, which the next job has to exclude; empty where none is."""
+    excluded: str
+    """The nodes that the next job excludes."""
     outcome: str
     detect_s: float | None
     """From the fault to the exit record."""
@@ -120,13 +126,26 @@ class Laboratory:
         )
         self.desk.profile(name, *LAYOUT, ("  set:\n", variables), *changes)
 
-    def record(self, fault: str, attempt: Attempt, since: float | None) -> None:
-        """Keep a line for the table; the next attempt is looked up when the table is printed."""
+    def record(
+        self, fault: str, attempt: Attempt, since: float | None, injected: str, blamed: str = ""
+    ) -> None:
+        """Keep a line for the table; the next attempt is looked up when the table is printed.
+
+        Args:
+            fault: its description.
+            attempt: that it ended.
+            since: when it was injected; None where that is not known.
+            injected: its root cause.
+            blamed: the node at fault, if any.
+        """
         detect = round(attempt.exit["ended"] - since, 1) if since else None
         self.rows.append(
             lambda: Row(
                 fault,
+                injected,
                 attempt.cause,
+                blamed,
+                " ".join(attempt.exit["exclude"]),
                 attempt.exit["action"],
                 detect,
                 attempt.resume_seconds,
@@ -134,10 +153,14 @@ class Laboratory:
             )
         )
 
-    def record_stage(self, fault: str, end: Record, since: float) -> None:
+    def record_stage(self, fault: str, end: Record, since: float, injected: str) -> None:
         """Keep a line for the table about a stage without steps."""
         detect = round(end["ended"] - since, 1)
-        self.rows.append(lambda: Row(fault, end["cause"], end["action"], detect, None, None))
+        cause, action = end["cause"], end["action"]
+        excluded = " ".join(end["exclude"])
+        self.rows.append(
+            lambda: Row(fault, injected, cause, "", excluded, action, detect, None, None)
+        )
 
 
 @dataclass
@@ -440,9 +463,33 @@ def make_laboratory(folder: Path, slurm: Cluster, rows: list[Callable[[], Row]])
 
 def table(rows: list[Row]) -> list[str]:
     """Return rows as lines of text, for the end of a session."""
-    columns = list(asdict(Row("", "", "", None, None, None)))
-    cells = [columns, *([_cell(value) for value in asdict(row).values()] for row in rows)]
-    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    shown = ("fault", "cause", "outcome", "detect_s", "resume_s", "redone")
+    return aligned([list(shown), *([_cell(getattr(row, name)) for name in shown] for row in rows)])
+
+
+def confusion(rows: list[Row]) -> list[str]:
+    """Return how often each injected cause was reported as which, as lines of text."""
+    counts = Counter((row.injected, row.cause) for row in rows)
+    injected = sorted({row.injected for row in rows})
+    reported = sorted({row.cause for row in rows})
+    cells = [["injected \\ reported", *reported]]
+    cells += [[one, *(str(counts[one, other] or ".") for other in reported)] for one in injected]
+    return aligned(cells)
+
+
+def accuracy(rows: list[Row]) -> dict[str, float]:
+    """Return the shares of faults whose root cause, and whose excluded nodes, are right."""
+    causes = sum(row.cause == row.injected for row in rows)
+    nodes = sum(row.excluded == row.blamed for row in rows)
+    return {
+        "diagnosis_accuracy": causes / len(rows),
+        "exclusion_accuracy": nodes / len(rows),
+    }
+
+
+def aligned(cells: list[list[str]]) -> list[str]:
+    """Return rows of cells as lines, columns padded to their widest cell."""
+    widths = [max(len(line[number]) for line in cells) for number in range(len(cells[0]))]
     return [
         "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
         for line in cells

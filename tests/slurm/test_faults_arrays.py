@@ -75,7 +75,7 @@ def test_one_killed_task_and_one_truncated_output_are_all_that_is_done_again(
     wait(lambda: not set(answer.jobs["tokenize"]) & set(desk.queued()), "the end of the array")
     again = desk.submit("tokenize", *words, cluster="faulty")
     desk.wait_end(*again.jobs["tokenize"])
-    laboratory.record_stage("kill -9 a task of tokenization", killed, since)
+    laboratory.record_stage("kill -9 a task of tokenization", killed, since, "crash")
 
     assert (killed["cause"], finished["cause"]) == ("crash", "completed")
     assert first == {0: 1, 1: 2, 2: 1}
@@ -122,7 +122,10 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
     wait(lambda: len(ends(trial.run, "evaluate", 0)) > 1, "the end of the evaluation")
     trial.hold()
     laboratory.record_stage(
-        "evaluation preempted while training prunes", ends(trial.run, "evaluate", 0)[0], since
+        "evaluation preempted while training prunes",
+        ends(trial.run, "evaluate", 0)[0],
+        since,
+        "preempted",
     )
 
     assert kept == [0, 5, 25, 30, 35]

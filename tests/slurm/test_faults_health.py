@@ -51,7 +51,7 @@ def test_a_gpu_that_falls_off_the_bus_moves_the_run_off_its_node(
     ended = trial.wait_exit(attempt)
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("a GPU falls off the bus", ended, since)
+    laboratory.record("a GPU falls off the bus", ended, since, "gpu_hardware", node)
     assert (ended.cause, ended.node) == ("gpu_hardware", node), trial.describe()
     assert "fallen off the bus" in ended.exit["message"]
     later = [event for event in trial.events("start") if event["attempt"] > attempt]
@@ -78,6 +78,7 @@ def test_a_node_that_degrades_is_left_after_the_next_checkpoint(
     ended = trial.wait_exit(attempt)
     trial.hold()
     check_reached(trial, truth)
+    laboratory.record("a GPU has uncorrected errors", ended, None, "unhealthy", node)
 
     assert (ended.cause, ended.node) == ("unhealthy", node), trial.describe()
     assert (ended.exit["last_step"] or 0) >= 10

@@ -46,7 +46,7 @@ def lose(laboratory: Laboratory, truth: Truth, number: int, how: str) -> None:
         slurm.start_slurmd(node)
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record(f"a node {how}", ended, since)
+    laboratory.record(f"a node {how}", ended, since, "node_fail", node)
 
     assert (ended.cause, ended.node) == ("node_fail", node), trial.describe()
     assert ended.redone in (0, 1, 2), "ranks that are signalled may save in time"

@@ -54,7 +54,7 @@ def test_a_preempted_training_saves_and_loses_nothing(
     ended, since = preempt(trial)
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("preemption, user signal on", ended, since)
+    laboratory.record("preemption, user signal on", ended, since, "preempted")
 
     assert (ended.cause, ended.exit["action"]) == ("preempted", "requeue")
     assert ended.exit["step_after"] == ended.trained[-1].step == 8
@@ -72,7 +72,7 @@ def test_two_preemptions_in_a_row_that_only_the_ranks_receive_lose_nothing(
     for step in (7, 9):
         trial.reach(step)
         ended, since = preempt(trial)
-        laboratory.record("preemption, user signal off", ended, since)
+        laboratory.record("preemption, user signal off", ended, since, "preempted")
         assert (ended.cause, ended.exit["action"]) == ("preempted", "requeue")
         assert ended.exit["step_after"] == ended.trained[-1].step == step + 1
     trial.hold()
@@ -92,7 +92,7 @@ def test_without_the_time_to_save_training_resumes_from_the_last_checkpoint(
     ended, since = preempt(trial)
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("preemption, grace too short to save", ended, since)
+    laboratory.record("preemption, grace too short to save", ended, since, "preempted")
 
     assert ended.cause == "preempted"
     assert (ended.exit["step_after"], ended.redone) == (10, 3)

@@ -48,7 +48,7 @@ def test_a_killed_rank_is_restarted_in_the_same_job(laboratory: Laboratory, trut
     same = (trial.nodes()[1], trial.job())
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("kill -9 a rank", ended, since)
+    laboratory.record("kill -9 a rank", ended, since, "crash")
 
     assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
     assert (ended.node, job) == same
@@ -66,7 +66,7 @@ def test_an_exception_of_one_rank_is_named_and_survived(
     node = trial.nodes()[1]
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("an exception in one rank", ended, None)
+    laboratory.record("an exception in one rank", ended, None, "exception")
 
     assert (ended.cause, ended.node) == ("exception", node)
     assert "the loom broke" in ended.exit["reason"]
@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_once_is_trained_again(
 
     ended = trial.wait_exit(1)
     check_reached(trial, truth)
-    laboratory.record("NaN loss, once", ended, None)
+    laboratory.record("NaN loss, once", ended, None, "non_finite")
 
     assert ended.cause == "non_finite"
     assert "step 14" in ended.exit["message"]
@@ -100,7 +100,7 @@ def test_after_the_supervisor_is_killed_another_job_resumes(
     other = trial.job()
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record("kill -9 the supervisor", ended, since)
+    laboratory.record("kill -9 the supervisor", ended, since, "crash")
 
     assert ended.exit["by"] == "recovery_job"
     assert ended.redone in (0, 1, 2), "Slurm signals the ranks, which may save in time"
@@ -119,7 +119,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
     node = trial.nodes()[1]
     trial.hold()
     ended = trial.wait_exit(attempt)
-    laboratory.record("freeze a rank", ended, since)
+    laboratory.record("freeze a rank", ended, since, "hang")
 
     assert (ended.cause, ended.exit["action"], ended.node) == ("hang", "restart", node)
     assert "rank 1" in ended.exit["reason"]
@@ -156,7 +156,8 @@ def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
     trial = laboratory.begin(f"always-{name}", hooks=hooks)
 
     last = check_stopped(trial, truth, cause)
-    laboratory.record(f"{cause} at the same step each time", trial.attempt(last["attempt"]), None)
+    ended = trial.attempt(last["attempt"])
+    laboratory.record(f"{cause} at the same step each time", ended, None, cause)
 
     attempts = trial.exits()
     assert 2 <= len(attempts) <= 4
@@ -184,7 +185,7 @@ def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
     trial.wait_for(lambda: "DependencyNeverSatisfied" in trial.reasons(), "no evaluation")
     laboratory.desk("cancel", trial.run.name)
     trial.wait_end()
-    laboratory.record("configuration error", ended, None)
+    laboratory.record("configuration error", ended, None, "configuration")
 
     assert (ended.cause, ended.exit["action"]) == ("configuration", "stop")
     assert "00000.bin has 2 bytes" in ended.exit["message"]

@@ -37,7 +37,7 @@ def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     laboratory.slurm.start_slurmctld()
     trial.hold()
     ended = trial.wait_exit(attempt)
-    laboratory.record("slurmctld away for two minutes, and a rank killed", ended, since)
+    laboratory.record("slurmctld away for two minutes, and a rank killed", ended, since, "crash")
 
     assert ended.cause == "crash"
     check_reached(trial, truth)
@@ -63,7 +63,7 @@ def test_without_sacct_the_run_continues_all_the_same(laboratory: Laboratory, tr
     since = kill(trial.supervisor())
     ended = trial.wait_exit(attempt)
     trial.hold()
-    laboratory.record("sacct absent, supervisor killed", ended, since)
+    laboratory.record("sacct absent, supervisor killed", ended, since, "crash")
 
     assert ended.exit["action"] == "submit"
     check_reached(trial, truth)
@@ -88,7 +88,7 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
     errors = [process.communicate(timeout=240)[1] for process in typed]
     ended = trial.wait_exit(attempt)
     trial.hold()
-    laboratory.record("requeue while resume is typed, twice", ended, since)
+    laboratory.record("requeue while resume is typed, twice", ended, since, "preempted")
     assert ended.cause == "preempted"
 
     assert {process.returncode for process in typed} <= {0, 2, 3}, errors
@@ -121,7 +121,7 @@ def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     since = kill(watched.supervisor())
     killed = watched.wait_exit(first)
     second = watched.reach(12, after=first)
-    laboratory.record("no sbatch on nodes, supervisor killed", killed, since)
+    laboratory.record("no sbatch on nodes, supervisor killed", killed, since, "crash")
 
     since = time.time()
     take = (f"--nodelist={','.join(watched.nodes())}", "--exclusive", "--output=/dev/null")
@@ -132,7 +132,7 @@ def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     watched.wait_for(lambda: len(watched.events("submit")) == 3, "the job by recover")
     watched.hold()
     check_reached(watched, truth)
-    laboratory.record("no sbatch on nodes and no requeue, preempted", preempted, since)
+    laboratory.record("no sbatch on nodes and no requeue, preempted", preempted, since, "preempted")
 
     assert (killed.cause, preempted.cause) == ("crash", "preempted")
     assert [event["by"] for event in watched.events("submit")] == ["person", "recover", "recover"]

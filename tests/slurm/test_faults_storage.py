@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_it_used(
     quarantined = list(trial.run.path("checkpoints").glob("iter_0000010.bad-*"))
     trial.hold()
     check_reached(trial, truth)
-    laboratory.record(f"newest checkpoint with {what}, and a rank killed", ended, since)
+    laboratory.record(f"newest checkpoint with {what}, and a rank killed", ended, since, "crash")
 
     assert ended.follower[0].step == EVERY + 1
     assert ended.redone == 12 - EVERY
@@ -86,7 +86,7 @@ def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
         truncate_shards(checkpoint(trial, step))
     kill(trial.rank(1))
     last = check_stopped(trial, truth, "checkpoint")
-    laboratory.record("all checkpoints damaged", trial.attempt(last["attempt"]), None)
+    laboratory.record("all checkpoints damaged", trial.attempt(last["attempt"]), None, "checkpoint")
 
     assert last["attempt"] > attempt
     folders = [path.name[:12] for path in trial.run.path("checkpoints").glob("iter_*")]
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
     trial.hold()
     ended = trial.wait_exit(attempt)
     ballast.unlink()
-    laboratory.record("disk full during a save", ended, None)
+    laboratory.record("disk full during a save", ended, None, "storage")
 
     assert ended.cause == "storage"
     assert ended.exit["step_after"] == EVERY
@@ -147,7 +147,7 @@ def test_a_disk_that_takes_nothing_at_all_is_waited_for_in_the_allocation(
     ballast.unlink()
     rest.unlink()
     ended = trial.wait_exit(attempt)
-    laboratory.record("disk without a free byte", ended, None)
+    laboratory.record("disk without a free byte", ended, None, "storage")
 
     assert ended.cause == "storage"
     check_reached(trial, truth)
@@ -166,7 +166,7 @@ def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
     (trial.folder / "saved").touch()
     laboratory.desk("resume", trial.run.name)
     ended = trial.wait_exit(1)
-    laboratory.record("cancel during a save, then resume", ended, None)
+    laboratory.record("cancel during a save, then resume", ended, None, "cancelled")
 
     assert (ended.cause, state) == ("cancelled", "cancelled")
     assert len(trial.events("submit")) == 2

@@ -32,7 +32,7 @@ def test_three_time_limits_on_the_way_to_the_target_lose_no_step(
     trial.hold()
     check_reached(trial, truth)
     for ended in ends:
-        laboratory.record("time limit", ended, None)
+        laboratory.record("time limit", ended, None, "time_limit")
 
     assert [ended.cause for ended in ends] == ["time_limit"] * 3, trial.describe()
     assert [ended.exit["action"] for ended in ends] == ["submit"] * 3
@@ -49,7 +49,8 @@ def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
     for attempt in (1, 2):  # each takes two minutes and the grace period
         trial.wait_exit(attempt)
     last = check_stopped(trial, truth, "configuration")
-    laboratory.record("time limit without progress, twice", trial.attempt(last["attempt"]), None)
+    ended = trial.attempt(last["attempt"])
+    laboratory.record("time limit without progress, twice", ended, None, "configuration")
 
     assert len(trial.exits()) == 2
     assert "save" in last["reason"]
