@@ -38,6 +38,8 @@ INTERVAL_SECONDS = 15.0
 """Between two samples."""
 POLL_SECONDS = 0.5
 """Between two looks for XIDs, which are reported as they arrive."""
+LAST_SECONDS = 0.5
+"""After the ranks have ended, for an XID that ended them to arrive."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,7 +101,9 @@ class Monitor:
         self._textfile = textfile(run, stage, index)
 
     def watch(self, stop: threading.Event, interval: float) -> None:
-        """Sample the node until a stop is requested, or the attempt's folder is gone."""
+        """Sample the node until a stop is requested, or the attempt's folder is gone; and once more
+        then, since what has just ended the ranks may be a GPU.
+        """
         due = time.monotonic()
         while not stop.is_set() and self._folder.exists():
             events = list(self._listener.received())
@@ -107,6 +111,9 @@ class Monitor:
                 self._sample(events)
                 due = time.monotonic() + interval
             stop.wait(POLL_SECONDS)
+        if self._reader.devices.handles and self._folder.exists():
+            time.sleep(LAST_SECONDS)
+            self._sample(list(self._listener.received()))
         if self._textfile is not None:
             with suppress(OSError):  # its readings would stand for those of a job that is gone
                 self._textfile.unlink(missing_ok=True)

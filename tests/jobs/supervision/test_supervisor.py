@@ -953,3 +953,23 @@ def test_a_gpu_that_fails_ends_the_ranks_and_is_the_cause(bench: Bench, tmp_path
         f"{NODE} is unhealthy: GPU 0: XID 79: the GPU has fallen off the bus (xid)"
     )
     assert not processes_about(bench.run.root)
+
+
+def test_ranks_that_die_with_their_gpu_died_of_it(bench: Bench, tmp_path: Path) -> None:
+    """The rank dies at the moment at which the driver reports why."""
+    library, readings = build(tmp_path / "nvml"), tmp_path / "readings"
+    write_readings(readings, {"count": 1})
+    dies = ("wait_for('fails')", "die(signal.SIGABRT)")
+    ready = "context.path('ready').write_text('1')"
+    bench.task(ready, *dies, gpus_per_node=1, health={"gpus": 1})
+    process = bench.start(environ=environment(library, readings))
+    bench.wait_for("ready")
+    wait_until(lambda: list(bench.run.attempt("curate", 1).glob("monitor-*.json")))
+
+    write_readings(readings, {"count": 1, "event.0": "0 95"})
+    bench.run.path("fails").touch()
+    _, output = bench.end(process)
+
+    record = bench.record()
+    assert (record["cause"], record["node"]) == ("gpu_hardware", NODE), output
+    assert "XID 95: an uncontained memory error" in record["message"]
