@@ -18,6 +18,7 @@ SMALLEST = {
     "status": {"rounds": 1, "count": 101},
     "loop": {"rounds": 1, "saves": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
+    "monitor": {"seconds": 1.0, "interval": 0.2},
     "plan": {},
     "curate": {"rounds": 1, "megabytes": 0.02},
     "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},

@@ -96,9 +96,12 @@ class Monitor:
         self._events: list[XidEvent] = []
         self._findings: dict[tuple[Any, ...], HealthFinding] = {}
         """All so far, each with its worst verdict and its first time."""
+        self._beats: dict[int, Path] = {}
+        """The heartbeat file of each rank of this node."""
         self._started = time.time()
         self._problem = ""
-        self._textfile = textfile(run, stage, index)
+        self._task = specs.load_task(run, stage, index)
+        self._textfile = textfile(run, self._task)
 
     def watch(self, stop: threading.Event, interval: float) -> None:
         """Sample the node until a stop is requested, or the attempt's folder is gone; and once more
@@ -153,7 +156,14 @@ class Monitor:
             log(str(finding))
 
     def _ranks(self) -> list[dict[str, Any]]:
-        beats = heartbeat.find(*self._names, environ=os.environ)
+        """Return how far and how fast each rank is. Their files are looked for, among all open files
+        of the node's processes, only while one is missing.
+        """
+        read = {rank: heartbeat.read(file) for rank, file in self._beats.items()}
+        beats = {rank: beat for rank, beat in read.items() if beat is not None}
+        if len(beats) < self._task.ranks_per_node:
+            beats = heartbeat.find(*self._names, environ=os.environ)
+            self._beats = {rank: beat.file for rank, beat in beats.items()}
         return [
             {"rank": rank, "step": beat.step, "phase": beat.phase.label, **beat.pace._asdict()}
             for rank, beat in sorted(beats.items())
@@ -185,10 +195,10 @@ class Monitor:
         prometheus.write(self._textfile, {**labels, "node": self._node}, report)
 
 
-def textfile(run: rundir.RunDir, stage: str, index: int) -> Path | None:
+def textfile(run: rundir.RunDir, task: specs.TaskSpec) -> Path | None:
     """Return the path of the metrics for node_exporter; None where the profile has no folder."""
-    folder = specs.load_task(run, stage, index).site.textfile_dir
-    return Path(folder) / f"meditron-{run.name}-{stage}-{index}.prom" if folder else None
+    name = f"meditron-{run.name}-{task.stage}-{task.index}.prom"
+    return Path(task.site.textfile_dir) / name if task.site.textfile_dir else None
 
 
 def overhead() -> dict[str, float]:
