@@ -156,8 +156,8 @@ class Monitor:
             log(str(finding))
 
     def _ranks(self) -> list[dict[str, Any]]:
-        """Return how far and how fast each rank is. Their files are looked for, among all open files
-        of the node's processes, only while one is missing.
+        """Return how far and how fast each rank is. Their files are looked for only while one is
+        missing, since the node's processes have many.
         """
         read = {rank: heartbeat.read(file) for rank, file in self._beats.items()}
         beats = {rank: beat for rank, beat in read.items() if beat is not None}
