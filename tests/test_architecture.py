@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIGHT = tuple(
-    f"jobs.{package}"
-    for package in ("contract", "runtime", "slurm", "health", "checkpoints", "supervision")
-)
+LIGHT_PACKAGES = (
+    "contract", "runtime", "slurm", "health", "checkpoints", "notification", "supervision",
+)  # fmt: skip
+LIGHT = tuple(f"jobs.{package}" for package in LIGHT_PACKAGES)
 HEAVY = {
     "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
     "wandb", "prometheus_client", "lxml", "ftfy", "py3langid", "gigatoken", "transformers", "vllm",
+    "apprise",
 }  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
@@ -36,14 +37,17 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.data": NODE,
     "jobs.health": NODE | {"jobs.slurm"},
     "jobs.supervision.alarms": NODE | {"jobs.health", "jobs.supervision"},
+    "jobs.notification": NODE,
     "jobs.supervision.ranks": NODE | {"jobs.slurm", "jobs.supervision"},
     "jobs.supervision.diagnosis": NODE
     | {"jobs.slurm", "jobs.health", "jobs.checkpoints"}
     | {"jobs.supervision", "jobs.supervision.ranks"},
     "jobs.supervision.recovery": NODE
-    | {"jobs.slurm", "jobs.health"}
+    | {"jobs.slurm", "jobs.health", "jobs.notification"}
     | {"jobs.supervision", "jobs.supervision.diagnosis"},
-    "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
+    "jobs.supervision": NODE
+    | {"jobs.slurm", "jobs.health", "jobs.checkpoints", "jobs.notification"}
+    | ROOMS,
     "jobs.corpus": NODE | {"jobs.data", "jobs.corpus.formats"},
     "jobs.corpus.formats": NODE | {"jobs.data", "jobs.corpus"},
     "jobs.tokenization": NODE | {"jobs.data"},
@@ -89,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.inputs": LOWEST
     | {"jobs.checkpoints", "jobs.conversion", "jobs.data", "jobs.prompts", "jobs.questions"}
-    | {"jobs.evaluation", "jobs.judging"}
+    | {"jobs.evaluation", "jobs.judging", "jobs.runtime"}
     | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {
@@ -101,6 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.conversion",
         "jobs.data",
         "jobs.evaluation",
+        "jobs.notification",
         "jobs.supervision.recovery",
     }
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.inputs", "meditron_cli.scheduler"}

@@ -3,6 +3,7 @@
 Layout (``RUN`` is the run's folder; docs/run-directory.md describes every file)::
 
     RUN/run.json  plan.json  events.jsonl  STOP  SAVE  PROFILE  RESUME  lock
+    RUN/notify.json  notify-state.json  notify.lock
     RUN/code/                                  the packages as first submitted
     RUN/code.json                              path, size and SHA-256 of each file in code/
     RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
@@ -105,6 +106,21 @@ class RunDir:
     def is_save_requested(self) -> bool:
         """Return whether the file SAVE exists, in the same way."""
         return os.path.exists(self.save_file)
+
+    @property
+    def notify(self) -> Path:
+        """Return the file of the run's notifications (``jobs.contract.notification``)."""
+        return self.root / "notify.json"
+
+    @property
+    def notify_state(self) -> Path:
+        """Return the file with what was sent, and what is still to be sent."""
+        return self.root / "notify-state.json"
+
+    @property
+    def notify_lock(self) -> Path:
+        """Return the lock of the process that sends notifications."""
+        return self.root / "notify.lock"
 
     @property
     def resume_file(self) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from jobs.contract import metrics_log, specs
 from jobs.contract.errors import FINISHED
 from jobs.contract.outcomes import Hang
+from jobs.notification.sender import WAIT_SECONDS
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, early_readers, node_monitors, preflight_step
@@ -44,6 +45,8 @@ class Limits:
     preflight_seconds: float = 60.0
     peers_seconds: float = local_ranks.LeaveTimeouts.peers_seconds
     leave_seconds: float = local_ranks.LeaveTimeouts.leave_seconds
+    notify_seconds: float = WAIT_SECONDS
+    """For what is being sent when the supervisor ends."""
 
     def leave_timeouts(
         self, task: specs.TaskSpec, step_times: metrics_log.StepTimes | None = None

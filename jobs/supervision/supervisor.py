@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import FrameType
 
-from jobs.contract import rundir, specs
+from jobs.contract import notification, rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR, TaskError
 from jobs.contract.files import make_folder
@@ -25,6 +25,7 @@ from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.run_reader import RunReader
 from jobs.health import node_ledger
+from jobs.notification.sender import Sender
 from jobs.runtime import secrets_file, storage
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, cleanup
@@ -68,12 +69,19 @@ def supervise(
     Args:
         first: the number of the first attempt, unless an earlier start of this task has it.
     """
-    return Supervisor(run, stage, index, limits or Limits()).supervise(first)
+    supervisor = Supervisor(run, stage, index, limits or Limits())
+    try:
+        return supervisor.supervise(first)
+    finally:
+        supervisor.sender.wait(supervisor.limits.notify_seconds)
 
 
 def refuse(run: rundir.RunDir, stage: str, index: int, first: int, message: str) -> int:
     """Record the refusal of a task that must not be started; return the exit code."""
-    return Supervisor(run, stage, index, Limits()).refuse(first, message)
+    supervisor = Supervisor(run, stage, index, Limits())
+    code = supervisor.refuse(first, message)
+    supervisor.sender.wait()
+    return code
 
 
 def catch_signals() -> list[int]:
@@ -101,6 +109,7 @@ class Supervisor:
         self.attempt = AttemptRef(run, stage, index, 0, time.time())
         self.reader = RunReader(run)
         self.metrics = self.reader.metrics(stage, index)
+        self.sender = Sender(run)
         self.task: specs.TaskSpec | None = None
         self.follows: int | None = None
         """The earlier attempt whose end forbids another one here."""
@@ -163,6 +172,7 @@ class Supervisor:
             self.attempt, self.allocation.job, evidence, decision, follows=self.follows
         )
         recorded = attempt_records.record_exit(self.run, record)
+        self.sender.send()
         runner = ActionRunner(self.attempt, self.allocation, self.reader, self.is_stop_requested)
         if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
             recorded = attempt_records.record_exit(self.run, record)
@@ -219,7 +229,10 @@ class Supervisor:
         eligible = self.allocation.eligible_time if task.training else None
         attempt_records.record_start(self.attempt, self.allocation.job, eligible)
         self.close_earlier(task)
-        environ = {**os.environ, **secrets_file.read(task.secrets_file)}
+        self.sender.send()
+        secrets = secrets_file.read(task.secrets_file)
+        addresses = notification.read(self.run)
+        environ = {**os.environ, **notification.without_addresses(addresses, secrets)}
         runner = AttemptRunner(
             self.attempt,
             task,

@@ -12,6 +12,7 @@ from jobs.contract.files import last_change
 from jobs.contract.outcomes import CONTINUES
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
+from jobs.notification import sender
 from jobs.slurm.client import Client
 from jobs.slurm.states import JobInfo
 from jobs.supervision.recovery import recovery_job
@@ -99,6 +100,10 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
         for stage in stages_to_recover(record, known)
         for message in recover_stage(services, opened, record, stage)
     ]
+    changed = {notice.run for notice in notices}
+    for opened, record in unfinished:
+        if record.name in changed:
+            sender.send_apart(opened.run)
     unanswered = any(info.is_unknown for known in infos for info in known.values())
     return RecoveryReport(tuple(notices), unanswered, runs=len(records))
 

@@ -22,6 +22,7 @@ from jobs.contract.outcomes import CONTINUES, Decision, RetryAction
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
+from jobs.notification.sender import Sender
 from jobs.runtime.log import log
 from jobs.runtime.storage import retry_until_written
 from jobs.slurm import dependencies, queries, submission_log
@@ -68,7 +69,7 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
     """
     run = RunDir(Path(run_dir))
     problem = wrong_code(run)
-    client = Client(os.environ)
+    client, sender = Client(os.environ), Sender(run)
     try:
         messages = [problem] if problem else recover_until_clear(run, stage, client, WAIT_SECONDS)
         if messages:
@@ -81,6 +82,9 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
         message = crash_message(run, stage, error)
         append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=[message])
         raise
+    finally:
+        sender.send()
+        sender.wait()
     if problem:
         raise SystemExit(CONFIGURATION)
 

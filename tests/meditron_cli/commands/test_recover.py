@@ -23,6 +23,9 @@ from ...conftest import Bench
 from ...exits import exit_of
 from ...fake_slurm import FakeSlurm
 from ...fakes import FakeClock
+from ...jobs.notification.runs import tell
+from ...message_servers import program
+from ...ranks import wait_until
 
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:00|cpu01\n"
@@ -82,6 +85,18 @@ def test_a_run_whose_job_is_over_is_resumed(desk: Desk) -> None:
         ("person", ["101"]),
         ("recover", ["103"]),
     ]
+
+
+def test_an_end_that_a_pass_finds_is_told(desk: Desk) -> None:
+    run = desk.submit("--set", "supervision.attempts_without_progress=1")
+    page = program(desk.folder / "page", f"cat >{desk.folder}/.told && mv .told told")
+    tell(run, {"PAGER": f"command:{page}"})
+
+    result = desk("recover", "--once")
+
+    assert result.exit_code == 0, result.stderr
+    wait_until((desk.folder / "told").exists)
+    assert "curate failed: " in (desk.folder / "told").read_text()
 
 
 def test_a_second_pass_has_nothing_to_report(desk: Desk) -> None:

@@ -1,0 +1,51 @@
+"""Write the message about what waits for a receiver. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from jobs.contract.notification import EVENTS
+from jobs.contract.rundir import RunDir
+from jobs.notification.outbox import Item
+
+URGENCY = ("failed", "stopped", "finished", "node_excluded", "alarm", "preempted", "resumed")
+"""The first of these that a message tells is its subject."""
+MOST_LINES, MOST_LETTERS = 25, 600
+"""Of a message, and of each line."""
+SUBJECTS = {"node_excluded": "node excluded", "alarm": "alarm"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to a receiver."""
+
+    event: str
+    """The most urgent one."""
+    run: str
+    title: str
+    body: str
+
+
+def write(run: RunDir, items: Mapping[str, Item]) -> Message:
+    """Return the message about things of one run, oldest first."""
+    told = sorted(items.values(), key=lambda item: item.time)
+    order = (*URGENCY, *EVENTS)
+    first = min(told, key=lambda item: order.index(item.event))
+    told, left = told[-MOST_LINES:], len(told) - MOST_LINES
+    lines = [f"{left} earlier ones"] if left > 0 else []
+    lines += [f"{datetime.fromtimestamp(item.time):%Y-%m-%d %H:%M} {_line(item)}" for item in told]
+    more = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
+    return Message(
+        first.event,
+        run.name,
+        f"meditron: {run.name}: {SUBJECTS.get(first.event, first.event)}{more}",
+        "\n".join([*lines, "", run.command("status")]),
+    )
+
+
+def _line(item: Item) -> str:
+    more = f" ({item.count} times)" if item.count > 1 else ""
+    text = " ".join(item.text.split())
+    return (text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…") + more

@@ -1,0 +1,163 @@
+"""Turn events of a run's log into news for people. Standard library only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.contract import events
+from jobs.contract.attempt_history import HistoryReader, TaskHistory, Withdrawn
+from jobs.contract.events import ExitEvent, ObservedEvent, StartEvent
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.files import read_small
+from jobs.contract.notification import EVENTS
+from jobs.contract.outcomes import RetryAction, RootCause
+from jobs.contract.rundir import RunDir
+
+KINDS = ("start", "observed", "exit", "alarm")
+"""The kinds of events that are news."""
+BY_PERSONS = (RootCause.STOPPED, RootCause.CANCELLED)
+NAMED_NODES = 4
+"""Of the nodes of a start; the others are counted."""
+
+
+@dataclass(frozen=True)
+class News:
+    """One thing to tell."""
+
+    event: str
+    """One of ``jobs.contract.notification.EVENTS``."""
+    key: str
+    """Equal for the same thing, which is told once."""
+    group: str
+    """Equal for things that one line tells, such as the failures of an array's tasks."""
+    text: str
+    time: float
+
+
+class Newsroom:
+    """Reads what of a run's events is news."""
+
+    def __init__(self, run: RunDir, wanted: Set[str] = frozenset(EVENTS)) -> None:
+        """Read nothing yet.
+
+        Args:
+            run: the run.
+            wanted: events that anybody asked for; others are not looked into.
+        """
+        self._run = run
+        self._wanted = wanted
+        self._history = HistoryReader(run)
+        self._stages: dict[str, Any] | None = None
+
+    def news(self, values: Iterable[Mapping[str, Any]]) -> Iterator[News]:
+        """Yield the news among events, in their order."""
+        for value in values:
+            if value["event"] == "alarm":
+                yield _alarm(value)
+            for event in events.parse([value]):
+                if isinstance(event, StartEvent):
+                    yield from self._of_start(event)
+                elif isinstance(event, ObservedEvent):
+                    yield from self._of_end(event)
+
+    def _of_start(self, start: StartEvent) -> Iterator[News]:
+        if self._wanted.isdisjoint(("started", "resumed")):
+            return
+        task = self._task(start)
+        own = task.ended.get(start.attempt)
+        if own and own.follows is not None:  # the end of an earlier attempt prevented this one
+            return
+        event, text = "started", f"{self._label(start)} started"
+        before = [number for number in task.started if number < start.attempt]
+        if before:
+            event = "resumed"
+            text = f"{self._label(start)} resumed" + (f" from step {start.step}" * bool(start.step))
+        text += f" on {_names(start.nodes)}" if start.nodes else ""
+        last = task.ended.get(max(before, default=0)) or task.observed.get(max(before, default=0))
+        text += f"; before: {last.message}" if last and last.message else ""
+        key = f"{event} {start.stage} {start.attempt}"
+        yield News(event, key, f"{event} {start.stage}", text, start.time)
+
+    def _of_end(self, event: ObservedEvent) -> Iterator[News]:
+        record, is_decided = event.record, isinstance(event, ExitEvent)
+        if record.follows is not None:
+            return
+        kind, text = "", f"{self._label(record)} "
+        if is_decided and record.action is RetryAction.FINISH:
+            if "finished" in self._wanted and self._is_complete(record.stage):
+                yield self._finished(record, event.time)
+        elif is_decided and record.action is RetryAction.STOP:
+            kind = "stopped" if record.cause in BY_PERSONS else "failed"
+            text += f"{kind}: {record.reason or record.message}"
+            text += f" ({record.hint})" if record.hint else ""
+        elif record.cause is RootCause.PREEMPTED:
+            kind = "preempted"
+            text += f"was preempted{_after(record)}: {record.reason or record.message}"
+        if kind:
+            key = f"{kind} {record.stage} {record.index} {record.attempt}"
+            group = f"{kind} {record.stage} {record.cause.value}"
+            yield News(kind, key, group, text, event.time)
+        for node in record.exclude:
+            text = f"{node} is left out of the next job: {record.message}"
+            key = f"node_excluded {node}"
+            yield News("node_excluded", key, key, text, event.time)
+
+    def _finished(self, record: ExitRecord, time: float) -> News:
+        """Return the news that all tasks of a stage are done, and maybe those of all stages."""
+        text = f"{record.stage} finished" + (
+            f" at step {record.last_step}" * bool(record.last_step)
+        )
+        if all(map(self._is_complete, self._plan())):
+            text += f", and with it the run; `{self._run.command('report')}` shows the results"
+        key = f"finished {record.stage} {record.attempt}"
+        return News("finished", key, f"finished {record.stage}", text, time)
+
+    def _is_complete(self, stage: str) -> bool:
+        """Return whether every task of a stage has a done marker. The tasks are looked at in any
+        order, so that one that is not done is found soon.
+        """
+        tasks = list(self._plan().get(stage, {}).get("tasks", ()))
+        random.shuffle(tasks)
+        return all(self._run.done(stage, index).exists() for index in tasks)
+
+    def _plan(self) -> Mapping[str, Any]:
+        if self._stages is None:
+            self._stages = read_small(self._run.plan).get("stages", {})
+        return self._stages
+
+    def _task(self, start: StartEvent) -> TaskHistory:
+        """Return the history of a task, which is empty before its first start."""
+        if start.attempt == 1:  # the log of an array is not read once for each of its tasks
+            return TaskHistory(Withdrawn(), start.stage, start.index)
+        return self._history.current().task(start.stage, start.index)
+
+    def _label(self, item: StartEvent | ExitRecord) -> str:
+        """Return the name of a task for people: its stage, and its number among several."""
+        count = len(self._plan().get(item.stage, {}).get("tasks", ()))
+        return f"{item.stage} task {item.index}" if count > 1 else item.stage
+
+
+def _alarm(value: Mapping[str, Any]) -> News:
+    """Return the news of an alarm, whose code is told once per attempt."""
+    code, place = str(value.get("code", "")), f"{value.get('stage')} {value.get('attempt')}"
+    text = f"{value.get('stage') or 'the run'}: {value.get('message') or code}"
+    time = value.get("time")
+    moment = float(time) if isinstance(time, float | int) else 0.0
+    return News("alarm", f"alarm {code} {place}", f"alarm {code}", text, moment)
+
+
+def _after(record: ExitRecord) -> str:
+    """Return the last step of an attempt, and the one that the next attempt begins with."""
+    if not record.last_step:
+        return ""
+    return f" after step {record.last_step}" + (
+        f", checkpoint {record.step_after}" if record.step_after is not None else ""
+    )
+
+
+def _names(nodes: tuple[str, ...]) -> str:
+    more = len(nodes) - NAMED_NODES
+    return ", ".join(nodes[:NAMED_NODES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,132 @@
+"""Decide what to send to which receiver, and when: each thing once, few messages an hour, nothing
+lost. Kept in ``notify-state.json``. No file is read here, no clock. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jobs.contract.notification import NotifyTarget
+from jobs.notification.news import News
+
+REPEAT_SECONDS = 600.0
+"""A receiver that was told of a group hears of it again after this time, or with other news."""
+HOUR = 3600.0
+TRIES_PER_HOUR = 12
+"""Messages to a receiver that no run's end needs; more things wait for the next message."""
+LAST_TRIES_PER_HOUR = 24
+"""The same with messages about an end: stopped, failed, finished."""
+LAST = ("stopped", "failed", "finished")
+OLDEST_SECONDS = 24 * HOUR
+"""Of things that are told: a run whose notifications begin later does not tell its whole past."""
+MOST_KEYS = 1000
+"""Of things that were told, of which the newest are kept."""
+
+
+@dataclass
+class Item:
+    """Things of one group that wait to be told."""
+
+    event: str
+    text: str
+    """Of the newest one."""
+    time: float
+    count: int = 1
+
+
+@dataclass
+class Receiver:
+    """What one receiver was told, and what waits."""
+
+    items: dict[str, Item] = field(default_factory=dict)
+    """By group."""
+    tries: list[float] = field(default_factory=list)
+    """Times of the messages of the last hour, delivered or not."""
+    told: dict[str, float] = field(default_factory=dict)
+    """When each group was last told."""
+    error: str = ""
+    """Why the last message was not delivered."""
+
+    def add(self, news: News) -> None:
+        """Keep a thing until it is told."""
+        before = self.items.get(news.group)
+        count = before.count + 1 if before else 1
+        self.items[news.group] = Item(news.event, news.text, news.time, count)
+
+    def is_due(self, now: float) -> bool:
+        """Return whether a message is to be sent now."""
+        self.tries = [time for time in self.tries if 0 <= now - time < HOUR]
+        fresh = [
+            item
+            for group, item in self.items.items()
+            if not 0 <= now - self.told.get(group, 0.0) < REPEAT_SECONDS
+        ]
+        is_last = any(item.event in LAST for item in fresh)
+        most = LAST_TRIES_PER_HOUR if is_last else TRIES_PER_HOUR
+        return bool(fresh) and len(self.tries) < most
+
+    def note(self, now: float, error: str) -> bool:
+        """Note the result of a message with all that waited; return whether a failure is new."""
+        is_new = bool(error) and error != self.error
+        self.tries.append(now)
+        self.error = error
+        if not error:
+            self.told = {k: t for k, t in self.told.items() if now - t < REPEAT_SECONDS}
+            self.told |= dict.fromkeys(self.items, now)
+            self.items = {}
+        return is_new
+
+
+@dataclass
+class Outbox:
+    """What was read of a run's log, and its receivers by name."""
+
+    offset: int = 0
+    """Bytes of the log that were read."""
+    keys: dict[str, float] = field(default_factory=dict)
+    """When each thing happened that was taken in."""
+    receivers: dict[str, Receiver] = field(default_factory=dict)
+    problem: str = ""
+    """Why nothing can be sent to anybody."""
+
+    def add(self, news: Iterable[News], targets: Iterable[NotifyTarget], now: float) -> None:
+        """Take in what is new, for each receiver that asked for its event; forget receivers that
+        are gone.
+        """
+        asked = {target.to: target.events for target in targets}
+        self.receivers = {name: self.receivers.get(name) or Receiver() for name in asked}
+        for item in news:
+            if now - item.time > OLDEST_SECONDS or item.key in self.keys:
+                continue
+            self.keys[item.key] = item.time
+            for name, names in asked.items():
+                if item.event in names:
+                    self.receivers[name].add(item)
+        recent = [entry for entry in self.keys.items() if now - entry[1] <= OLDEST_SECONDS]
+        self.keys = dict(recent[-MOST_KEYS:])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outbox:
+        """Parse what ``to_json`` returned; an empty one of anything else, such as a file that was
+        cut short.
+        """
+        try:
+            receivers = {
+                str(name): Receiver(
+                    {group: Item(**item) for group, item in entry["items"].items()},
+                    [float(time) for time in entry["tries"]],
+                    {group: float(time) for group, time in entry["told"].items()},
+                    str(entry["error"]),
+                )
+                for name, entry in value["receivers"].items()
+            }
+            keys = {str(key): float(time) for key, time in value["keys"].items()}
+            return cls(int(value["offset"]), keys, receivers, str(value["problem"]))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return cls()
