@@ -23,6 +23,7 @@ from meditron_cli.config.field_types import (
     Line,
     Name,
 )
+from meditron_cli.config.notification.schema import Notify, repeated
 from meditron_cli.config.section import Section
 from meditron_cli.config.training.finetune import Finetune, Prepare
 from meditron_cli.config.training.model import Model, Parallel, Vocabulary
@@ -182,6 +183,8 @@ class Experiment(Section):
     """Trials of a cluster's nodes, by `meditron selftest` alone."""
     supervision: Annotated[Supervision, OPERATIONAL] = Supervision()
     """Hangs, restarts and retries."""
+    notify: Annotated[tuple[Notify, ...], OPERATIONAL] = ()
+    """Receivers of messages about the run (docs/notifications.md)."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that the model has rows for added tokens, and that training keeps the checkpoints
@@ -211,6 +214,7 @@ class Experiment(Section):
         yield from self._length_conflicts()
         yield from self._finetune_conflicts()
         yield from self._generation_conflicts()
+        yield from repeated(self.notify)
 
     def _length_conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that a model that began with random weights reads no longer prompts than texts."""

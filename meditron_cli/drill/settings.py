@@ -84,6 +84,7 @@ def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tu
         "pretrain.validation_interval=0",
         "pretrain.validation_batches=1",
         f"pretrain.signal_lead_seconds={LEAD_SECONDS}",
+        "notify=[]",  # its faults are no news
         "supervision.step_limit_seconds=30",
         "supervision.retry_delay_seconds=0",
     )

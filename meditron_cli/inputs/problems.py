@@ -78,7 +78,9 @@ def data_problems(
 
 
 def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[str]:
-    """Yield a sentence per unusable tokenizer, template or base model."""
+    """Yield a sentence per unusable tokenizer, template, base model or receiver of messages."""
+    from meditron_cli.inputs import receivers
+
     tokenizer = loaded.experiment.tokenize.tokenizer
     if PREPARE in stages:
         yield from template_problems(loaded.experiment)
@@ -92,6 +94,7 @@ def problems_beside_data(loaded: Loaded, stages: Collection[str]) -> Iterator[st
         yield from judge_problems(loaded.experiment)
     if "evaluate" in stages:
         yield from reasoning_problems(loaded)
+    yield from receivers.problems(loaded.experiment, loaded.cluster)
 
 
 def reasoning_problems(loaded: Loaded) -> Iterator[str]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from jobs.contract.notification import NotifySettings, NotifyTarget
 from jobs.contract.stage_specs import (
     FINETUNE,
     JUDGE,
@@ -59,8 +60,16 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         site=site_settings(inputs),
         warnings=result.warnings,
         lead=inputs.training_lead if PRETRAIN in stages else None,
+        notify=notify_settings(inputs),
         weights_folder=inputs.weights_folder,
     )
+
+
+def notify_settings(inputs: Inputs) -> NotifySettings:
+    """Return the receivers of the run's notifications, and where their addresses are."""
+    receivers = (NotifyTarget(item.to, item.events) for item in inputs.experiment.notify)
+    file = inputs.cluster.environment.secrets_file
+    return NotifySettings(tuple(receivers), str(file or ""))
 
 
 def with_planned(stage: StagePlan, planned: Collection[str]) -> StagePlan:

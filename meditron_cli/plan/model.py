@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.contract.metrics_log import StepTimes
+from jobs.contract.notification import NotifySettings
 from jobs.contract.specs import TaskSpec
 from jobs.contract.stage_specs import CORPUS_STAGES, PRETRAIN, CurateSpec
 
@@ -104,6 +105,7 @@ class Plan:
     """Sentences for people: what does not fit well."""
     lead: Lead | None = None
     """Of training; None where the plan has none."""
+    notify: NotifySettings = field(default_factory=NotifySettings)
     weights_folder: str = ""
     """Of the base model that training starts from; empty for random weights, and where this machine
     does not have it."""

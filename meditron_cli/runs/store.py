@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from jobs.contract import specs
+from jobs.contract import notification, specs
 from jobs.contract.files import (
     FORMAT,
     DamagedFile,
@@ -336,7 +336,7 @@ def write_plan(
     live: Collection[tuple[str, int]] = (),
     others: Mapping[str, Iterable[int]] = MappingProxyType({}),
 ) -> None:
-    """Write the specs of the plan's tasks, then ``plan.json``.
+    """Write the specs of the plan's tasks, then ``plan.json``, and who is notified.
 
     Stages of earlier submissions that are not in this plan stay in ``plan.json``.
 
@@ -361,6 +361,7 @@ def write_plan(
             "stages": both,
         },
     )
+    notification.write(run, plan.notify)
 
 
 def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:

@@ -83,6 +83,7 @@ def settings(
         "pretrain.warmup_steps=1",
         "evaluate.checkpoints=[last]",
         "export.step=[]",
+        "notify=[]",
         "supervision.attempts_without_progress=1",
         "supervision.retry_delay_seconds=0",
     )
