@@ -42,7 +42,7 @@ COMMANDS = {
     "sync": "Copy a training's metrics into MLflow or W&B.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "verify": "Prove that weights and a checkpoint compute the same.",
-    "notify": "Show who is told of a run's events; send a test.",
+    "notify": "Show the receivers of notifications; send a test.",
     "health": "Check whether this machine is fit for work.",
     "nodes": "Show nodes that failed; clear or report them.",
     "doctor": "Check a cluster's Slurm settings and compute nodes.",

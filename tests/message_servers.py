@@ -33,7 +33,7 @@ def need(*names: str) -> None:
 
 @dataclass
 class Requests:
-    """What an HTTP server received, and how it answers."""
+    """The requests that an HTTP server received, and its answer."""
 
     port: int = 0
     hosts: list[str] = field(default_factory=list)

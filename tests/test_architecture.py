@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.checkpoints": NODE,
     "jobs.data": NODE,
     "jobs.health": NODE | {"jobs.slurm"},
-    "jobs.supervision.alarms": NODE | {"jobs.health", "jobs.supervision"},
+    "jobs.supervision.alarms": NODE | {"jobs.health", "jobs.notification", "jobs.supervision"},
     "jobs.notification": NODE,
     "jobs.supervision.ranks": NODE | {"jobs.slurm", "jobs.supervision"},
     "jobs.supervision.diagnosis": NODE

@@ -1,7 +1,7 @@
 """Send the notifications of a run: ``python -m jobs.notification RUN_DIR``.
 
 Started by ``jobs.notification.sender`` after events were appended to the run's log. One process
-sends at a time, by a lock; what it does not get done, the next one does. Standard library only.
+sends at a time, by a lock; the next one sends what it leaves. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobs.contract.locks import Locked, locked
 from jobs.contract.notification import NotifySettings
 from jobs.contract.rundir import RunDir
 from jobs.notification import delivery, message
-from jobs.notification.news import KINDS, Newsroom
+from jobs.notification.news import KINDS, NewsReader
 from jobs.notification.outbox import Outbox
 from jobs.runtime import secrets_file
 from jobs.runtime.log import log
@@ -72,7 +72,7 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     start, now = outbox.offset, time.time()
     values, outbox.offset = new_events(run, start)
     wanted = {event for target in settings.targets for event in target.events}
-    news = list(Newsroom(run, wanted).news(values))
+    news = list(NewsReader(run, wanted).news(values))
     outbox.add(news, settings.targets, now)
     if news or outbox.offset - start > UNREAD_BYTES:
         write_json(run.notify_state, outbox.to_json())

@@ -245,7 +245,7 @@ TYPES = {"failed": "failure", "finished": "success", "alarm": "warning", "node_e
 
 
 class Reasons(logging.Handler):
-    """Keeps the first warning of a library. What it says of less weight may have addresses."""
+    """Keeps the first warning of a library; its messages of a lower level may have addresses."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -11,7 +11,7 @@ from jobs.contract.rundir import RunDir
 from jobs.notification.outbox import Item
 
 URGENCY = ("failed", "stopped", "finished", "node_excluded", "alarm", "preempted", "resumed")
-"""The first of these that a message tells is its subject."""
+"""The first of these in a message is its subject."""
 MOST_LINES, MOST_LETTERS = 25, 600
 """Of a message, and of each line."""
 SUBJECTS = {"node_excluded": "node excluded", "alarm": "alarm"}
@@ -30,12 +30,12 @@ class Message:
 
 def write(run: RunDir, items: Mapping[str, Item]) -> Message:
     """Return the message about things of one run, oldest first."""
-    told = sorted(items.values(), key=lambda item: item.time)
+    parts = sorted(items.values(), key=lambda item: item.time)
     order = (*URGENCY, *EVENTS)
-    first = min(told, key=lambda item: order.index(item.event))
-    told, left = told[-MOST_LINES:], len(told) - MOST_LINES
+    first = min(parts, key=lambda item: order.index(item.event))
+    parts, left = parts[-MOST_LINES:], len(parts) - MOST_LINES
     lines = [f"{left} earlier ones"] if left > 0 else []
-    lines += [f"{datetime.fromtimestamp(item.time):%Y-%m-%d %H:%M} {_line(item)}" for item in told]
+    lines += [f"{datetime.fromtimestamp(item.time):%Y-%m-%d %H:%M} {_line(item)}" for item in parts]
     more = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
     return Message(
         first.event,

@@ -25,19 +25,19 @@ NAMED_NODES = 4
 
 @dataclass(frozen=True)
 class News:
-    """One thing to tell."""
+    """Something to report."""
 
     event: str
     """One of ``jobs.contract.notification.EVENTS``."""
     key: str
-    """Equal for the same thing, which is told once."""
+    """Equal for the same thing, which is reported once."""
     group: str
-    """Equal for things that one line tells, such as the failures of an array's tasks."""
+    """Equal for things in one line, such as the failures of an array's tasks."""
     text: str
     time: float
 
 
-class Newsroom:
+class NewsReader:
     """Reads what of a run's events is news."""
 
     def __init__(self, run: RunDir, wanted: Set[str] = frozenset(EVENTS)) -> None:
@@ -141,12 +141,18 @@ class Newsroom:
 
 
 def _alarm(value: Mapping[str, Any]) -> News:
-    """Return the news of an alarm, whose code is told once per attempt."""
-    code, place = str(value.get("code", "")), f"{value.get('stage')} {value.get('attempt')}"
-    text = f"{value.get('stage') or 'the run'}: {value.get('message') or code}"
+    """Return the news of an alarm, which is one per attempt, code and node."""
+    code, node = str(value.get("code", "")), str(value.get("node", ""))
+    place = f"{value.get('stage')} {value.get('attempt')} {node} {value.get('verdict')}"
+    where = ": ".join(filter(None, (str(value.get("stage", "")), node)))
     time = value.get("time")
-    moment = float(time) if isinstance(time, float | int) else 0.0
-    return News("alarm", f"alarm {code} {place}", f"alarm {code}", text, moment)
+    return News(
+        "alarm",
+        f"alarm {code} {place}",
+        f"alarm {code}",
+        f"{where}: {value.get('message') or code}",
+        float(time) if isinstance(time, float | int) else 0.0,
+    )
 
 
 def _after(record: ExitRecord) -> str:

@@ -12,7 +12,7 @@ from jobs.contract.notification import NotifyTarget
 from jobs.notification.news import News
 
 REPEAT_SECONDS = 600.0
-"""A receiver that was told of a group hears of it again after this time, or with other news."""
+"""Between two messages for the same group of news; other messages include it earlier."""
 HOUR = 3600.0
 TRIES_PER_HOUR = 12
 """Messages to a receiver that no run's end needs; more things wait for the next message."""
@@ -20,14 +20,14 @@ LAST_TRIES_PER_HOUR = 24
 """The same with messages about an end: stopped, failed, finished."""
 LAST = ("stopped", "failed", "finished")
 OLDEST_SECONDS = 24 * HOUR
-"""Of things that are told: a run whose notifications begin later does not tell its whole past."""
+"""Age of news that are still sent: new receivers do not get the whole past of a run."""
 MOST_KEYS = 1000
-"""Of things that were told, of which the newest are kept."""
+"""Of news that are known, of which the newest are kept."""
 
 
 @dataclass
 class Item:
-    """Things of one group that wait to be told."""
+    """News of one group that wait for a message."""
 
     event: str
     text: str
@@ -38,19 +38,19 @@ class Item:
 
 @dataclass
 class Receiver:
-    """What one receiver was told, and what waits."""
+    """The news that wait for a receiver, and the messages it got."""
 
     items: dict[str, Item] = field(default_factory=dict)
     """By group."""
     tries: list[float] = field(default_factory=list)
     """Times of the messages of the last hour, delivered or not."""
-    told: dict[str, float] = field(default_factory=dict)
-    """When each group was last told."""
+    sent: dict[str, float] = field(default_factory=dict)
+    """Time of the last message by group."""
     error: str = ""
     """Why the last message was not delivered."""
 
     def add(self, news: News) -> None:
-        """Keep a thing until it is told."""
+        """Keep news for the next message."""
         before = self.items.get(news.group)
         count = before.count + 1 if before else 1
         self.items[news.group] = Item(news.event, news.text, news.time, count)
@@ -61,7 +61,7 @@ class Receiver:
         fresh = [
             item
             for group, item in self.items.items()
-            if not 0 <= now - self.told.get(group, 0.0) < REPEAT_SECONDS
+            if not 0 <= now - self.sent.get(group, 0.0) < REPEAT_SECONDS
         ]
         is_last = any(item.event in LAST for item in fresh)
         most = LAST_TRIES_PER_HOUR if is_last else TRIES_PER_HOUR
@@ -73,15 +73,15 @@ class Receiver:
         self.tries.append(now)
         self.error = error
         if not error:
-            self.told = {k: t for k, t in self.told.items() if now - t < REPEAT_SECONDS}
-            self.told |= dict.fromkeys(self.items, now)
+            self.sent = {k: t for k, t in self.sent.items() if now - t < REPEAT_SECONDS}
+            self.sent |= dict.fromkeys(self.items, now)
             self.items = {}
         return is_new
 
 
 @dataclass
 class Outbox:
-    """What was read of a run's log, and its receivers by name."""
+    """The part of a run's log that was read, and the receivers by name."""
 
     offset: int = 0
     """Bytes of the log that were read."""
@@ -121,7 +121,7 @@ class Outbox:
                 str(name): Receiver(
                     {group: Item(**item) for group, item in entry["items"].items()},
                     [float(time) for time in entry["tries"]],
-                    {group: float(time) for group, time in entry["told"].items()},
+                    {group: float(time) for group, time in entry["sent"].items()},
                     str(entry["error"]),
                 )
                 for name, entry in value["receivers"].items()

@@ -19,7 +19,7 @@ WAIT_SECONDS = SECONDS + 5.0
 
 
 def has_receivers(run: RunDir) -> bool:
-    """Return whether anybody is told of a run; False where the storage does not answer."""
+    """Return whether a run has receivers; False where the storage does not answer."""
     return os.path.exists(run.notify)
 
 

@@ -172,12 +172,12 @@ class Supervisor:
             self.attempt, self.allocation.job, evidence, decision, follows=self.follows
         )
         recorded = attempt_records.record_exit(self.run, record)
-        self.sender.send()
         runner = ActionRunner(self.attempt, self.allocation, self.reader, self.is_stop_requested)
         if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
             recorded = attempt_records.record_exit(self.run, record)
         self.record_suspects(decision.suspects)
         self.raise_storm_alarm()
+        self.sender.send()
         code = runner.execute(decision)
         if code is None and not recorded and not attempt_records.record_exit(self.run, record):
             log(f"{self.stage} is not started again: the attempt could not be recorded")

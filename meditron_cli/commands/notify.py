@@ -1,4 +1,4 @@
-"""``meditron notify``: show who is told of a run's events, and send a test."""
+"""``meditron notify``: show a run's receivers, and send a test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HINT_NONE = "`meditron explain notify` shows the keys of a receiver"
 HINT_FAILED = "correct the address, or allow this machine to reach the service"
 
 
-@click.command("notify", short_help="Show who is told of a run's events; send a test.")
+@click.command("notify", short_help="Show the receivers of notifications; send a test.")
 @optional_run_argument
 @optional_target_options
 @click.option("test", "--test", is_flag=True, help="Send a message to each receiver now.")
@@ -122,7 +122,7 @@ def receivers(settings: NotifySettings, run: RunDir | None) -> list[dict[str, An
                 "by": kind_of(addresses.get(target.to, "")) or None,
                 "events": list(target.events),
                 "waiting": sum(item.count for item in receiver.items.values()),
-                "last_told": max(receiver.told.values(), default=None),
+                "last_sent": max(receiver.sent.values(), default=None),
                 "tested": False,
                 "error": receiver.error,
             }

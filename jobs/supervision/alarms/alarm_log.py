@@ -8,6 +8,7 @@ import time
 
 from jobs.contract.events import append_event, read_events
 from jobs.contract.outcomes import Alarm
+from jobs.notification.sender import Sender
 from jobs.runtime.log import log
 from jobs.supervision.attempt_records import AttemptRef
 
@@ -19,6 +20,7 @@ class AlarmLog:
 
     def __init__(self, attempt: AttemptRef) -> None:
         self._attempt = attempt
+        self._sender = Sender(attempt.run)
         self._raised: dict[tuple[str, str, str], str] = {}
         """Verdict by code, node and key."""
 
@@ -41,6 +43,8 @@ class AlarmLog:
             )
         except OSError as error:
             log(f"the alarm could not be recorded: {error.strerror}")
+            return
+        self._sender.send()
 
     def was_recorded(self, code: str, seconds: float) -> bool:
         """Return whether an alarm of a code was recorded within a time, by any attempt."""

@@ -32,11 +32,11 @@ class Notify(Section):
     """Name of the line with its address in the profile's ``environment.secrets_file``:
     ``mailto:NAME@HOST``, ``command:PROGRAM`` or the URL of a service."""
     events: tuple[Event, ...] = DEFAULT_EVENTS
-    """What it is told of: ``started``, ``preempted``, ``resumed``, ``stopped``, ``failed``,
+    """Events that are sent: ``started``, ``preempted``, ``resumed``, ``stopped``, ``failed``,
     ``finished``, ``node_excluded``, ``alarm``."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that it is told of something."""
+        """Check that an event is listed."""
         if not self.events:
             yield "events", "lists no event; leave the receiver out"
 

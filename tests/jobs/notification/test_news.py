@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.events import Event, append_event, read_events
+from jobs.contract.outcomes import Alarm
 from jobs.contract.rundir import RunDir
-from jobs.notification.news import News, Newsroom
+from jobs.notification.news import News, NewsReader
 
 from .runs import end, happen, make_run, start
 
 
 def news(run: RunDir, *events: Event) -> list[News]:
     happen(run, *events)
-    return list(Newsroom(run).news(read_events(run)))
+    return list(NewsReader(run).news(read_events(run)))
 
 
 def told(run: RunDir, *events: Event) -> list[tuple[str, str]]:
@@ -118,10 +119,14 @@ def test_nodes_that_the_next_job_leaves_out_are_told_each(run: RunDir) -> None:
 
 
 def test_an_alarm_is_told_in_its_own_words(run: RunDir) -> None:
-    append_event(run, "alarm", code="storm", message="5 attempts in 30 minutes", stage="pretrain")
+    alarm = Alarm("straggler", "GPU 3 takes 1.4 times as long as the others", node="n1")
+    append_event(run, "alarm", stage="pretrain", index=0, attempt=1, **alarm.to_json())
     append_event(run, "alarm")
 
-    assert told(run) == [("alarm", "pretrain: 5 attempts in 30 minutes"), ("alarm", "the run: ")]
+    assert told(run) == [
+        ("alarm", "pretrain: n1: GPU 3 takes 1.4 times as long as the others"),
+        ("alarm", ": "),
+    ]
 
 
 def test_notes_and_damaged_events_are_no_news(run: RunDir) -> None:

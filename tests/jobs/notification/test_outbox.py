@@ -1,4 +1,4 @@
-"""What is sent to which receiver, and when."""
+"""The choice of what is sent to which receiver, and of the moment."""
 
 from __future__ import annotations
 

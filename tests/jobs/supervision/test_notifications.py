@@ -1,4 +1,4 @@
-"""A supervisor tells of a run, and a receiver that fails or hangs changes nothing of it."""
+"""A supervisor sends notifications, and a receiver that fails or hangs changes nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`meditron notify`, and what a submission says about receivers."""
+"""`meditron notify`, and what a submission reports about receivers."""
 
 from __future__ import annotations
 

@@ -57,13 +57,13 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
     [
         ("lerning_rate: 1", "1:1: lerning_rate: unknown key; known here: name, seed, curate, "
          "tokenize, vocabulary, model, parallel, index, convert, pretrain, prepare, "
-         "finetune, evaluate, verify, export, selftest, supervision"),
+         "finetune, evaluate, verify, export, selftest, supervision, notify"),
         ("curate: {min_char: 1}", "1:10: curate.min_char: unknown key; did you mean 'min_chars'?"),
         ("warmup_steps: 1", "1:1: warmup_steps: unknown key here; did you mean "
          "'pretrain.warmup_steps'?"),
         ("<<: {a: 1}", "1:1: <<: unknown key; known here: name, seed, curate, tokenize, "
          "vocabulary, model, parallel, index, convert, pretrain, prepare, finetune, "
-         "evaluate, verify, export, selftest, supervision"),
+         "evaluate, verify, export, selftest, supervision, notify"),
         ("name: 1.10", '1:7: name: expected text, found the number 1.10; put it in quotes: "1.10"'),
         ("name: true", "1:7: name: expected text, found true; put it in quotes: \"true\""),
         ("name:", "1:6: name: expected text, found nothing"),
