@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.contract.files import write_bytes
 from jobs.health import node_ledger
 
 from ..fake_nvml import build, write_readings
+from ..message_servers import program
 from .faults import Laboratory, Trial, Truth, check_reached
 
 pytestmark = pytest.mark.slurm
@@ -29,7 +31,15 @@ def readings(laboratory: Laboratory, tmp_path: Path) -> Iterator[Path]:
         f"  set:\n    LD_LIBRARY_PATH: {library}\n    FAKE_NVML: {tmp_path}/%s\n"
         "    FAULT_DEVICE: cpu\n"
     )
-    laboratory.profile(CLUSTER, ("device: cpu", "device: cuda"), ("  set:\n", variables))
+    page = program(tmp_path / "page", f"cat >>{tmp_path}/messages")
+    write_bytes(tmp_path / "secrets", f"PAGER=command:{page}\n".encode(), 0o600)
+    secrets = f"environment:\n  secrets_file: {tmp_path}/secrets\n"
+    laboratory.profile(
+        CLUSTER,
+        ("device: cpu", "device: cuda"),
+        ("environment:\n", secrets),
+        ("  set:\n", variables),
+    )
     yield tmp_path
     node_ledger.ledger(laboratory.desk.runs, CLUSTER).unlink(missing_ok=True)
 
@@ -41,7 +51,8 @@ def begin(laboratory: Laboratory, name: str, *overrides: str) -> Trial:
 def test_a_gpu_that_falls_off_the_bus_moves_the_run_off_its_node(
     laboratory: Laboratory, truth: Truth, readings: Path
 ) -> None:
-    trial = begin(laboratory, "off-the-bus")
+    events = "node_excluded, resumed, finished"
+    trial = begin(laboratory, "off-the-bus", f"notify=[{{to: PAGER, events: [{events}]}}]")
     attempt = trial.reach(7)
     node = trial.nodes()[1]
     since = time.time()
@@ -60,6 +71,14 @@ def test_a_gpu_that_falls_off_the_bus_moves_the_run_off_its_node(
     desk = laboratory.desk
     assert node in desk("nodes", "--cluster", CLUSTER).stdout
     assert "fallen off the bus" in desk("nodes", "--cluster", CLUSTER, "--ticket", node).stdout
+    messages = readings / "messages"
+    trial.wait_for(lambda: "pretrain finished" in messages.read_text(), "the last message")
+    excluded, resumed = sorted(
+        (line for line in messages.read_text().splitlines() if "off the bus" in line),
+        key=lambda line: "resumed" in line,
+    )
+    assert f"{node} is left out of the next job: " in excluded
+    assert f"pretrain resumed from step {ended.exit['step_after']} on " in resumed
 
 
 def test_a_node_that_degrades_is_left_after_the_next_checkpoint(
