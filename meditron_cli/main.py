@@ -17,42 +17,56 @@ from typing import Any, NoReturn
 
 import click
 
-from meditron_cli import __version__, console
+from meditron_cli import __version__, console, examples
 from meditron_cli.errors import ConfigError, MeditronError
 
-COMMANDS = {
-    "init": "Write a starter experiment.",
-    "check": "Check experiment files and cluster profiles.",
-    "explain": "Explain a configuration value and where it comes from.",
-    "schema": "Print the JSON Schema of an experiment or a profile.",
-    "fetch": "Download the base model and data of an experiment.",
-    "tokenizer": "Build the tokenizer of an experiment.",
-    "plan": "Show what would run, with what, without submitting.",
-    "submit": "Run a stage, or the whole pipeline, on a cluster.",
-    "status": "Show the state and progress of runs.",
-    "logs": "Print the logs of a run.",
-    "resume": "Continue a run with its own configuration.",
-    "recover": "Resume interrupted runs where jobs cannot submit jobs.",
-    "cancel": "Stop every job of a run.",
-    "rm": "Remove runs that nothing uses.",
-    "report": "Show the results of a run.",
-    "samples": "Show the documents of a training step.",
-    "corpus": "Show documents of a corpus, or remove some.",
-    "profile": "Show where the time of training's steps goes.",
-    "sync": "Copy a training's metrics into MLflow or W&B.",
-    "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
-    "verify": "Prove that weights and a checkpoint compute the same.",
-    "notify": "Show the receivers of notifications; send a test.",
-    "health": "Check whether this machine is fit for work.",
-    "nodes": "Show nodes that failed; clear or report them.",
-    "doctor": "Check a cluster's Slurm settings and compute nodes.",
-    "clusters": "List cluster profiles, or show one.",
-    "drill": "Prove on a cluster that training survives faults.",
-    "selftest": "Confirm or refute what is claimed of training.",
-    "rehearse": "Run an experiment in miniature on this machine.",
-    "completion": "Print the completion script of a shell.",
+GROUPS = {
+    "Start here": {
+        "init": "Write a starter experiment.",
+        "plan": "Show what would run, with what, without submitting.",
+        "submit": "Run a stage, or the whole pipeline, on a cluster.",
+        "status": "Show the state and progress of runs.",
+    },
+    "Configure": {
+        "check": "Check experiment files and cluster profiles.",
+        "explain": "Explain a configuration value and where it comes from.",
+        "schema": "Print the JSON Schema of an experiment or a profile.",
+        "clusters": "List cluster profiles, or show one.",
+        "fetch": "Download the base model and data of an experiment.",
+        "tokenizer": "Build the tokenizer of an experiment.",
+        "notify": "Show the receivers of notifications; send a test.",
+        "completion": "Print the completion script of a shell.",
+    },
+    "Run": {
+        "rehearse": "Run an experiment in miniature on this machine.",
+        "resume": "Continue a run with its own configuration.",
+        "recover": "Resume interrupted runs where jobs cannot submit jobs.",
+        "cancel": "Stop every job of a run.",
+        "rm": "Remove runs that nothing uses.",
+    },
+    "Inspect": {
+        "logs": "Print the logs of a run.",
+        "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
+        "samples": "Show the documents of a training step.",
+        "corpus": "Show documents of a corpus, or remove some.",
+        "profile": "Show where the time of training's steps goes.",
+    },
+    "Results": {
+        "report": "Show the results of a run.",
+        "verify": "Prove that weights and a checkpoint compute the same.",
+        "sync": "Copy a training's metrics into MLflow or W&B.",
+    },
+    "Site": {
+        "doctor": "Check a cluster's Slurm settings and compute nodes.",
+        "health": "Check whether this machine is fit for work.",
+        "nodes": "Show nodes that failed; clear or report them.",
+        "drill": "Prove on a cluster that training survives faults.",
+        "selftest": "Confirm or refute what is claimed of training.",
+    },
 }
-"""Name and short help of every command, in the order ``--help`` shows them."""
+"""Name and short help of every command, in the groups and the order of ``--help``."""
+
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 INTERRUPTED = 130
 
@@ -64,7 +78,7 @@ NAMED_WRONG = {
 
 
 class LazyGroup(click.Group):
-    """A command group that lists its commands from ``COMMANDS`` and imports one only to run it."""
+    """A command group that lists its commands from ``GROUPS`` and imports one only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -74,6 +88,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"meditron_cli.commands.{cmd_name}")
         command: click.Command = module.command
+        examples.add(command, cmd_name)
         return command
 
     def resolve_command(
@@ -85,8 +100,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with exit_without_reader():

@@ -121,6 +121,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """The packages that the modules of each package may import, beside their own."""
 TOP = {
+    "meditron_cli.examples",
     "meditron_cli.main",
     "meditron_cli.__main__",
     "meditron_cli.commands",

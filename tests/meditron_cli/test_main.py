@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from meditron_cli import __version__
-from meditron_cli.main import COMMANDS, main
+from meditron_cli.examples import EXAMPLES
+from meditron_cli.main import COMMANDS, GROUPS, main
 
 from ..conftest import Bench
 from ..gate import full
@@ -45,12 +48,60 @@ def test_every_command_module_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
-def test_help_lists_every_command(words: tuple[str, ...]) -> None:
+def test_help_lists_every_command_in_its_group(words: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, words)
 
     assert result.exit_code == 0
-    listed = result.stdout.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == list(COMMANDS)
+    listed = result.stdout[result.stdout.index("Start here:") :]
+    groups = (section.splitlines() for section in listed.split("\n\n"))
+    found = {
+        title.rstrip(":"): {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
+        for title, *lines in groups
+    }
+    assert found == GROUPS
+
+
+def commands() -> Iterator[str]:
+    """Yield the words of every command, those of subcommands too."""
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        yield name
+        if isinstance(command, click.Group):
+            yield from (f"{name} {word}" for word in command.commands)
+
+
+@pytest.mark.parametrize("name", list(commands()))
+def test_help_of_a_command_ends_with_two_examples_that_parse(
+    name: str, meditron: Bench, project: Path
+) -> None:
+    for file in ("corpus", "experiment.yaml"):
+        (project / file).touch()
+    shown = CliRunner().invoke(main, [*name.split(), "--help"]).stdout
+
+    examples = [line.strip() for line in shown.partition("\n  Examples:\n")[2].splitlines()]
+
+    assert len(set(examples)) == 2
+    for example in examples:
+        assert example.startswith(f"meditron {name}")
+        parse(main, shlex.split(example, comments=True)[1:], None)
+
+
+def parse(command: click.Command, words: list[str], parent: click.Context | None) -> None:
+    """Parse a command line without running it.
+
+    Raises:
+        click.UsageError: it is refused.
+    """
+    words = words[: words.index(">")] if ">" in words else words
+    context = command.make_context(command.name, words, parent=parent)
+    with context:
+        if isinstance(command, click.Group) and (rest := context._protected_args + context.args):
+            _, inner, left = command.resolve_command(context, rest)
+            parse(inner, left, context)
+
+
+def test_examples_are_of_commands_there_are() -> None:
+    assert set(EXAMPLES) == set(commands())
 
 
 @pytest.mark.parametrize("word", ["--version", "-V"])
