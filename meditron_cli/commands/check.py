@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meditron_cli.commands.options import json_option, require_trainable, run_of
+from meditron_cli.commands.options import (
+    complete_cluster,
+    complete_size,
+    json_option,
+    require_trainable,
+    run_of,
+)
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
@@ -19,8 +25,20 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Check experiment files and cluster profiles.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("cluster", "--cluster", metavar="NAME", help="Check experiments on this cluster.")
-@click.option("size", "--size", metavar="NAME", help="Check experiments with this recipe.")
+@click.option(
+    "cluster",
+    "--cluster",
+    metavar="NAME",
+    shell_complete=complete_cluster,
+    help="Check experiments on this cluster.",
+)
+@click.option(
+    "size",
+    "--size",
+    metavar="NAME",
+    shell_complete=complete_size,
+    help="Check experiments with this recipe.",
+)
 @json_option
 @click.pass_obj
 def command(

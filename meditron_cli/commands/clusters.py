@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from meditron_cli.commands.options import complete_cluster
 from meditron_cli.errors import ConfigError
 
 
 @click.command("clusters", short_help="List cluster profiles, or show one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_cluster)
 @click.option("copy", "--copy", is_flag=True, help="Copy NAME to ./clusters, to edit it there.")
 @click.option("as_json", "--json", is_flag=True, help="Print JSON.")
 def command(name: str | None, copy: bool, as_json: bool) -> None:

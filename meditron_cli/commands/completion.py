@@ -10,6 +10,12 @@ from meditron_cli import console
 VARIABLE = "_MEDITRON_COMPLETE"
 """Set by the script when the shell requests completions; the name that click derives."""
 
+BASH_END = "\n    return 0\n}"
+NO_SPACE = """
+    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+"""
+"""Lines of bash: a value follows ``KEY=`` at once."""
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -24,4 +30,5 @@ def command(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None, shell
     script = kind(ctx.find_root().command, {}, "meditron", VARIABLE)
-    console.data(script.source_template % script.source_vars())
+    source = script.source_template % script.source_vars()
+    console.data(source.replace(BASH_END, NO_SPACE + BASH_END) if shell == "bash" else source)

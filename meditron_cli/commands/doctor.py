@@ -25,8 +25,21 @@ WAIT_SECONDS = 120
 
 
 @click.command("doctor", short_help="Check a cluster's Slurm settings and compute nodes.")
-@click.option("cluster", "--cluster", required=True, metavar="NAME", help="Cluster profile.")
-@click.option("size", "--size", metavar="NAME", help="Recipe whose jobs to check.")
+@click.option(
+    "cluster",
+    "--cluster",
+    required=True,
+    metavar="NAME",
+    shell_complete=options.complete_cluster,
+    help="Cluster profile.",
+)
+@click.option(
+    "size",
+    "--size",
+    metavar="NAME",
+    shell_complete=options.complete_size,
+    help="Recipe whose jobs to check.",
+)
 @click.option(
     "config",
     "--config",

@@ -39,6 +39,7 @@ COLUMNS = ("fault", "at step", "root cause", "detected s", "resumed s", "redone"
     "--cluster",
     required=True,
     metavar="NAME",
+    shell_complete=options.complete_cluster,
     help="Cluster profile; `meditron clusters` lists them.",
 )
 @click.option(
@@ -67,6 +68,7 @@ COLUMNS = ("fault", "at step", "root cause", "detected s", "resumed s", "redone"
     "--set",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=options.complete_setting,
     help="Set a configuration value of both trainings; may be repeated.",
 )
 @options.runs_dir_option

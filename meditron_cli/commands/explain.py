@@ -8,14 +8,33 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meditron_cli.commands.options import (
+    complete_cluster,
+    complete_key,
+    complete_setting,
+    complete_size,
+)
+
 if TYPE_CHECKING:
     from meditron_cli.config.explain import Explanation
 
 
 @click.command("explain", short_help="Explain a configuration value and where it comes from.")
-@click.argument("key")
-@click.option("cluster", "--cluster", metavar="NAME", help="With the defaults of this cluster.")
-@click.option("size", "--size", metavar="NAME", help="With the values of this recipe.")
+@click.argument("key", shell_complete=complete_key)
+@click.option(
+    "cluster",
+    "--cluster",
+    metavar="NAME",
+    shell_complete=complete_cluster,
+    help="With the defaults of this cluster.",
+)
+@click.option(
+    "size",
+    "--size",
+    metavar="NAME",
+    shell_complete=complete_size,
+    help="With the values of this recipe.",
+)
 @click.option(
     "config",
     "--config",
@@ -23,7 +42,14 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Experiment file; default: experiment.yaml, where there is one.",
 )
-@click.option("overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Set a value.")
+@click.option(
+    "overrides",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_setting,
+    help="Set a value.",
+)
 @click.option("as_json", "--json", is_flag=True, help="Print JSON.")
 def command(
     key: str,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PIPELINE_STAGES, FinetuneSpec
@@ -23,6 +24,50 @@ if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of runs that begin so, for a shell's completion."""
+    root = store.existing_root(ctx.params.get("runs_dir"), os.environ)
+    return [name for name in store.names(root) if name.startswith(incomplete)]
+
+
+def complete_cluster(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the profiles whose names begin so, or have the shell complete a path."""
+    from meditron_cli.config.files import cluster_names, is_path
+
+    if is_path(incomplete) or incomplete.startswith((".", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(name) for name in cluster_names() if name.startswith(incomplete)]
+
+
+def complete_size(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the recipes whose names begin so."""
+    from meditron_cli.config.files import size_names
+
+    return [name for name in size_names() if name.startswith(incomplete)]
+
+
+def complete_key(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the keys of experiments and profiles that begin so."""
+    from meditron_cli.config.cluster_schema import Cluster
+    from meditron_cli.config.error_messages import dotted_keys
+    from meditron_cli.config.experiment_schema import Experiment
+
+    keys = [*dotted_keys(Experiment, items=True), *dotted_keys(Cluster, "cluster.", items=True)]
+    return [key for key in keys if key.startswith(incomplete)]
+
+
+def complete_setting(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the keys of experiments that begin so and are no sections, each with its ``=``."""
+    from meditron_cli.config.error_messages import dotted_keys
+    from meditron_cli.config.experiment_schema import Experiment
+
+    keys = dotted_keys(Experiment)
+    sections = {key.rpartition(".")[0] for key in keys}
+    return [f"{key}=" for key in keys if key.startswith(incomplete) and key not in sections]
 
 
 def target_options(function: F) -> F:
@@ -47,6 +92,7 @@ def _target_options(function: F, *, size: bool, cluster: bool) -> F:
             "--set",
             metavar="KEY=VALUE",
             multiple=True,
+            shell_complete=complete_setting,
             help="Set a configuration value, above every file; may be repeated.",
         ),
         click.option(
@@ -61,6 +107,7 @@ def _target_options(function: F, *, size: bool, cluster: bool) -> F:
             "--size",
             required=size,
             metavar="NAME",
+            shell_complete=complete_size,
             help="Recipe: tiny, 1b, 7b, 8b, 13b, 70b.",
         ),
         click.option(
@@ -68,6 +115,7 @@ def _target_options(function: F, *, size: bool, cluster: bool) -> F:
             "--cluster",
             required=cluster,
             metavar="NAME",
+            shell_complete=complete_cluster,
             help="Cluster profile; `meditron clusters` lists them.",
         ),
     ):
@@ -107,12 +155,6 @@ runs_dir_option = click.option(
 )
 
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON.")
-
-
-def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of runs that begin so, for a shell's completion."""
-    root = store.existing_root(ctx.params.get("runs_dir"), os.environ)
-    return [name for name in store.names(root) if name.startswith(incomplete)]
 
 
 run_argument = click.argument("name", metavar="RUN", shell_complete=complete_run)

@@ -36,12 +36,14 @@ COLUMNS = ("claim", "measured", "expected", "verdict")
     "--cluster",
     required=True,
     metavar="NAME",
+    shell_complete=options.complete_cluster,
     help="Cluster profile; `meditron clusters` lists them.",
 )
 @click.option(
     "size",
     "--size",
     metavar="NAME",
+    shell_complete=options.complete_size,
     help="Recipe whose width is measured; default: 7b, on CPUs a narrow shape.",
 )
 @click.option(
@@ -56,6 +58,7 @@ COLUMNS = ("claim", "measured", "expected", "verdict")
     "--set",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=options.complete_setting,
     help="Set a configuration value, above every file; may be repeated.",
 )
 @options.runs_dir_option
