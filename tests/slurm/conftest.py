@@ -18,6 +18,7 @@ from .faults import Laboratory, Truth
 # Not TMPDIR, which may be long: the paths of Unix sockets hold only some 100 characters.
 PARENT = Path("/tmp")
 PREFIX = "meditron-slurm-"
+TABLE = pytest.StashKey[list[faults.Row]]()
 FAULTS = 12
 """Least number of faults of which the accuracy is recorded."""
 
@@ -91,11 +92,18 @@ def truth(laboratory: Laboratory) -> Truth:
     return faults.truth_of(trial)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Complete the measurements while the run directories are there."""
+    stash = session.config.stash
+    stash[TABLE] = [row() for row in stash.get(faults.ROWS, [])]
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Show the measurements of the fault tests."""
-    if rows := [row() for row in config.stash.get(faults.ROWS, [])]:
+    if rows := config.stash.get(TABLE, []):
         terminalreporter.section("faults: seconds to detect and to resume, steps trained again")
         for line in faults.table(rows):
             terminalreporter.write_line(line)

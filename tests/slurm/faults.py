@@ -478,12 +478,15 @@ def confusion(rows: list[Row]) -> list[str]:
 
 
 def accuracy(rows: list[Row]) -> dict[str, float]:
-    """Return the shares of faults whose root cause, and whose excluded nodes, are right."""
+    """Return the share of faults whose root cause is right, and that of excluded nodes that were at
+    fault. A node that is down need not be excluded where Slurm itself requeues the job.
+    """
     causes = sum(row.cause == row.injected for row in rows)
-    nodes = sum(row.excluded == row.blamed for row in rows)
+    excluded = [(node, row.blamed) for row in rows for node in row.excluded.split()]
+    right = sum(node == blamed for node, blamed in excluded)
     return {
         "diagnosis_accuracy": causes / len(rows),
-        "exclusion_accuracy": nodes / len(rows),
+        "exclusion_accuracy": right / len(excluded) if excluded else 1.0,
     }
 
 
