@@ -456,15 +456,10 @@ def counted_steps(lines: Iterable[MetricLine]) -> CountedSteps:
     found: dict[type[Any], dict[int, Any]] = {
         kind: {} for kind in (StepLine, ValidationLine, PeriodLine, SkipLine)
     }
-    last = 0
-    for line in lines:
+    redone_from = math.inf
+    for line in reversed(list(lines)):  # forwards, each resumption would pass over all steps before
+        if type(line) in found and line.step < redone_from:
+            found[type(line)].setdefault(line.step, line)
         if isinstance(line, StepLine | SkipLine):
-            if line.step <= last:
-                found = {
-                    kind: {step: item for step, item in items.items() if step < line.step}
-                    for kind, items in found.items()
-                }
-            last = line.step
-        if type(line) in found:
-            found[type(line)][line.step] = line
+            redone_from = min(redone_from, line.step)
     return CountedSteps(*([items[step] for step in sorted(items)] for items in found.values()))

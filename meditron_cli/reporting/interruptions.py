@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +113,7 @@ def detected_after(attempt: Attempt, sign: float | None) -> float | None:
 
 
 def first_new_steps(steps: Iterable[Work]) -> list[tuple[int, float]]:
-    """Return attempt numbers and times of the first step beyond all earlier ones, oldest first."""
+    """Return attempt numbers and times of the first step beyond all earlier ones, by number."""
     highest = 0
     first: dict[int, float] = {}
     for item in steps:
@@ -122,10 +124,9 @@ def first_new_steps(steps: Iterable[Work]) -> list[tuple[int, float]]:
 
 
 def resumed_after(
-    attempt: Attempt, detected: float | None, new_steps: Iterable[tuple[int, float]]
+    attempt: Attempt, detected: float | None, new_steps: Sequence[tuple[int, float]]
 ) -> float | None:
     """Return the seconds from a failure to the first new step after it."""
     failed = (attempt.ended or 0.0) - (detected or 0.0)
-    times = (time for number, time in new_steps if number > attempt.number)
-    time = next(times, None)
-    return None if time is None else max(0.0, time - failed)
+    place = bisect.bisect(new_steps, (attempt.number, math.inf))
+    return max(0.0, new_steps[place][1] - failed) if place < len(new_steps) else None
