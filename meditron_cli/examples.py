@@ -92,7 +92,7 @@ EXAMPLES = {
     ),
     "report": (
         "meditron report med-7b-3f2a91c0",
-        "meditron report med-7b-3f2a91c0 med-7b-3f2a91c0-2 --json",
+        "meditron report med-7b-3f2a91c0 med-7b-3f2a91c0-2 --html",
     ),
     "verify": (
         "meditron verify meta-llama/Llama-2-7b-hf med-7b-3f2a91c0:first",

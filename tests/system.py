@@ -9,15 +9,15 @@ from contextlib import suppress
 
 import pytest
 
-from . import fake_nvml
+from . import chromium, fake_nvml
 from .slurm.cluster import ClusterError, ensure_installed, missing_programs
 
 
 def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -> None:
-    """Install gcc and Slurm where a collected test needs them and they are missing.
+    """Install gcc, Slurm and Chromium where a collected test needs them and they are missing.
 
     Tests for which gcc cannot be had are skipped with the reason, and fail when ``CI`` is ``true``;
-    for Slurm the fixture ``slurm`` does the same.
+    for Slurm and Chromium the fixtures ``slurm`` and ``browser`` do the same.
     """
     compiled = [item for item in items if builds_driver(item)]
     if compiled and not shutil.which("gcc"):
@@ -30,6 +30,11 @@ def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -
         announce("installing Slurm, munge and MariaDB for the tests marked slurm ...")
         with suppress(ClusterError):
             ensure_installed()
+    if any("browser" in getattr(item, "fixturenames", ()) for item in items) and not (
+        shutil.which("chromium")
+    ):
+        announce("installing Chromium for the tests of HTML reports ...")
+        chromium.install()
 
 
 def require_root(purpose: str) -> None:

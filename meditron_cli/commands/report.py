@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.contract import metrics_log
+from jobs.contract.files import write_bytes
 from jobs.contract.rundir import RunDir
 from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
@@ -19,12 +20,23 @@ from meditron_cli.reporting import finetuned, funnel, judged, score_tables, toke
 from meditron_cli.runs import store
 from meditron_cli.services import Services
 
+if TYPE_CHECKING:
+    from meditron_cli.reporting.report import RunReport
+
 
 @click.command()
-@options.optional_run_argument
-@click.argument("other", metavar="[RUN2]", required=False, shell_complete=options.complete_run)
+@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=options.complete_run)
 @options.runs_dir_option
 @click.option("--scores", is_flag=True, help="Show the tables of scores alone.")
+@click.option(
+    "page",
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page for a browser, of all RUNs side by side; default: RUN.html in this folder.",
+)
 @click.option("--published", is_flag=True, help="Show the published results alone, of no run.")
 @click.option(
     "--answers", is_flag=True, help="Show answers to questions without choices alone, as Markdown."
@@ -33,10 +45,10 @@ from meditron_cli.services import Services
 @click.pass_obj
 def command(
     services: Services,
-    name: str | None,
-    other: str | None,
+    names: tuple[str, ...],
     runs_dir: Path | None,
     scores: bool,
+    page: Path | None,
     published: bool,
     answers: bool,
     as_json: bool,
@@ -45,44 +57,103 @@ def command(
 
     Tokens, losses, accuracy before and after training with its 95 % interval and beside published
     results, time and throughput, and the paths of its files. Without RUN it is the run last worked
-    on. An unfinished run is reported as far as it is. With RUN2, the paired tests compare the
-    scores of RUN2 with those of RUN.
+    on. An unfinished run is reported as far as it is. With a second RUN, the paired tests compare
+    its scores with those of the first.
     """
     if published:
-        if name is not None:
+        if names:
             raise click.UsageError("--published is of no run; leave RUN out")
         show_published(as_json)
         return
-    from meditron_cli.reporting import report, run_times, tables, task_errors
-    from meditron_cli.runs import query, state
-
-    run = (
-        options.find_run(services, runs_dir, name)
-        if name is not None
-        else store.latest(store.existing_root(runs_dir, services.environ))
-    )
-    second = options.find_run(services, runs_dir, other) if other else None
+    runs = [options.find_run(services, runs_dir, name) for name in names] or [
+        store.latest(store.existing_root(runs_dir, services.environ))
+    ]
     if answers:
-        show_answers([run, second] if second else [run])
-        return
-    record, infos, now = query.evidence(services, [run], in_full=True)[0]
-    record.require_readable()
-    view = state.derive_view(record, infos, now)
-    times = run_times.measure(run, record, view, now)
-    errors = task_errors.of_run(run, record, infos, now)
-    results = report.gather(run, record, view, times, errors, second)
-    if as_json:
-        console.json_out(results)
-        return
-    for sentence in finetuned.notes(results["finetuned"]):
+        show_answers(runs)
+    elif page is not None:
+        write_page(services, runs, page)
+    else:
+        found = compared(services, runs)
+        console.json_out(found.results) if as_json else show(found, scores)
+
+
+def compared(services: Services, runs: Sequence[RunDir]) -> RunReport:
+    """Return the report of a run, compared with a second one.
+
+    Raises:
+        ConfigError: there are more runs.
+    """
+    if len(runs) > 2:
+        raise ConfigError(
+            f"report compares two runs, not {len(runs)}",
+            hint="`--html` shows any number of runs side by side",
+        )
+    [found], _ = gather(services, runs[:1], runs[1] if runs[1:] else None)
+    return found
+
+
+def show(found: RunReport, scores_alone: bool) -> None:
+    """Print the tables of a run's report, or those of scores."""
+    for sentence in finetuned.notes(found.results["finetuned"]):
         console.warning(sentence)
-    console.data(f"run {results['run']}: {results['state']}")
-    more = (tables.training_table(times), tables.interruption_table(times))
-    whole = (*sections(results), *more, *last_sections(results))
-    for title, columns, rows in score_sections(results) if scores else whole:
+    console.data(f"run {found.name}: {found.results['state']}")
+    for title, columns, rows in (
+        score_sections(found.results) if scores_alone else all_sections(found)
+    ):
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
+
+
+def gather(
+    services: Services, runs: Sequence[RunDir], other: RunDir | None = None
+) -> tuple[list[RunReport], float]:
+    """Return the reports of runs, and the time that they are of.
+
+    Args:
+        other: a run whose scores are compared with those of each.
+    """
+    from meditron_cli.reporting import report, run_times, task_errors
+    from meditron_cli.runs import query, state
+
+    found, now = [], services.clock.now()
+    for run, (record, infos, now) in zip(
+        runs, query.evidence(services, runs, in_full=True), strict=True
+    ):
+        record.require_readable()
+        view = state.derive_view(record, infos, now)
+        times = run_times.measure(run, record, view, now)
+        errors = task_errors.of_run(run, record, infos, now)
+        results = report.gather(run, record, view, times, errors, other)
+        found.append(report.RunReport(run, record, view, times, results))
+    return found, now
+
+
+def write_page(services: Services, runs: Sequence[RunDir], file: Path) -> None:
+    """Write the page of runs, and print its path."""
+    from meditron_cli.reporting.html_report import render
+
+    if len({run.root for run in runs}) < len(runs):
+        raise ConfigError("a run is named twice", hint="name each run once")
+    reports, now = gather(services, runs)
+    text = render.page(reports, [all_sections(found) for found in reports], now)
+    file = file if file.name else Path(f"{runs[0].name}.html")
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(
+            f"there is no folder {file.parent}", hint="make it, or name a file in another folder"
+        )
+    write_bytes(file.absolute(), text.encode())
+    console.data(str(file))
+
+
+def all_sections(found: RunReport) -> Iterable[Section]:
+    """Yield all tables of a run's report."""
+    from meditron_cli.reporting import tables
+
+    yield from sections(found.results)
+    yield tables.training_table(found.times)
+    yield tables.interruption_table(found.times)
+    yield from last_sections(found.results)
 
 
 def show_published(as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import done_markers, specs
@@ -30,6 +31,22 @@ from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs import request
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run with the content of ``report --json``."""
+
+    run: RunDir
+    record: RunRecord
+    view: RunView
+    times: RunTimes
+    results: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
 
 PLACES = (
     "corpus",

@@ -1,0 +1,90 @@
+"""Where a run's results come from, and what differs between the configurations of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs.contract.stage_specs import PRETRAIN
+from meditron_cli.reporting import tables
+from meditron_cli.reporting.report import RunReport
+from meditron_cli.runs import request
+
+Facts = Mapping[str, Any]
+
+
+def record_of(report: RunReport) -> dict[str, Any]:
+    """Return the first request of a run with the newest configuration."""
+    return {
+        **request.read_record(report.run),
+        **{
+            key: value
+            for key, value in request.last_request(report.run, report.record.history).items()
+            if key in ("experiment", "cluster", "size")
+        },
+    }
+
+
+def rows(report: RunReport, record: Facts) -> Iterator[tuple[str, str]]:
+    """Yield what produced a run: command, code, versions, weights, corpora."""
+    yield "run directory", str(report.run.root)
+    yield "command", " ".join(record.get("command") or ())
+    yield "submitted", tables.moment(record["time"])
+    yield "by", f"{record.get('user')} on {record.get('host')}"
+    yield "cluster", f"{report.record.cluster}, size {record.get('size')}"
+    code = record.get("code") or {}
+    if code.get("commit"):
+        changed = ", with uncommitted changes" if code.get("dirty") else ""
+        yield "code", f"commit {code['commit']}{changed}"
+    yield "versions", ", ".join(f"{name} {v}" for name, v in (record.get("versions") or {}).items())
+    pretrain = report.results[PRETRAIN]
+    if pretrain["weights"]:
+        yield "weights", pretrain["weights"]
+    for name, value in (pretrain["origin"] or {}).items():
+        if isinstance(value, str | int):
+            yield f"weights: {name}", str(value)
+    for corpus in pretrain["corpora"]:
+        yield (
+            f"corpus {corpus['name']}",
+            f"{corpus['tokens']:,} tokens, {corpus['epochs']:.2f} epochs",
+        )
+    for item in report.results["evaluations"]:
+        if digest := (item.get("digests") or {}).get("benchmark"):
+            yield f"benchmark {item['benchmark']}", f"SHA-256 {digest}"
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings of a configuration: dotted key and text of the value."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+    elif (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and any(isinstance(item, Mapping) for item in value)
+    ):
+        for place, item in enumerate(value):
+            yield from flat(item, f"{prefix}[{place}]")
+    else:
+        yield prefix, "-" if value is None else str(value)
+
+
+def differences(records: Sequence[Facts]) -> list[tuple[str, ...]]:
+    """Return the settings that are not equal in all runs: key, then the value in each run."""
+    settings = [
+        dict(
+            flat(
+                {
+                    **record["experiment"],
+                    "size": record["size"],
+                    "cluster": record["cluster"].get("name"),
+                    "commit": (record.get("code") or {}).get("commit"),
+                    "versions": record.get("versions") or {},
+                }
+            )
+        )
+        for record in records
+    ]
+    keys = dict.fromkeys(key for values in settings for key in values)
+    table = [(key, *(values.get(key, "-") for values in settings)) for key in keys]
+    return [row for row in table if len(set(row[1:])) > 1]

@@ -1,0 +1,212 @@
+"""Make the HTML report: one page with its style sheet, programs and data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meditron_cli import __version__
+from meditron_cli.errors import ConfigError
+from meditron_cli.reporting import tables
+from meditron_cli.reporting.html_report import (
+    charts,
+    curves,
+    node_map,
+    page_content,
+    provenance,
+    summary,
+)
+from meditron_cli.reporting.report import RunReport
+from meditron_cli.reporting.tables import Table
+
+FOLDER = Path(__file__).parent
+PROGRAMS = ("vega", "vega-lite", "vega-embed")
+ROWS = 200
+"""Most rows of a table of the page, the newest."""
+
+PLACES = {
+    "corpus": "corpus",
+    "sources": "corpus",
+    "tokenization": "corpus",
+    "pretraining": "training",
+    "finetuned models": "training",
+    "spikes": "training",
+    "time": "time",
+    "time of training": "time",
+    "interruptions of training": "attempts",
+    "errors": "attempts",
+    "verification": "evaluation",
+    "generation": "evaluation",
+    "where": "provenance",
+}
+"""The section of each table of ``meditron report``; ``evaluation`` for all others."""
+
+
+def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: float) -> str:
+    """Return the page of one run, or of several side by side.
+
+    Args:
+        found: the tables of ``meditron report`` of each run.
+        now: seconds since 1970.
+
+    Raises:
+        ConfigError: a run's record cannot be read, or Jinja2 is not installed.
+    """
+    environment = load()
+    records = [provenance.record_of(report) for report in reports]
+    groups = list(page_content.curve_groups(reports))
+    attempts = page_content.attempt_rows(reports, now)
+    plain = plain_charts(reports, attempts)
+    drawn = {chart.name: chart for chart in (*plain, *(c for g in groups for c in g.charts))}
+    data = {name: text for group in groups for name, text in group.data.items()}
+    data["attempts"] = curves.dataset(page_content.ATTEMPT_COLUMNS, attempts)
+    one = reports[0] if len(reports) == 1 else None
+    own = by_section(found) if one else {"evaluation": [page_content.compared_scores(reports)]}
+    nodes = node_map.nodes_of(one.run, one.times.attempts) if one else []
+    sections = {
+        "summary": True,
+        "differences": not one,
+        "training": groups or "training" in own,
+        "attempts": attempts,
+        "time": "time-chart" in drawn or "time" in own,
+        "corpus": "funnel" in drawn or "corpus" in own,
+        "evaluation": "scores" in drawn or (one and "evaluation" in own),
+        "nodes": nodes,
+        "provenance": True,
+    }
+    text: str = environment.get_template("page.html.j2").render(
+        reports=reports,
+        one=one,
+        records=records,
+        title=" · ".join(report.name for report in reports),
+        version=__version__,
+        made=tables.moment(now),
+        summaries=[
+            list(summary.sentences(report, record["size"]))
+            for report, record in zip(reports, records, strict=True)
+        ],
+        figures=[list(summary.figures(report.results)) for report in reports],
+        labels=summary.FIGURES,
+        groups=groups,
+        charts=drawn,
+        tables=own,
+        sections={name: name.capitalize() for name, shown in sections.items() if shown},
+        causes=[page_content.cause_rows(r.times.attempts, r.times) for r in reports],
+        attempt_table=attempt_table(one, now) if one else None,
+        attempt_count=sum(len(report.times.attempts) for report in reports),
+        bars=page_content.BARS,
+        nodes=nodes,
+        most_nodes=node_map.NODES,
+        provenance=[list(provenance.rows(*pair)) for pair in zip(reports, records, strict=True)],
+        differences=provenance.differences(records) if len(records) > 1 else [],
+        settings=list(provenance.flat(records[0]["experiment"])),
+        programs=[program(name) for name in PROGRAMS],
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        content={
+            "config": charts.CONFIG,
+            "charts": [chart.to_json() for chart in drawn.values()],
+            "data": data,
+            "ranges": {
+                **{group.kind: [0, group.most] for group in groups},
+                "time": time_range(attempts),
+            },
+        },
+    )
+    return text
+
+
+def load() -> Any:
+    """Return the templates.
+
+    Raises:
+        ConfigError: Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "the library jinja2 is not installed", "`pip install 'meditron[report]'`"
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["raw"] = raw
+    environment.filters["has"] = has
+    environment.filters["is_number"] = is_number
+    return environment
+
+
+def raw(value: Any) -> str:
+    """Return a value of ``report --json`` as JSON; of a list its length."""
+    return json.dumps(len(value) if isinstance(value, list) else value)
+
+
+NUMBER = re.compile(r"[-+±]?[\d.,:]+(e[-+]?\d+)?( ?[%a-zA-Z]{1,3})?")
+
+
+def is_number(cell: object) -> bool:
+    """Return whether a cell of a table is a number, with or without a unit."""
+    return isinstance(cell, int | float) or bool(NUMBER.fullmatch(str(cell)))
+
+
+def has(found: Sequence[Sequence[summary.Figure]], key: str) -> bool:
+    """Return whether any run has a figure."""
+    return any(figure.key == key for figures in found for figure in figures)
+
+
+def time_range(attempts: Sequence[curves.Row]) -> tuple[int, int]:
+    """Return the first and the last time of the timeline, in milliseconds."""
+    begins, ends = [row[2] for row in attempts], [row[3] for row in attempts]
+    return min(begins, default=0), max(ends, default=0)
+
+
+def program(name: str) -> str:
+    """Return a program that draws charts, without the address of its source map."""
+    text = (FOLDER / f"vendor/{name}.min.js").read_text(encoding="utf-8")
+    return re.sub(r"\n//# sourceMappingURL=.*\s*$", "", text)
+
+
+def plain_charts(reports: Sequence[RunReport], attempts: Sequence[Any]) -> list[charts.Chart]:
+    """Return the charts beside the curves of trainings, as far as there is something to show."""
+    found = [page_content.score_chart(reports)]
+    if attempts:
+        lanes = len({row[0] for row in attempts})
+        found.append(charts.timeline(lanes, {row[6] for row in attempts}))
+    if rows := page_content.time_rows(reports):
+        found.append(charts.time_breakdown(rows))
+    if len(reports) == 1:
+        found.append(page_content.funnel_chart(reports[0].results["corpus"]["sources"]))
+    return [chart for chart in found if chart is not None]
+
+
+def by_section(found: Iterable[Iterable[Table]]) -> Mapping[str, list[Table]]:
+    """Return the tables of a run that have rows, by the section that they belong to."""
+    sections: dict[str, list[Table]] = {}
+    for title, columns, rows in (table for tables_of_run in found for table in tables_of_run):
+        if title == "sources":  # the chart above shows their bars
+            columns, rows = (*columns[:4], columns[5]), [(*row[:4], row[5]) for row in rows]
+        if rows:
+            section = PLACES.get(title, "evaluation")
+            sections.setdefault(section, []).append((title, columns, rows[-ROWS:]))
+    return sections
+
+
+def attempt_table(report: RunReport, now: float) -> Table:
+    """Return the table of a run's newest attempts, with why each ended."""
+    columns = ("stage", "attempt", "job", "nodes", "began", "lasted", "steps", "ended", "why")
+    rows: list[tuple[object, ...]] = []
+    for attempt in reversed(report.times.attempts[-ROWS:]):
+        row = tables.attempt_row(report.times, attempt, report.view, now)
+        stage, task, number, job, nodes, began, lasted, steps, ended, action = row
+        end = ", ".join(str(part) for part in (ended, action) if part)
+        name = f"{stage} {task}" if report.view.stages[attempt.stage].total > 1 else stage
+        rows.append((name, number, job, nodes, began, lasted, steps, end, attempt.sentence))
+    return "attempts", columns, rows
