@@ -1,15 +1,15 @@
-"""Nodes of a run with the findings about them, from attempts' ends and the reports of monitors."""
+"""Nodes of a run with the findings about them: ends of attempts, alarms, reports of monitors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health.monitor.records import read_reports
 from meditron_cli.reporting.attempts import Attempt
+from meditron_cli.reporting.report import RunReport
 
 NEWEST = 20
 """Newest attempts of trainings whose monitors' reports are read: a file per attempt and node."""
@@ -74,9 +74,10 @@ def reading(gpu: Mapping[str, Any], name: str, what: str) -> str | None:
     return None if value is None else f"{value:,.0f}"
 
 
-def nodes_of(run: RunDir, attempts: Sequence[Attempt]) -> list[Node]:
+def nodes_of(report: RunReport) -> list[Node]:
     """Return the nodes of a run's attempts: those with findings first, then by name."""
     nodes: dict[str, Node] = {}
+    attempts = report.times.attempts
     for attempt in attempts:
         for name in attempt.nodes:
             nodes.setdefault(name, Node(name)).attempts += 1
@@ -90,14 +91,25 @@ def nodes_of(run: RunDir, attempts: Sequence[Attempt]) -> list[Node]:
             nodes.setdefault(attempt.node, Node(attempt.node)).note(
                 verdict, f"{where}: {cause}: {message}"
             )
+    for alarm in report.results["alarms"]:
+        if alarm["node"] and alarm["verdict"] in VERDICTS:
+            node = nodes.setdefault(alarm["node"], Node(alarm["node"]))
+            node.note(alarm["verdict"], sentence(alarm["stage"], alarm["attempt"], alarm))
     trainings = [item for item in attempts if item.stage in TRAINING_STAGES]
     for attempt in trainings[-NEWEST:]:
-        for report in read_reports(run.attempt(attempt.stage, attempt.number), attempt.index):
-            add_report(nodes, attempt, report)
+        folder = report.run.attempt(attempt.stage, attempt.number)
+        for monitored in read_reports(folder, attempt.index, attempt.nodes):
+            add_report(nodes, attempt, monitored)
     return sorted(
         nodes.values(),
         key=lambda node: (-VERDICTS.index(node.verdict), not node.findings, node.name),
     )
+
+
+def sentence(stage: str, attempt: int, finding: Mapping[str, Any]) -> str:
+    """Return a finding of an attempt, equal for an alarm and the report that it is from."""
+    where = f"{stage} attempt {attempt}"
+    return f"{where}: {finding['verdict']} {finding['code']}: {finding['message']}"
 
 
 def add_report(nodes: dict[str, Node], attempt: Attempt, report: Mapping[str, Any]) -> None:
@@ -112,8 +124,7 @@ def add_report(nodes: dict[str, Node], attempt: Attempt, report: Mapping[str, An
                 continue
             if gpu in gpus:
                 gpus[gpu]["verdict"] = max(gpus[gpu]["verdict"], verdict, key=VERDICTS.index)
-            where = f"{attempt.stage} attempt {attempt.number}"
-            node.note(verdict, f"{where}: {verdict} {finding['code']}: {finding['message']}")
+            node.note(verdict, sentence(attempt.stage, attempt.number, finding))
         node.gpus = gpus
     except (LookupError, TypeError, ValueError, AttributeError):
         return

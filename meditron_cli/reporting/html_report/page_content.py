@@ -1,9 +1,9 @@
-"""What one or several runs' page shows: charts with their data, figures, sentences."""
+"""Charts and tables of one or several runs, from their reports."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +117,11 @@ def lane(report: RunReport, stage: str, several_runs: bool) -> str:
     return f"{report.name} {stage}" if several_runs else stage
 
 
-def cause_rows(attempts: Iterable[Attempt], times: RunTimes) -> list[tuple[object, ...]]:
+def cause_rows(times: RunTimes) -> list[tuple[object, ...]]:
     """Return the root causes of attempts that ended early, the most frequent first, with what they
     cost.
     """
-    counts = Counter(item.cause for item in attempts if item.interrupted)
+    counts = Counter(item.attempt.cause for item in times.interruptions)
     redone, down = Counter[str](), Counter[str]()
     for item in times.interruptions:
         redone[item.attempt.cause] += item.steps_redone or 0

@@ -1,4 +1,4 @@
-"""Where a run's results come from, and what differs between the configurations of runs."""
+"""Provenance of a run's results, and differences between the configurations of runs."""
 
 from __future__ import annotations
 

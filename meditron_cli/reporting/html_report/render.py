@@ -65,7 +65,8 @@ def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: fl
     data["attempts"] = curves.dataset(page_content.ATTEMPT_COLUMNS, attempts)
     one = reports[0] if len(reports) == 1 else None
     own = by_section(found) if one else {"evaluation": [page_content.compared_scores(reports)]}
-    nodes = node_map.nodes_of(one.run, one.times.attempts) if one else []
+    nodes = node_map.nodes_of(one) if one else []
+    energy = [(report.name, list(summary.energy_rows(report.results))) for report in reports]
     sections = {
         "summary": True,
         "differences": not one,
@@ -75,6 +76,7 @@ def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: fl
         "corpus": "funnel" in drawn or "corpus" in own,
         "evaluation": "scores" in drawn or (one and "evaluation" in own),
         "nodes": nodes,
+        "energy": any(rows for _, rows in energy),
         "provenance": True,
     }
     text: str = environment.get_template("page.html.j2").render(
@@ -94,13 +96,18 @@ def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: fl
         charts=drawn,
         tables=own,
         sections={name: name.capitalize() for name, shown in sections.items() if shown},
-        causes=[page_content.cause_rows(r.times.attempts, r.times) for r in reports],
+        causes=[(report.name, page_content.cause_rows(report.times)) for report in reports],
         attempt_table=attempt_table(one, now) if one else None,
         attempt_count=sum(len(report.times.attempts) for report in reports),
         bars=page_content.BARS,
         nodes=nodes,
         most_nodes=node_map.NODES,
-        provenance=[list(provenance.rows(*pair)) for pair in zip(reports, records, strict=True)],
+        energy=energy,
+        alarms=alarm_table(one) if one else None,
+        provenance=[
+            (report.name, list(provenance.rows(report, record)))
+            for report, record in zip(reports, records, strict=True)
+        ],
         differences=provenance.differences(records) if len(records) > 1 else [],
         settings=list(provenance.flat(records[0]["experiment"])),
         programs=[program(name) for name in PROGRAMS],
@@ -197,6 +204,21 @@ def by_section(found: Iterable[Iterable[Table]]) -> Mapping[str, list[Table]]:
             section = PLACES.get(title, "evaluation")
             sections.setdefault(section, []).append((title, columns, rows[-ROWS:]))
     return sections
+
+
+def alarm_table(report: RunReport) -> Table:
+    """Return the table of a run's newest alarms."""
+    rows: list[tuple[object, ...]] = [
+        (
+            tables.moment(item["time"]),
+            item["verdict"],
+            item["code"],
+            f"{item['stage']} attempt {item['attempt']}",
+            item["message"],
+        )
+        for item in reversed(report.results["alarms"][-ROWS:])
+    ]
+    return "alarms", ("time", "verdict", "alarm", "of", "what"), rows
 
 
 def attempt_table(report: RunReport, now: float) -> Table:

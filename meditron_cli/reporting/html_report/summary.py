@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jobs.contract.stage_specs import PRETRAIN
-from jobs.contract.units import GIB, plural
+from jobs.contract.units import GIB, JOULES_PER_KWH, plural
 from meditron_cli.reporting import score_tables, tables
 from meditron_cli.reporting.report import RunReport
 
@@ -65,6 +65,9 @@ FIGURES: tuple[tuple[str, str, Any], ...] = (
     ("wall-clock", "time.total_s", tables.clock),
     ("node-hours", "time.node_hours", ",.2f"),
     ("GPU-hours", "time.gpu_hours", ",.2f"),
+    ("energy, kWh", "usage.kwh", ",.2f"),
+    ("emissions, kg CO2", "usage.kg_co2", ",.2f"),
+    ("cost", "usage.price", ",.2f"),
     ("documents", "corpus.documents", ","),
     ("tokens of the corpus", "corpus.tokens", ","),
 )
@@ -163,3 +166,23 @@ def long(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds // unit:.0f} {name} {seconds % unit // smaller:.0f} {less}"
     return f"{seconds:.0f} s"
+
+
+def energy_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what a run used: figure, value, how it is known."""
+    usage = results["usage"]
+    joules, hours = usage["gpu_energy_j"], usage["gpu_hours"]
+    if joules is not None:
+        how = "counters of the GPUs" if usage["energy_source"] == "counter" else "power over time"
+        measured = f"in {usage['measured_attempts']:,} of {usage['gpu_attempts']:,} attempts"
+        yield "energy of the GPUs", f"{joules / JOULES_PER_KWH:,.2f} kWh", f"{how}, {measured}"
+        at = f"at a PUE of {usage['pue']:g}" if usage["pue"] else "no PUE is known"
+        yield "energy at the wall", f"{usage['kwh']:,.2f} kWh", at
+        if tokens := results[PRETRAIN]["tokens"]:
+            each = usage["kwh"] / tokens * 1e9
+            yield "energy of a billion tokens", f"{each:,.2f} kWh", "of pretraining"
+    if usage["kg_co2"] is not None:
+        yield "emissions", f"{usage['kg_co2']:,.2f} kg CO2", "by the grid factor of the profile"
+    if usage["price"] is not None:
+        price = f"{usage['price']:,.2f} {usage['currency'] or ''}".rstrip()
+        yield "cost", price, f"{hours:,.2f} GPU-hours at the price of the profile"

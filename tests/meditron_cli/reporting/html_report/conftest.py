@@ -90,6 +90,10 @@ def write_training(run: RunDir) -> None:
         end = {"node": node, "message": message, "reason": message, "last_step": last}
         records.exit(attempt, began + (last - first) * 4.0 + 60, cause, action, **end)
         first = last
+    records.event(
+        "alarm", 3 * HOUR, stage="pretrain", index=0, attempt=2, code="straggler", verdict="WARN",
+        node="node1", message="its ranks take 1.4 times the median",
+    )  # fmt: skip
     write_report(run, 2, "node1", [])
     write_report(run, 2, "node2", [finding("FATAL", 3), finding("WARN", 1)])
     damaged = report_path(run.attempt("pretrain", 3), 0, "node1")

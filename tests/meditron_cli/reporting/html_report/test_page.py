@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
-from meditron_cli.reporting.html_report import curves, page_content, render
+from meditron_cli.reporting.html_report import curves, page_content, render, summary
 from meditron_cli.reporting.html_report.curves import Training
 from meditron_cli.reporting.html_report.summary import find
 
@@ -142,9 +142,10 @@ def test_nodes_have_their_findings_and_a_damaged_report_is_left_out(page: Path) 
     text = page.read_text(encoding="utf-8")
 
     nodes = re.findall(r'<li class="(\w*)">\s*<details><summary><b>(\w+)</b>', text)
-    assert nodes == [("FATAL", "node2"), ("", "node1")]
+    assert nodes == [("FATAL", "node2"), ("WARN", "node1")]
     assert re.findall(r'<i class="cell (\w*)"></i>', text)[-8:-4] == ["", "WARN", "", "FATAL"]
     assert "pretrain attempt 2: FATAL xid: XID on GPU 3" in text
+    assert "pretrain attempt 2: WARN straggler: its ranks take 1.4 times the median" in text
 
 
 def test_a_run_that_has_only_begun_has_a_page(meditron: Bench, tmp_path: Path) -> None:
@@ -257,3 +258,23 @@ def test_the_error_without_jinja2_names_what_to_install() -> None:
     )
 
     assert "ConfigError: the library jinja2 is not installed" in done.stderr
+
+
+def test_energy_is_shown_with_how_it_is_known() -> None:
+    usage = {
+        "gpu_hours": 100.0, "kwh": 77.0, "kg_co2": 1.5, "price": 250.0, "gpu_energy_j": 252e6,
+        "energy_source": "counter", "measured_attempts": 3, "gpu_attempts": 4, "pue": 1.1,
+        "currency": "CHF",
+    }  # fmt: skip
+
+    found = list(summary.energy_rows({"usage": usage, "pretrain": {"tokens": 2_000_000_000}}))
+
+    assert found == [
+        ("energy of the GPUs", "70.00 kWh", "counters of the GPUs, in 3 of 4 attempts"),
+        ("energy at the wall", "77.00 kWh", "at a PUE of 1.1"),
+        ("energy of a billion tokens", "38.50 kWh", "of pretraining"),
+        ("emissions", "1.50 kg CO2", "by the grid factor of the profile"),
+        ("cost", "250.00 CHF", "100.00 GPU-hours at the price of the profile"),
+    ]
+    unknown = dict.fromkeys(usage) | {"gpu_hours": 0.0}
+    assert list(summary.energy_rows({"usage": unknown, "pretrain": {"tokens": None}})) == []
