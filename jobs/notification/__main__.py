@@ -75,7 +75,7 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     news = list(NewsReader(run, wanted).news(values))
     outbox.add(news, settings.targets, now)
     if news or outbox.offset - start > UNREAD_BYTES:
-        write_json(run.notify_state, outbox.to_json())
+        keep(run, outbox)
     due = [name for name, receiver in outbox.receivers.items() if receiver.is_due(now)]
     if not due:
         return
@@ -86,7 +86,13 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     for name, error in failures.items():
         if outbox.receivers[name].note(now, error):
             report(run, name, error)
-    write_json(run.notify_state, outbox.to_json())
+    keep(run, outbox)
+
+
+def keep(run: RunDir, outbox: Outbox) -> None:
+    """Write the state; not where the run was removed meanwhile, whose folder must not reappear."""
+    if run.events.exists():
+        write_json(run.notify_state, outbox.to_json())
 
 
 def new_events(run: RunDir, offset: int) -> tuple[list[dict[str, object]], int]:

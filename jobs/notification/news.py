@@ -51,6 +51,8 @@ class NewsReader:
         self._wanted = wanted
         self._history = HistoryReader(run)
         self._stages: dict[str, Any] | None = None
+        self._undone: dict[str, int | None] = {}
+        """A task of each stage that was last seen without a done marker."""
 
     def news(self, values: Iterable[Mapping[str, Any]]) -> Iterator[News]:
         """Yield the news among events, in their order."""
@@ -70,7 +72,7 @@ class NewsReader:
         own = task.ended.get(start.attempt)
         if own and own.follows is not None:  # the end of an earlier attempt prevented this one
             return
-        event, text = "started", f"{self._label(start)} started"
+        event, text = "started", f"{start.stage} started"
         before = [number for number in task.started if number < start.attempt]
         if before:
             event = "resumed"
@@ -116,12 +118,17 @@ class NewsReader:
         return News("finished", key, f"finished {record.stage}", text, time)
 
     def _is_complete(self, stage: str) -> bool:
-        """Return whether every task of a stage has a done marker. The tasks are looked at in any
-        order, so that one that is not done is found soon.
+        """Return whether every task of a stage has a done marker. The last one without is looked at
+        first, the others in any order, so that one is found soon.
         """
+        last = self._undone.get(stage)
+        if last is not None and not self._run.done(stage, last).exists():
+            return False
         tasks = list(self._plan().get(stage, {}).get("tasks", ()))
         random.shuffle(tasks)
-        return all(self._run.done(stage, index).exists() for index in tasks)
+        undone = (index for index in tasks if not self._run.done(stage, index).exists())
+        self._undone[stage] = next(undone, None)
+        return self._undone[stage] is None
 
     def _plan(self) -> Mapping[str, Any]:
         if self._stages is None:

@@ -46,7 +46,7 @@ def test_a_later_start_resumes_and_says_what_was_before(run: RunDir) -> None:
 
 
 def test_the_first_start_of_a_task_in_a_later_attempt_is_a_start(run: RunDir) -> None:
-    assert told(run, start("curate", 2, attempt=4)) == [("started", "curate task 2 started")]
+    assert told(run, start("curate", 2, attempt=4)) == [("started", "curate started")]
 
 
 def test_a_start_that_an_earlier_end_prevented_is_no_news(run: RunDir) -> None:

@@ -205,6 +205,26 @@ def test_a_run_without_receivers_starts_no_process(run: RunDir) -> None:
     assert not run.notify_lock.exists()
 
 
+def test_a_run_that_is_removed_meanwhile_does_not_reappear(run: RunDir, tmp_path: Path) -> None:
+    tell(run, {"PAGER": page(tmp_path, f"rm -r {run.root}")})
+    happen(run, failed())
+
+    assert start_sender(run).wait(PATIENCE) == 0
+
+    assert len(pages(tmp_path)) == 1
+    assert not run.root.exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"format": 3}', '{"format": 3, "targets": [1]}'])
+def test_damaged_settings_have_no_receivers(run: RunDir, damage: str) -> None:
+    run.notify.write_text(damage)
+    happen(run, failed())
+
+    send(run)
+
+    assert notes(run) == []
+
+
 def test_a_removed_run_does_not_reappear(run: RunDir, tmp_path: Path) -> None:
     run.events.unlink()
     for path in list(run.root.iterdir()):
