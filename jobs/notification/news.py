@@ -132,7 +132,8 @@ class NewsReader:
 
     def _plan(self) -> Mapping[str, Any]:
         if self._stages is None:
-            self._stages = read_small(self._run.plan).get("stages", {})
+            stages = read_small(self._run.plan).get("stages")
+            self._stages = stages if isinstance(stages, dict) else {}
         return self._stages
 
     def _task(self, start: StartEvent) -> TaskHistory:

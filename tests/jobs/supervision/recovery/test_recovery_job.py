@@ -28,7 +28,9 @@ from jobs.supervision.recovery.recovery_job import StageRecovery, recover_stage
 from .... import fake_slurm
 from ....corpus_specs import curate_spec
 from ....fake_slurm import FakeSlurm
+from ....message_servers import program
 from ....task_specs import task_spec
+from ...notification.runs import tell
 
 REPOSITORY = Path(__file__).parents[4]
 NOW = "2026-01-01T10:00:00"
@@ -302,16 +304,12 @@ def test_a_recovery_job_without_an_answer_from_slurm_reports_it_and_exits(stage:
     ]
 
 
-def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -> None:
-    """Its log is /dev/null."""
-    stage.submitted("50")
-    stage.submitted("52", attempt=2)
-    write_json(stage.run.plan, {"stages": []})  # no version of ours wrote this plan
+def run_the_job(stage: Stage) -> subprocess.CompletedProcess[str]:
+    """Run the recovery job of the stage's third attempt, with this checkout as the run's code."""
     stage.run.code.rmdir()
     stage.run.code.symlink_to(REPOSITORY)
     call = "import sys; from jobs.supervision.recovery.recovery_job import run_recovery as run; "
-
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", call + "run(*sys.argv[1:])", str(stage.run.root), "curate", "3"],
         cwd=REPOSITORY,
         env={**os.environ, **stage.programs.environ},
@@ -319,6 +317,32 @@ def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -
         text=True,
         check=False,
     )
+
+
+def test_the_recovery_job_sends_notifications_of_the_ends_it_finds(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.submitted("50", attempt=3)
+    stage.started(attempt=3)
+    stage.accounts(j50="OUT_OF_MEMORY")
+    page = program(tmp_path / "page", f"cat >{tmp_path}/message")
+    tell(stage.run, {"PAGER": f"command:{page}"})
+    task = replace(curate(0), supervision=specs.SupervisionSpec(attempts_without_progress=1))
+    write_json(stage.run.spec("curate", 0), specs.to_json(task))
+
+    done = run_the_job(stage)
+
+    assert done.returncode == 0, done.stderr
+    assert "curate failed: " in (tmp_path / "message").read_text()
+
+
+def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -> None:
+    """Its log is /dev/null."""
+    stage.submitted("50")
+    stage.submitted("52", attempt=2)
+    write_json(stage.run.plan, {"stages": []})  # no version of ours wrote this plan
+
+    done = run_the_job(stage)
 
     (event,) = stage.events("recovery_job")
     assert done.returncode == 1
