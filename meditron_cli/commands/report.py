@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def command(
     if answers:
         show_answers(runs)
     elif page is not None:
-        write_page(services, runs, page)
+        write_page(services, runs, page, as_json)
     else:
         found = compared(services, runs)
         console.json_out(found.results) if as_json else show(found, scores)
@@ -129,21 +130,32 @@ def gather(
     return found, now
 
 
-def write_page(services: Services, runs: Sequence[RunDir], file: Path) -> None:
-    """Write the page of runs, and print its path."""
+def write_page(services: Services, runs: Sequence[RunDir], file: Path, as_json: bool) -> None:
+    """Write the page of runs, and print its path.
+
+    Raises:
+        ConfigError: a run is named twice, or the file has another name than pages have.
+    """
     from meditron_cli.reporting.html_report import render
 
-    if len({run.root for run in runs}) < len(runs):
-        raise ConfigError("a run is named twice", hint="name each run once")
-    reports, now = gather(services, runs)
-    text = render.page(reports, [all_sections(found) for found in reports], now)
     file = file if file.name else Path(f"{runs[0].name}.html")
+    if file.suffix != ".html":
+        hint = (
+            f"a run is named before the option: `meditron report {shlex.quote(str(file))} --html`"
+        )
+        raise ConfigError(f"--html: {file} does not end in .html", hint=hint)
     if not file.absolute().parent.is_dir():
         raise ConfigError(
             f"there is no folder {file.parent}", hint="make it, or name a file in another folder"
         )
-    write_bytes(file.absolute(), text.encode())
-    console.data(str(file))
+    if len({run.root for run in runs}) < len(runs):
+        raise ConfigError("a run is named twice", hint="name each run once")
+    reports, now = gather(services, runs)
+    text = render.page(reports, [all_sections(found) for found in reports], now).encode()
+    write_bytes(file.absolute(), text)
+    console.json_out({"file": str(file), "bytes": len(text)}) if as_json else console.data(
+        str(file)
+    )
 
 
 def all_sections(found: RunReport) -> Iterable[Section]:

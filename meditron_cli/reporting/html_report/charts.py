@@ -112,7 +112,7 @@ def curves(kind: str, names: Sequence[str], has_range: bool) -> Iterable[Chart]:
         elif name == "rate":
             yield chart(name, title, "Of the last step of a point.", [line(steps, field, several)])
         else:
-            text = f"{'In nats per token: ' if name == 'loss' else ''}{ranged}."
+            text = f"{'In nats per token: ' if name == 'loss' else ''}{ranged}"
             yield chart(
                 name, title, text[0].upper() + text[1:], ranges(steps, field, several, has_range)
             )
@@ -444,7 +444,7 @@ def scores(rows: Sequence[Spec]) -> Chart:
         return {
             "field": field,
             "type": "quantitative",
-            "title": "accuracy (line: 95 % interval, tick: chance)",
+            "title": None,
             "axis": {"format": ".0%"},
             "scale": {"zero": True},
         }
@@ -478,4 +478,5 @@ def scores(rows: Sequence[Spec]) -> Chart:
             },
         ],
     }
-    return Chart("scores", "Accuracy", "Every figure is in the tables below.", spec)
+    text = "Lines are 95 % intervals, ticks chance. Every figure is in the tables below."
+    return Chart("scores", "Accuracy", text, spec)

@@ -48,9 +48,13 @@ def rows(report: RunReport, record: Facts) -> Iterator[tuple[str, str]]:
             f"corpus {corpus['name']}",
             f"{corpus['tokens']:,} tokens, {corpus['epochs']:.2f} epochs",
         )
-    for item in report.results["evaluations"]:
-        if digest := (item.get("digests") or {}).get("benchmark"):
-            yield f"benchmark {item['benchmark']}", f"SHA-256 {digest}"
+    digests = {
+        item["benchmark"]: (item.get("digests") or {}).get("benchmark")
+        for item in report.results["evaluations"]
+    }
+    yield from (
+        (f"benchmark {name}", f"SHA-256 {known}") for name, known in digests.items() if known
+    )
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

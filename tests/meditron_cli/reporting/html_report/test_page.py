@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from jobs.contract.metrics_log import counted_steps
@@ -143,7 +144,7 @@ def test_nodes_have_their_findings_and_a_damaged_report_is_left_out(page: Path) 
 
     nodes = re.findall(r'<li class="(\w*)">\s*<details><summary><b>(\w+)</b>', text)
     assert nodes == [("FATAL", "node2"), ("WARN", "node1")]
-    assert re.findall(r'<i class="cell (\w*)"></i>', text)[-8:-4] == ["", "WARN", "", "FATAL"]
+    assert re.findall(r'<i class="cell (\w*)" role="img"', text)[:4] == ["", "WARN", "", "FATAL"]
     assert "pretrain attempt 2: FATAL xid: XID on GPU 3" in text
     assert "pretrain attempt 2: WARN straggler: its ranks take 1.4 times the median" in text
 
@@ -221,14 +222,44 @@ def test_the_page_is_named_after_the_run_by_default(trained: Bench) -> None:
     assert (trained.folder / f"{name}.html").is_file()
 
 
+def test_the_page_and_its_size_are_printed_as_json(trained: Bench) -> None:
+    result = trained("report", trained.run().name, "--html", "page.html", "--json")
+
+    size = (trained.folder / "page.html").stat().st_size
+    assert json.loads(result.stdout) == {"format": 1, "file": "page.html", "bytes": size}
+
+
+def test_published_scores_stand_below_ours() -> None:
+    ours = {
+        "benchmark": "pm", "checkpoint_name": "600", "protocol": "top-token", "accuracy": 0.7,
+        "ci95": [0.6, 0.8], "chance": 0.33, "n": 40,
+    }  # fmt: skip
+    theirs = {"benchmark": "pm", "model": "Meditron-7B", "table": "Table 4", "published": 0.693}
+    results = {"evaluations": [ours], "published": [theirs]}
+    report: Any = SimpleNamespace(name="run", results=results)
+
+    chart = page_content.score_chart([report])
+
+    assert chart is not None
+    drawn = [(row["line"], row.get("value")) for row in chart.spec["data"]["values"]]
+    assert drawn == [
+        ("0#\tpm", None),
+        ("1\t600 top-token", 0.7),
+        ("2\tMeditron-7B (Table 4)", 0.693),
+    ]
+
+
 def test_what_cannot_be_made_is_refused(trained: Bench) -> None:
     name = trained.run().name
 
     twice = trained("report", name, name, "--html", "page.html")
     nowhere = trained("report", name, "--html", "no/page.html")
     three = trained("report", name, name, name)
+    misplaced = trained("report", "--html", name)
 
-    assert (twice.exit_code, nowhere.exit_code, three.exit_code) == (2, 2, 2)
+    assert {one.exit_code for one in (twice, nowhere, three, misplaced)} == {2}
+    assert f"error: --html: {name} does not end in .html" in misplaced.stderr
+    assert f"`meditron report {name} --html`" in misplaced.stderr
     assert "error: a run is named twice" in twice.stderr
     assert "error: there is no folder no" in nowhere.stderr
     assert "error: report compares two runs, not 3" in three.stderr
