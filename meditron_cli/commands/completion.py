@@ -10,11 +10,20 @@ from meditron_cli import console
 VARIABLE = "_MEDITRON_COMPLETE"
 """Set by the script when the shell requests completions; the name that click derives."""
 
-BASH_END = "\n    return 0\n}"
-NO_SPACE = """
-    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
-"""
-"""Lines of bash: a value follows ``KEY=`` at once."""
+NO_SPACE = {
+    "bash": (
+        "\n    return 0\n}",
+        "\n    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi"
+        "\n\n    return 0\n}",
+    ),
+    "zsh": (
+        "compadd -U -V unsorted -a completions",
+        "local space=(); [[ $completions[1] == *= ]] && space=(-S '')\n"
+        '        compadd -U -V unsorted "${space[@]}" -a completions',
+    ),
+}
+"""Text of click's script, and what replaces it: a value follows ``KEY=`` without a space; fish
+adds none."""
 
 
 @click.command()
@@ -31,4 +40,4 @@ def command(ctx: click.Context, shell: str) -> None:
     assert kind is not None, shell
     script = kind(ctx.find_root().command, {}, "meditron", VARIABLE)
     source = script.source_template % script.source_vars()
-    console.data(source.replace(BASH_END, NO_SPACE + BASH_END) if shell == "bash" else source)
+    console.data(source.replace(*NO_SPACE.get(shell, ("", ""))))
