@@ -55,7 +55,7 @@ def command(
     from jobs.contract import notification
     from meditron_cli import console
 
-    if bool(name) == bool(cluster and size):
+    if any((cluster, size, config, overrides)) if name else not (cluster and size):
         raise ConfigError(
             "name a run, or an experiment by --cluster and --size",
             hint="`meditron status` lists runs, `meditron clusters` profiles",

@@ -26,6 +26,7 @@ from ...exits import exits
 from ...message_servers import program, sendmail
 from ...ranks import FINISH, PATIENCE, kill_processes_about, rank_program, wait_until
 from ...task_specs import task_spec
+from ..notification.runs import tell
 
 REPOSITORY = Path(__file__).parents[3]
 SUPERVISE = """
@@ -155,3 +156,28 @@ def test_a_failed_delivery_stands_in_the_log_of_the_job(run: RunDir) -> None:
     assert log.splitlines().count(sentence) == 1
     wait_until(lambda: read_events(run, ["notification"]))
     assert len(read_events(run, ["notification"])) == 1
+
+
+ALARM = """
+import sys, time
+from pathlib import Path
+from jobs.contract.outcomes import Alarm
+from jobs.contract.rundir import RunDir
+from jobs.supervision.alarms.alarm_log import AlarmLog
+from jobs.supervision.attempt_records import AttemptRef
+attempt = AttemptRef(RunDir(Path(sys.argv[1])), "curate", 0, 1, time.time())
+AlarmLog(attempt).add(Alarm("straggler", "GPU 3 takes 1.4 times as long", node="n1"))
+"""
+
+
+def test_an_alarm_is_sent_while_the_ranks_run(run: RunDir, tmp_path: Path) -> None:
+    page = program(
+        tmp_path / "page", f"cat >{tmp_path}/.part && mv {tmp_path}/.part {tmp_path}/told"
+    )
+    tell(run, {"PAGER": f"command:{page}"}, "alarm")
+    run.events.touch()
+
+    subprocess.run([sys.executable, "-c", ALARM, str(run.root)], cwd=REPOSITORY, check=True)
+
+    wait_until((tmp_path / "told").exists)
+    assert "curate: n1: GPU 3 takes 1.4 times as long" in (tmp_path / "told").read_text()

@@ -48,6 +48,18 @@ def submit(bench: Bench):
     return bench("submit", "pipeline", "--cluster", "clusters/local.yaml", "--size", "tiny")
 
 
+def test_a_secrets_file_that_others_may_read_is_refused(told: Bench, project: Path) -> None:
+    (project / "secrets").chmod(0o644)
+
+    result = notify(told)
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {project}/secrets: others may read this secret\n"
+        f"hint: `chmod 600 {project}/secrets`\n"
+    )
+
+
 def test_receivers_are_listed_by_name_and_never_by_address(told: Bench) -> None:
     listed = notify(told)
     rows = json.loads(notify(told, "--json").stdout)["receivers"]
@@ -196,7 +208,10 @@ def test_a_run_shows_what_waits_and_why(told: Bench, project: Path, fail) -> Non
     assert rows[1]["error"] == f"{project}/secrets has no line PAGER2=…"
 
 
-@pytest.mark.parametrize("words", [(), ("--cluster", "local"), ("--size", "tiny")])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--cluster", "local"), ("--size", "tiny"), ("trial", "--set", "seed=1")],
+)
 def test_a_run_or_an_experiment_is_named(meditron: Bench, words: tuple[str, ...]) -> None:
     result = meditron("notify", *words)
 
