@@ -15,6 +15,7 @@ from .bench._models import SMALL
 SMALLEST = {
     "help": {"rounds": 1},
     "recovery": {"rounds": 1, "counts": (20,)},
+    "report": {"steps": 200, "attempts": 3, "rounds": 1},
     "status": {"rounds": 1, "count": 101},
     "loop": {"rounds": 1, "saves": 1, "shards": ()},
     "heartbeat": {"rounds": 1},

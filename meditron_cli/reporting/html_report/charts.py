@@ -245,7 +245,11 @@ def reading(data: str, field: str, several: bool) -> Spec:
     }
 
 
-DASHES: Spec = {"symbolType": "stroke", "symbolStrokeColor": "var(--text)"}
+DASHES: Spec = {
+    "symbolType": "stroke",
+    "symbolStrokeColor": "var(--text)",
+    "values": {"expr": "length(domain('strokeDash')) < 2 ? [] : domain('strokeDash')"},
+}
 
 
 def validations(kind: str, several: bool) -> Spec:

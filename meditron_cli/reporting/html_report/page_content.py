@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import specs
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FINETUNE, PRETRAIN, FinetuneSpec
-from meditron_cli.reporting import score_tables, tables
+from meditron_cli.reporting import comparisons, score_tables, scores, tables
 from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.reporting.html_report import charts, curves
@@ -27,11 +28,16 @@ def trainings(report: RunReport, stage: str, several_runs: bool) -> Iterator[Tra
     for (name, index), counted in sorted(report.times.trainings.items()):
         if name != stage or not counted.trained:
             continue
-        task = specs.read_task(report.run, stage, index)
-        model = task.spec.name if task and isinstance(task.spec, FinetuneSpec) else ""
+        model = model_of(report.run, index) if stage == FINETUNE else ""
         label = " ".join(part for part in (report.name if several_runs else "", model) if part)
         own = [item for item in report.times.attempts if (item.stage, item.index) == (stage, index)]
         yield Training(label, counted, own)
+
+
+def model_of(run: RunDir, index: int) -> str:
+    """Return the name of a finetuned model; its task where another version has written that."""
+    task = specs.read_task(run, FINETUNE, index)
+    return task.spec.name if task and isinstance(task.spec, FinetuneSpec) else f"task {index}"
 
 
 @dataclass(frozen=True)
@@ -231,3 +237,14 @@ def compared_scores(reports: Sequence[RunReport]) -> tables.Table:
             cells.setdefault((item["benchmark"], of), {})[report.name] = text
     rows = [(*key, *(found.get(report.name) for report in reports)) for key, found in cells.items()]
     return "accuracy (95 % interval)", columns, list(rows)
+
+
+def paired_scores(reports: Sequence[RunReport]) -> Iterator[tables.Table]:
+    """Yield the paired tests of each further run against the first one."""
+    first, *others = reports
+    columns = ("benchmark", "of", "points", "95 % interval", "won/lost", "p")
+    for other in others:
+        found = comparisons.pairs(scores.of_run(first.run), scores.of_run(other.run))
+        rows = [score_tables.paired_row(item) for item in found]
+        title = f"{other.name} against {first.name}: paired tests (McNemar's, Holm's correction)"
+        yield title, columns, [(benchmark, of, *rest) for benchmark, of, _, *rest in rows]

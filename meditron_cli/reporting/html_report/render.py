@@ -64,7 +64,7 @@ def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: fl
     data = {name: text for group in groups for name, text in group.data.items()}
     data["attempts"] = curves.dataset(page_content.ATTEMPT_COLUMNS, attempts)
     one = reports[0] if len(reports) == 1 else None
-    own = by_section(found) if one else {"evaluation": [page_content.compared_scores(reports)]}
+    own = by_section(found) if one else compared(reports)
     nodes = node_map.nodes_of(one) if one else []
     energy = [(report.name, list(summary.energy_rows(report.results))) for report in reports]
     sections = {
@@ -202,8 +202,21 @@ def by_section(found: Iterable[Iterable[Table]]) -> Mapping[str, list[Table]]:
             columns, rows = (*columns[:4], columns[5]), [(*row[:4], row[5]) for row in rows]
         if rows:
             section = PLACES.get(title, "evaluation")
-            sections.setdefault(section, []).append((title, columns, rows[-ROWS:]))
+            sections.setdefault(section, []).append(shortened(title, columns, rows))
     return sections
+
+
+def shortened(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Table:
+    """Return a table with its last rows, and in its title how many there are."""
+    if len(rows) > ROWS:
+        title = f"{title} (the last {ROWS} of {len(rows):,})"
+    return title, columns, list(rows[-ROWS:])
+
+
+def compared(reports: Sequence[RunReport]) -> Mapping[str, list[Table]]:
+    """Return the tables of several runs that have rows."""
+    found = [page_content.compared_scores(reports), *page_content.paired_scores(reports)]
+    return {"evaluation": [table for table in found if table[2]]}
 
 
 def alarm_table(report: RunReport) -> Table:

@@ -165,6 +165,10 @@ def test_runs_are_shown_side_by_side(
     trained.submit("--set", "pretrain.learning_rate=0.001")
     (second,) = (run for run in (trained.run(0), trained.run(1)) if run.root != first.root)
     write_run(second, finish)
+    for run, right in ((first, 10), (second, 28)):
+        points = [{"id": f"q{item}", "points": float(item < right)} for item in range(40)]
+        file = run.path("evaluations/pm/last/questions.jsonl")
+        file.write_text("".join(json.dumps(one) + "\n" for one in points))
 
     page = written(trained, tmp_path / "page.html", first.name, second.name)
 
@@ -178,6 +182,9 @@ def test_runs_are_shown_side_by_side(
     names = {row["training"] for row in rows(page, "pretrain-steps")}
     assert names == {first.name, second.name}
     assert [key for key, _ in found.figures].count("pretrain.loss_last") == 2
+    (paired,) = (row for row in found.rows if "18/0" in row)
+    assert paired[0] == "pm"
+    assert ["pm", "600 top-token", *["70.0% (60.0% to 80.0%)"] * 2] in found.rows
 
 
 def test_of_many_attempts_the_newest_are_shown(
