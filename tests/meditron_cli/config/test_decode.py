@@ -427,7 +427,7 @@ def test_an_unknown_health_check_is_refused_with_the_known_ones() -> None:
     (found,) = errors(Cluster, SITE, "health_skip: [disk, foo]\n")
 
     assert found.startswith(
-        "e.yaml:1:14: health_skip: unknown code 'foo'; known are disk, driver, "
+        "e.yaml:1:14: health_skip: unknown code 'foo'; known are clock_low, disk, driver, "
     )
 
 
