@@ -50,7 +50,8 @@ function listen(element, view, name) {
   });
 }
 
-function take(view, name) {
+async function take(view, name) {
+  await view.runAsync(); // the last movement may not have been drawn yet
   const brush = Object.values(view.signal("brush") || {})[0];
   if (!brush) return;
   view.signal("brush_x", [0, 0]).runAsync();

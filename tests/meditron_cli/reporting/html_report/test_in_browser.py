@@ -127,6 +127,17 @@ def test_a_page_is_used_by_keyboard(browser: Chromium, page: Path) -> None:
     assert browser.messages == []
 
 
+ZOOMED = """
+(async () => {
+  while (groups.pretrain.now === groups.pretrain.all || !groups.pretrain.now[0]) {
+    await new Promise((wake) => setTimeout(wake, 20));
+  }
+  return groups.pretrain.now;
+})()
+"""
+"""Wait until a part of the tokens is shown."""
+
+
 def test_a_drag_over_a_chart_zooms_all_of_its_kind(browser: Chromium, page: Path) -> None:
     browser.open(page, 1400)
     browser.run("document.getElementById('pretrain-loss').scrollIntoView({ block: 'center' })")
@@ -137,7 +148,7 @@ def test_a_drag_over_a_chart_zooms_all_of_its_kind(browser: Chromium, page: Path
 
     browser.drag((box["left"] + 400, middle), (box["left"] + 700, middle))
 
-    width = browser.run("new Promise((r) => setTimeout(() => r(groups.pretrain.now), 50))")
+    width = browser.run(ZOOMED)
     assert 0 < width[0] < width[1] < 5_120_000
     assert seen(browser) == width
     assert browser.messages == []
