@@ -65,7 +65,9 @@ def deliver(
         seconds: until a delivery that does not end is killed.
     """
     deadline = time.monotonic() + seconds
-    children = {name: start(addresses[name], message) for name, message in messages.items()}
+    children = {
+        name: start(addresses[name], message, seconds) for name, message in messages.items()
+    }
     return {name: result(child, deadline) for name, child in children.items()}
 
 
@@ -75,11 +77,17 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
 
 
-def start(address: str, message: Message) -> subprocess.Popen[str] | str:
-    """Start the process that delivers a message; return why it cannot be started."""
+def start(address: str, message: Message, seconds: float) -> subprocess.Popen[str] | str:
+    """Start the process that delivers a message; return why it cannot be started.
+
+    Args:
+        address: of the receiver.
+        message: to deliver.
+        seconds: after which it ends by itself, some time later, if nobody waits for it any more.
+    """
     try:
         with open(os.memfd_create("message"), "w+") as given:  # no file, which others might read
-            json.dump({"address": address, "message": asdict(message)}, given)
+            json.dump({"address": address, "message": asdict(message), "seconds": seconds}, given)
             given.seek(0)
             return subprocess.Popen(
                 [sys.executable, "-m", "jobs.notification.delivery"],
@@ -121,6 +129,8 @@ def main() -> int:
     """Deliver the message on stdin; print the reason and return 1 where that fails."""
     given = json.load(sys.stdin)
     address, message = given["address"], Message(**given["message"])
+    signal.signal(signal.SIGALRM, lambda number, frame: os.killpg(os.getpid(), signal.SIGKILL))
+    signal.setitimer(signal.ITIMER_REAL, given["seconds"] + LAST_SECONDS)
     try:
         send(address, message)
     except Refused as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -171,13 +172,24 @@ def test_services_that_refuse_or_are_not_there_give_a_reason_without_the_address
 
 def test_a_delivery_that_hangs_is_killed_with_its_programs(tmp_path: Path) -> None:
     hang = program(tmp_path / "hang", f"echo $$ >{tmp_path}/pid", "exec sleep 1000")
-    child = delivery.start(f"command:{hang}", MESSAGE)
+    child = delivery.start(f"command:{hang}", MESSAGE, PATIENCE)
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
 
     assert delivery.result(child, deadline=0.0) == "no answer in time"
 
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: is_gone(pid))
+
+
+def test_a_delivery_that_nobody_waits_for_any_more_ends_with_its_programs(tmp_path: Path) -> None:
+    hang = program(tmp_path / "hang", f"echo $$ >{tmp_path}/pid", "exec sleep 1000")
+
+    child = delivery.start(f"command:{hang}", MESSAGE, 1.0)
+
+    assert isinstance(child, subprocess.Popen)
+    child.communicate(timeout=PATIENCE)
+    if (tmp_path / "pid").exists() and (pid := (tmp_path / "pid").read_text().strip()):
+        wait_until(lambda: is_gone(int(pid)))  # else it ended before
 
 
 def test_receivers_do_not_wait_for_each_other(tmp_path: Path) -> None:
