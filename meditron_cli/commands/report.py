@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -140,9 +139,7 @@ def write_page(services: Services, runs: Sequence[RunDir], file: Path, as_json: 
 
     file = file if file.name else Path(f"{runs[0].name}.html")
     if file.suffix != ".html":
-        hint = (
-            f"a run is named before the option: `meditron report {shlex.quote(str(file))} --html`"
-        )
+        hint = "name runs before --html; without a file the page is named after the first one"
         raise ConfigError(f"--html: {file} does not end in .html", hint=hint)
     if not file.absolute().parent.is_dir():
         raise ConfigError(
