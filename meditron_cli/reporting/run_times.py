@@ -9,7 +9,13 @@ from math import fsum
 from typing import Any
 
 from jobs.contract.events import SubmitEvent
-from jobs.contract.metrics_log import CountedSteps, MetricsLog, SpikeLine, counted_steps
+from jobs.contract.metrics_log import (
+    CountedSteps,
+    MetricLine,
+    MetricsLog,
+    SpikeLine,
+    counted_steps,
+)
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, TRAINING_STAGES
 from meditron_cli.reporting import goodput, interruptions
@@ -110,12 +116,46 @@ class RunTimes:
 
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
-    lines = {
-        (name, index): list(MetricsLog(run, name, index).read_new())
-        for name, stage in record.stages.items()
-        if name in TRAINING_STAGES
-        for index in stage.indices
-    }
+    return Measurer(run).measure(record, view, now)
+
+
+class Measurer:
+    """Measures a run, repeatedly; of the metrics only new lines are read."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._lines: dict[tuple[str, int], tuple[MetricsLog, list[MetricLine]]] = {}
+
+    def lines(self, stage: str, index: int) -> list[MetricLine]:
+        """Return all metric lines of a training: the same list each time, with the new ones."""
+        log, lines = self._lines.setdefault(
+            (stage, index), (MetricsLog(self._run, stage, index), [])
+        )
+        lines.extend(log.read_new())
+        return lines
+
+    def measure(self, record: RunRecord, view: RunView, now: float) -> RunTimes:
+        """Return where the time of the run went, from a record that was read in full."""
+        trainings = [
+            (name, index)
+            for name, stage in record.stages.items()
+            if name in TRAINING_STAGES
+            for index in stage.indices
+        ]
+        return of_lines({task: self.lines(*task) for task in trainings}, record, view, now)
+
+
+def of_lines(
+    lines: Mapping[tuple[str, int], Sequence[MetricLine]],
+    record: RunRecord,
+    view: RunView,
+    now: float,
+) -> RunTimes:
+    """Return where the time of a run went. Pure.
+
+    Args:
+        lines: of each training, by stage and index.
+    """
     work = {task: goodput.work_of(read) for task, read in lines.items()}
     # A stage leaves a run where one task makes the corpus that several began.
     recorded = [item for item in attempts_of(record.history) if item.stage in view.stages]

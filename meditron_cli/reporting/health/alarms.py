@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.contract.events import read_events
+from jobs.contract.events import NoteLog
 from jobs.contract.rundir import RunDir
 
 COLUMNS = ("time", "alarm", "where", "what")
@@ -32,9 +32,20 @@ class RaisedAlarm:
         return asdict(self)
 
 
+class AlarmLog:
+    """Reads the alarms of a run that were raised since the last read."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._log = NoteLog(run, {"alarm"})
+
+    def read_new(self) -> list[RaisedAlarm]:
+        """Return the new alarms, oldest first; lines that are none are skipped."""
+        return [alarm for event in self._log.read_new() if (alarm := _alarm(event))]
+
+
 def of_run(run: RunDir) -> list[RaisedAlarm]:
     """Return the alarms of a run, oldest first; lines that are none are skipped."""
-    return [alarm for event in read_events(run, {"alarm"}) if (alarm := _alarm(event))]
+    return AlarmLog(run).read_new()
 
 
 def _alarm(event: dict[str, Any]) -> RaisedAlarm | None:
