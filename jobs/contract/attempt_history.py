@@ -16,6 +16,7 @@ from typing import NamedTuple
 from jobs.contract import rundir
 from jobs.contract.events import (
     PERSON,
+    AlarmEvent,
     CancelEvent,
     Event,
     EventLog,
@@ -198,6 +199,8 @@ class RunHistory:
         self.events: list[Event] = []
         self.request: RequestEvent | None = None
         """The last one that changed the configuration; None where the first one is in force."""
+        self.alarms: list[AlarmEvent] = []
+        """Oldest first."""
         self.begun: dict[tuple[str, int, int], TaskHistory] = {}
         """The task of each attempt, by stage, index and attempt, in the order in which they began.
         An exit without a start is an attempt that was refused.
@@ -278,6 +281,8 @@ class RunHistory:
             self._add_end(place, event)
         elif isinstance(event, RequestEvent):
             self.request = event
+        elif isinstance(event, AlarmEvent):
+            self.alarms.append(event)
         else:
             self._withdrawn.add(place, event)
 

@@ -215,6 +215,23 @@ class ExitEvent(ObservedEvent):
     kind = "exit"
 
 
+@dataclass(frozen=True)
+class AlarmEvent(Event):
+    """A warning about a run, a node or a GPU while ranks ran (``jobs.supervision.alarms``)."""
+
+    kind = "alarm"
+
+    stage: str
+    index: int
+    attempt: int
+    code: str
+    verdict: str
+    """``WARN``, ``DRAIN`` or ``FATAL``."""
+    message: str
+    node: str = ""
+    """Empty where it concerns no single node."""
+
+
 EVENT_TYPES: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
@@ -229,6 +246,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         SignalEvent,
         ObservedEvent,
         ExitEvent,
+        AlarmEvent,
     )
 }
 
@@ -247,30 +265,13 @@ def _line(kind: str, fields: Mapping[str, Any]) -> str:
     return json.dumps({"format": FORMAT, "event": kind, **fields}, sort_keys=True)
 
 
-class NoteLog:
-    """Reads the events that were appended to a run's log since the last read, as JSON."""
-
-    def __init__(self, run: RunDir, kinds: Collection[str] = ()) -> None:
-        """Read from the first event.
-
-        Args:
-            kinds: only these; all when empty.
-        """
-        self._lines = AppendedLines(run.events)
-        self._kinds = kinds
-
-    def read_new(self) -> list[dict[str, Any]]:
-        """Return the new events, oldest first."""
-        return list(_objects(self._lines.read(), self._kinds))
-
-
 def read_events(run: RunDir, kinds: Collection[str] = ()) -> list[dict[str, Any]]:
     """Read all events as JSON, oldest first.
 
     Args:
         kinds: only these; all when empty.
     """
-    return NoteLog(run, kinds).read_new()
+    return list(_objects(AppendedLines(run.events).read(), kinds))
 
 
 class EventLog:

@@ -168,15 +168,6 @@ class Alarm:
         where = f"{self.node}: " if self.node else ""
         return f"{where}{self.message} ({self.code})"
 
-    def to_json(self) -> dict[str, str]:
-        """Return the fields of the event."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "verdict": self.verdict,
-            "node": self.node,
-        }
-
 
 @dataclass(frozen=True)
 class HealthRequest:

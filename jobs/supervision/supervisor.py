@@ -186,10 +186,11 @@ class Supervisor:
 
     def raise_storm_alarm(self) -> None:
         """Raise an alarm where the task starts again and again, once per storm."""
+        since = time.time() - training_rules.STORM_SECONDS
         alarm = training_rules.restart_storm(self.task_history().exits, time.time())
-        log_of_alarms = AlarmLog(self.attempt)
-        if alarm and not log_of_alarms.was_recorded(alarm.code, training_rules.STORM_SECONDS):
-            log_of_alarms.add(alarm)
+        raised = self.reader.current().alarms
+        if alarm and not any(one.code == alarm.code and one.time >= since for one in raised):
+            AlarmLog(self.attempt).add(alarm)
 
     def claim(self, first: int) -> int | None:
         """Return the number of the next attempt, once the storage takes its folder; None when it

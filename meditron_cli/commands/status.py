@@ -128,7 +128,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     models = finetuned.models(run, view, times)
     print_facts(full)
     print_tables(full, models)
-    print_alarms(run)
+    print_alarms(full)
     print_pending(run, view)
     print_unconfirmed(full)
     print_blocked(full, stuck)
@@ -191,7 +191,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "warnings": score_warnings(full.run),
         "models": finetuned.models(full.run, full.view, full.times),
         "usage": usage.of_run(full.run, full.record, full.times).to_json(),
-        "alarms": [alarm.to_json() for alarm in alarms.of_run(full.run)],
+        "alarms": alarms.to_json(full.record.history),
     }
 
 
@@ -285,12 +285,12 @@ def print_tables(full: RunDetail, models: Sequence[dict[str, Any]]) -> None:
             console.table(columns, rows)
 
 
-def print_alarms(run: RunDir) -> None:
+def print_alarms(full: RunDetail) -> None:
     """Print the newest alarm of each kind and node."""
     from meditron_cli.reporting import tables
     from meditron_cli.reporting.health import alarms
 
-    found = alarms.newest(alarms.of_run(run))
+    found = alarms.newest(full.record.history.alarms)
     if found:
         console.data("\nalarms")
         console.table(

@@ -103,7 +103,7 @@ def gather(
         "judged": judged.of_run(run),
         **times.to_json(),
         "usage": usage.of_run(run, record, times).to_json(),
-        "alarms": [alarm.to_json() for alarm in alarms.of_run(run)],
+        "alarms": alarms.to_json(record.history),
         "goodput": times.goodput,
         "errors": [
             {"stage": error.stage, "task": error.index, "message": error.message}

@@ -27,12 +27,15 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 
 PACKAGES = (jobs, meditron_cli, clusters)
+LEFT_OUT = ("__pycache__", "vendor")
+"""Folders that no job reads: bytecode, and the libraries of pages for a browser."""
 PATCH = "uncommitted.patch"
 TIMEOUT_SECONDS = 20
 
 
 def copy_code(run: RunDir) -> None:
-    """Copy the three packages into the run, without bytecode, and record them in ``code.json``.
+    """Copy the three packages into the run, without what no job reads, and record them in
+    ``code.json``.
 
     Permissions follow the umask. The caller makes the files durable.
     """
@@ -40,7 +43,7 @@ def copy_code(run: RunDir) -> None:
     for package in PACKAGES:
         source = package_folder(package.__file__)
         for folder, folders, names in os.walk(source):
-            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
             inside = os.path.relpath(folder, source.parent)
             if names:
                 os.makedirs(run.code / inside, exist_ok=True)

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import time
 
-from jobs.contract.events import append_event, read_events
+from jobs.contract import events
+from jobs.contract.events import AlarmEvent
 from jobs.contract.outcomes import Alarm
 from jobs.notification.sender import Sender
 from jobs.runtime.log import log
 from jobs.supervision.attempt_records import AttemptRef
-
-KIND = "alarm"
 
 
 class AlarmLog:
@@ -33,21 +32,20 @@ class AlarmLog:
         log(f"{alarm.verdict} {alarm.sentence}")
         attempt = self._attempt
         try:
-            append_event(
+            events.append(
                 attempt.run,
-                KIND,
-                stage=attempt.stage,
-                index=attempt.index,
-                attempt=attempt.number,
-                **alarm.to_json(),
+                AlarmEvent(
+                    time.time(),
+                    attempt.stage,
+                    attempt.index,
+                    attempt.number,
+                    alarm.code,
+                    alarm.verdict,
+                    alarm.message,
+                    alarm.node,
+                ),
             )
         except OSError as error:
             log(f"the alarm could not be recorded: {error.strerror}")
             return
         self._sender.send()
-
-    def was_recorded(self, code: str, seconds: float) -> bool:
-        """Return whether an alarm of a code was recorded within a time, by any attempt."""
-        since = time.time() - seconds
-        events = read_events(self._attempt.run, {KIND})
-        return any(event.get("code") == code and event["time"] >= since for event in events)

@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs.contract.events import NoteLog
-from jobs.contract.rundir import RunDir
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import AlarmEvent
 
 COLUMNS = ("time", "alarm", "where", "what")
 SHOWN = 10
 """The newest alarms that ``status`` prints."""
 
 
-@dataclass(frozen=True)
-class RaisedAlarm:
-    """An alarm of an attempt."""
-
-    time: float
-    stage: str
-    index: int
-    attempt: int
-    code: str
-    verdict: str
-    node: str
-    message: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the alarm as ``--json`` prints it."""
-        return asdict(self)
+def to_json(history: RunHistory) -> list[Mapping[str, Any]]:
+    """Return the alarms of a run as ``--json`` prints them, oldest first."""
+    return [alarm.to_json() for alarm in history.alarms]
 
 
-class AlarmLog:
-    """Reads the alarms of a run that were raised since the last read."""
-
-    def __init__(self, run: RunDir) -> None:
-        self._log = NoteLog(run, {"alarm"})
-
-    def read_new(self) -> list[RaisedAlarm]:
-        """Return the new alarms, oldest first; lines that are none are skipped."""
-        return [alarm for event in self._log.read_new() if (alarm := _alarm(event))]
-
-
-def of_run(run: RunDir) -> list[RaisedAlarm]:
-    """Return the alarms of a run, oldest first; lines that are none are skipped."""
-    return AlarmLog(run).read_new()
-
-
-def _alarm(event: dict[str, Any]) -> RaisedAlarm | None:
-    try:
-        return RaisedAlarm(**{name: event[name] for name in RaisedAlarm.__dataclass_fields__})
-    except KeyError:
-        return None
-
-
-def newest(alarms: Iterable[RaisedAlarm]) -> list[RaisedAlarm]:
+def newest(alarms: Iterable[AlarmEvent]) -> list[AlarmEvent]:
     """Return the newest alarm of each code and node, oldest first."""
-    kept: dict[tuple[str, str], RaisedAlarm] = {}
+    kept: dict[tuple[str, str], AlarmEvent] = {}
     for alarm in alarms:
         kept.pop((alarm.code, alarm.node), None)
         kept[(alarm.code, alarm.node)] = alarm

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.contract.attempt_history import read
 from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.health.monitor import records
@@ -131,6 +132,6 @@ def test_at_most_ten_alarms_are_shown(meditron: Bench) -> None:
     for number in range(30):
         alarm(run, "throttle", "slow", node=f"gpu{number:02d}")
 
-    shown = alarms.newest(alarms.of_run(run))
+    shown = alarms.newest(read(run).alarms)
 
     assert [item.node for item in shown] == [f"gpu{number}" for number in range(20, 30)]
