@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.contract import events
 from jobs.contract.attempt_history import HistoryReader, TaskHistory, Withdrawn
-from jobs.contract.events import ExitEvent, ObservedEvent, StartEvent
+from jobs.contract.events import AlarmEvent, ExitEvent, ObservedEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
 from jobs.contract.notification import EVENTS
@@ -57,10 +57,10 @@ class NewsReader:
     def news(self, values: Iterable[Mapping[str, Any]]) -> Iterator[News]:
         """Yield the news among events, in their order."""
         for value in values:
-            if value["event"] == "alarm":
-                yield _alarm(value)
             for event in events.parse([value]):
-                if isinstance(event, StartEvent):
+                if isinstance(event, AlarmEvent):
+                    yield _alarm(event)
+                elif isinstance(event, StartEvent):
                     yield from self._of_start(event)
                 elif isinstance(event, ObservedEvent):
                     yield from self._of_end(event)
@@ -148,18 +148,16 @@ class NewsReader:
         return f"{item.stage} task {item.index}" if count > 1 else item.stage
 
 
-def _alarm(value: Mapping[str, Any]) -> News:
+def _alarm(alarm: AlarmEvent) -> News:
     """Return the news of an alarm, which is one per attempt, code and node."""
-    code, node = str(value.get("code", "")), str(value.get("node", ""))
-    place = f"{value.get('stage')} {value.get('attempt')} {node} {value.get('verdict')}"
-    where = ": ".join(filter(None, (str(value.get("stage", "")), node)))
-    time = value.get("time")
+    place = f"{alarm.stage} {alarm.attempt} {alarm.node} {alarm.verdict}"
+    where = ": ".join(filter(None, (alarm.stage, alarm.node)))
     return News(
         "alarm",
-        f"alarm {code} {place}",
-        f"alarm {code}",
-        f"{where}: {value.get('message') or code}",
-        float(time) if isinstance(time, float | int) else 0.0,
+        f"alarm {alarm.code} {place}",
+        f"alarm {alarm.code}",
+        f"{where}: {alarm.message}",
+        alarm.time,
     )
 
 

@@ -33,8 +33,12 @@ LARGEST_BYTES = 4 * 2**20
 
 
 def shipped_profiles() -> Path:
-    """Return the folder of the profiles that come with the package."""
-    return Path(str(resources.files("clusters")))
+    """Return the folder of the profiles that come with the package.
+
+    It is found beside this package and not by its import name, which in a working folder with
+    ``clusters/`` can mean that folder.
+    """
+    return Path(str(resources.files("meditron_cli"))).parent / "clusters"
 
 
 def shipped_recipes() -> Path:
