@@ -28,6 +28,9 @@ DEFAULT_GROUP = "0"
 """The name of the group of all ranks."""
 PEERS = re.compile(r"(send|recv) (\d+)(?:->|<-)(\d+)")
 """Sender and receiver in the name of a message: ``nccl:send 0->1``, ``nccl:recv 1<-0``."""
+UNEVEN = ("all_to_all", "scatter")
+"""Collectives whose inputs may differ between ranks."""
+BATCH = "coalesced"
 LISTED = 16
 """Ranks that a sentence names."""
 
@@ -131,7 +134,9 @@ def _judge(call: Call, by_rank: Mapping[int, FlightRecord], world_size: int) -> 
     }
     entered = begun | set(same)
     members = _members(call.group, by_rank, world_size) | entered
-    forms = sorted({f"{one.name} of {one.sizes}" for one in same.values()})
+    forms = sorted(
+        {one.name if one.name in UNEVEN else f"{one.name} of {one.sizes}" for one in same.values()}
+    )
     return _Verdict(
         call=call,
         since=min((one.time for one in same.values()), default=call.time),
@@ -228,11 +233,9 @@ def parse(rank: int, dump: Mapping[str, Any]) -> FlightRecord:
     Raises:
         KeyError, TypeError, ValueError: it is none.
     """
-    calls = [_call(entry) for entry in dump["entries"] if not entry.get("is_p2p")]
-    begun = {
-        str(name): int(status["last_enqueued_collective"])
-        for name, status in dump["pg_status"].items()
-    }
+    entries = list(_with_batches(dump.get("entries", [])))  # torch leaves an empty list out
+    calls = [_call(entry) for entry in entries if not entry.get("is_p2p")]
+    begun = _newest(dump["pg_status"], entries)
     groups = {
         str(name): frozenset(json.loads(config["ranks"]))
         for name, config in dump["pg_config"].items()
@@ -240,10 +243,41 @@ def parse(rank: int, dump: Mapping[str, Any]) -> FlightRecord:
     }
     for call in calls:
         begun[call.group] = max(begun.get(call.group, 0), call.number)
-    for call in _messages(dump, groups):
+    for call in _messages(entries, groups, dump["pg_config"]):
         calls.append(call)
         begun[call.group] = 1
     return FlightRecord(rank, tuple(calls), begun, groups)
+
+
+def _newest(
+    status: Mapping[str, Mapping[str, Any]], entries: Iterable[Mapping[str, Any]]
+) -> dict[str, int]:
+    """Return the number of the newest collective per group: torch's key is not the group's name but
+    its place among the groups of that rank, which the entries have beside the name.
+    """
+    names = {"0": DEFAULT_GROUP, **{str(e["pg_id"]): str(e["process_group"][0]) for e in entries}}
+    return {
+        names[place]: int(group["last_enqueued_collective"])
+        for place, group in status.items()
+        if place in names
+    }
+
+
+def _with_batches(entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the entries, those of a batch with its state: torch follows the batch as a whole, in an
+    entry after its parts, which stay scheduled (ProcessGroupNCCL.cpp, ``endCoalescing``).
+    """
+    entries = list(entries)
+    batches = {_place(e): e for e in entries if str(e["profiling_name"]).endswith(f":{BATCH}")}
+    for entry in entries:
+        batch = batches.get(_place(entry), entry)
+        if entry is not batch or _place(entry) not in batches:
+            yield {**entry, "state": batch["state"], "retired": batch["retired"]}
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, int, int]:
+    """Return what a batch and its parts have in common."""
+    return str(entry["process_group"][0]), entry["collective_seq_id"], entry["p2p_seq_id"]
 
 
 def _call(entry: Mapping[str, Any]) -> Call:
@@ -260,18 +294,22 @@ def _call(entry: Mapping[str, Any]) -> Call:
     )
 
 
-def _messages(dump: Mapping[str, Any], groups: dict[str, frozenset[int]]) -> Iterator[Call]:
+def _messages(
+    entries: Iterable[Mapping[str, Any]],
+    groups: dict[str, frozenset[int]],
+    config: Mapping[str, Any],
+) -> Iterator[Call]:
     """Yield unfinished messages as the first call of a group of sender and receiver, which is added
     to ``groups``: the numbers of messages are not those of their peers.
 
     A message names places in its process group, so one of a group without members is left out.
     """
-    for entry in dump["entries"]:
+    for entry in entries:
         match = PEERS.search(str(entry["profiling_name"])) if entry.get("is_p2p") else None
         call = _call(entry)
         if match is None or call.finished:
             continue
-        ranks = json.loads(dump["pg_config"].get(call.group, {}).get("ranks", "[]"))
+        ranks = json.loads(config.get(call.group, {}).get("ranks", "[]"))
         pair = frozenset(
             ranks[int(place)] for place in match.groups()[1:] if int(place) < len(ranks)
         )

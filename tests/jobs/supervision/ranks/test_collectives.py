@@ -28,6 +28,7 @@ NAMES = {"0": "default_pg", "1": "TENSOR_MODEL_PARALLEL_GROUP", "2": "TENSOR_MOD
 def entry(group: str, number: int, *, done: bool = True, **changes: Any) -> dict[str, Any]:
     """Return a collective in a record."""
     return {
+        "pg_id": 0,
         "process_group": [group, NAMES[group]],
         "collective_seq_id": number,
         "p2p_seq_id": 0,
@@ -42,21 +43,26 @@ def entry(group: str, number: int, *, done: bool = True, **changes: Any) -> dict
 
 
 def dump(rank: int, *entries: Mapping[str, Any], groups: bool = True) -> dict[str, Any]:
-    """Return the record of a rank; over gloo it has no groups."""
+    """Return the record of a rank; over gloo it has no groups. The key of a status is the place of
+    the group among those of the rank, which is no name: ranks 2 and 3 have no group 1.
+    """
     own = [name for name, members in GROUPS.items() if rank in members]
+    places = {name: place for place, name in enumerate(own)}
     last = {
         name: max([e["collective_seq_id"] for e in entries if e["process_group"][0] == name] or [0])
         for name in own
     }
     return {
         "version": "2.10",
-        "entries": list(entries),
+        "entries": [{**e, "pg_id": places[e["process_group"][0]]} for e in entries],
         "pg_config": {
             name: {"name": name, "desc": NAMES[name], "ranks": str(GROUPS[name])}
             for name in own
             if groups
         },
-        "pg_status": {name: {"last_enqueued_collective": str(n)} for name, n in last.items()},
+        "pg_status": {
+            str(places[name]): {"last_enqueued_collective": str(n)} for name, n in last.items()
+        },
     }
 
 
@@ -145,8 +151,84 @@ def test_different_sizes_are_reported() -> None:
     )
 
 
-def message(name: str, *, done: bool = False) -> dict[str, Any]:
-    return entry("0", 0, done=done, is_p2p=True, p2p_seq_id=3, profiling_name=f"nccl:{name}")
+def test_ranks_outside_a_group_are_not_waited_for() -> None:
+    """Ranks 2 and 3 have done less in their own group, which is in the same place on them."""
+    found = judge(
+        (0, dump(0, entry("0", 8), entry("1", 30, done=False), groups=False)),
+        (1, dump(1, entry("0", 8), entry("1", 29), groups=False)),
+        (2, dump(2, entry("0", 8), entry("2", 12), groups=False)),
+        (3, dump(3, entry("0", 8), entry("2", 12), groups=False)),
+    )
+
+    assert found is not None
+    assert found.ranks == (1,)
+
+
+def test_a_rank_that_has_begun_nothing_is_the_one_that_is_waited_for() -> None:
+    """torch writes no list of entries where it is empty."""
+    idle = dump(0)
+    del idle["entries"]
+
+    found = judge((0, idle), *[(rank, dump(rank, entry("0", 1, done=False))) for rank in (1, 2, 3)])
+
+    assert found is not None
+    assert found.sentence == (
+        "rank 0 has not entered all_reduce 1 of the group of all ranks, in which 3 ranks wait"
+    )
+
+
+def test_inputs_of_an_exchange_may_differ_between_ranks() -> None:
+    records = everyone(7)
+    for rank, record in records:
+        record["entries"][1] |= {"profiling_name": "nccl:all_to_all", "input_sizes": [[rank]]}
+
+    found = judge(*records)
+
+    assert found is not None
+    assert found.sentence.endswith("none finished it: the network stalled")
+
+
+def message(name: str, *, done: bool = False, number: int = 3) -> dict[str, Any]:
+    return entry("0", 0, done=done, is_p2p=True, p2p_seq_id=number, profiling_name=f"nccl:{name}")
+
+
+def batch(*names: str, done: bool = True, number: int = 3) -> list[dict[str, Any]]:
+    """Return a batch of messages: torch never updates the state of its parts."""
+    parts = [{**message(name, number=number), "state": "scheduled"} for name in names]
+    return [*parts, message("coalesced", done=done, number=number)]
+
+
+def test_messages_of_a_finished_batch_are_finished() -> None:
+    """Rank 0 has sent one batch to rank 1, which waits for the second."""
+    found = judge(
+        (0, dump(0, entry("0", 8), *batch("send 0->1", number=1))),
+        (
+            1,
+            dump(
+                1,
+                entry("0", 8),
+                *batch("recv 1<-0", number=1),
+                *batch("recv 1<-0", done=False, number=2),
+            ),
+        ),
+        *[(rank, dump(rank, entry("0", 8), entry("0", 9, done=False))) for rank in (2, 3)],
+    )
+
+    assert found is not None
+    assert found.ranks == (0,)
+
+
+def test_collectives_of_a_finished_batch_are_finished() -> None:
+    """Ranks wait in collective 9; the batch before it has long ended."""
+    parts = [{**entry("0", 8, done=False), "state": "scheduled"} for _ in range(2)]
+    before = [*parts, entry("0", 8, profiling_name="nccl:coalesced", input_sizes=[])]
+    waiting = [(rank, dump(rank, *before, entry("0", 9, done=False))) for rank in (0, 1, 2)]
+
+    found = judge(*waiting, (3, dump(3, *before)))
+
+    assert found is not None
+    assert found.ranks == (3,)
+    assert judge(*[(rank, dump(rank, *before)) for rank in range(WORLD)]) is None
 
 
 def test_a_rank_that_waits_for_a_message_waits_for_its_sender() -> None:
