@@ -72,11 +72,15 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     start, now = outbox.offset, time.time()
     values, outbox.offset = new_events(run, start)
     wanted = {event for target in settings.targets for event in target.events}
-    news = list(NewsReader(run, wanted).news(values))
+    reader = NewsReader(run, wanted)
+    news = list(reader.news(values))
     outbox.add(news, settings.targets, now)
     if news or outbox.offset - start > UNREAD_BYTES:
         keep(run, outbox)
-    due = [name for name, receiver in outbox.receivers.items() if receiver.is_due(now)]
+    waiting = {name: receiver for name, receiver in outbox.receivers.items() if receiver.items}
+    due = [name for name, receiver in waiting.items() if receiver.is_due(now)]
+    if len(due) < len(waiting) and reader.nothing_follows():
+        due = [name for name, receiver in waiting.items() if receiver.is_due(now, True)]
     if not due:
         return
     failures, problem = failures_of(run, settings, outbox, due, seconds)

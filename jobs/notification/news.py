@@ -18,6 +18,7 @@ from jobs.contract.rundir import RunDir
 
 KINDS = ("start", "observed", "exit", "alarm")
 """The kinds of events that are news."""
+LAST_ACTIONS = (RetryAction.FINISH, RetryAction.STOP)
 BY_PERSONS = (RootCause.STOPPED, RootCause.CANCELLED)
 NAMED_NODES = 4
 """Of the nodes of a start; the others are counted."""
@@ -64,6 +65,20 @@ class NewsReader:
                     yield from self._of_start(event)
                 elif isinstance(event, ObservedEvent):
                     yield from self._of_end(event)
+
+    def nothing_follows(self) -> bool:
+        """Return whether every task of each stage that has begun has ended for good, so that no
+        further news are expected unless a person resumes the run.
+        """
+        history = self._history.current()
+        begun = {stage for stage, _, _ in history.begun}
+        tasks = (
+            history.task(stage, index).ended
+            for stage, planned in self._plan().items()
+            for index in planned.get("tasks", ())
+            if stage in begun
+        )
+        return all(ended and ended[max(ended)].action in LAST_ACTIONS for ended in tasks)
 
     def _of_start(self, start: StartEvent) -> Iterator[News]:
         if self._wanted.isdisjoint(("started", "resumed")):

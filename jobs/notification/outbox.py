@@ -12,12 +12,14 @@ from jobs.contract.notification import NotifyTarget
 from jobs.notification.news import News
 
 REPEAT_SECONDS = 600.0
-"""Between two messages for the same group of news; other messages include it earlier."""
+"""Between two messages for the same group of news; other messages include it earlier, and the last
+one of a run.
+"""
 HOUR = 3600.0
 TRIES_PER_HOUR = 12
 """Messages to a receiver that no run's end needs; more things wait for the next message."""
 LAST_TRIES_PER_HOUR = 24
-"""The same with messages about an end: stopped, failed, finished."""
+"""The same with messages about an end (stopped, failed, finished) and the last one of a run."""
 LAST = ("stopped", "failed", "finished")
 OLDEST_SECONDS = 24 * HOUR
 """Age of news that are still sent: new receivers do not get the whole past of a run."""
@@ -55,15 +57,21 @@ class Receiver:
         count = before.count + 1 if before else 1
         self.items[news.group] = Item(news.event, news.text, news.time, count)
 
-    def is_due(self, now: float) -> bool:
-        """Return whether a message is to be sent now."""
+    def is_due(self, now: float, nothing_follows: bool = False) -> bool:
+        """Return whether a message is to be sent now.
+
+        Args:
+            now: seconds since 1970.
+            nothing_follows: whether the run has nothing more to do, so that no later message takes
+                along what waits.
+        """
         self.tries = [time for time in self.tries if 0 <= now - time < HOUR]
         fresh = [
             item
             for group, item in self.items.items()
-            if not 0 <= now - self.sent.get(group, 0.0) < REPEAT_SECONDS
+            if nothing_follows or not 0 <= now - self.sent.get(group, 0.0) < REPEAT_SECONDS
         ]
-        is_last = any(item.event in LAST for item in fresh)
+        is_last = nothing_follows or any(item.event in LAST for item in fresh)
         most = LAST_TRIES_PER_HOUR if is_last else TRIES_PER_HOUR
         return bool(fresh) and len(self.tries) < most
 

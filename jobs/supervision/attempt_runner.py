@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from jobs.contract import metrics_log, specs
 from jobs.contract.errors import FINISHED
 from jobs.contract.outcomes import Hang
-from jobs.notification.sender import WAIT_SECONDS
+from jobs.notification.sender import WAIT_SECONDS, Sender
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, early_readers, node_monitors, preflight_step
@@ -72,6 +72,7 @@ class AttemptRunner:
     is_stop_requested: Callable[[], bool]
     metrics: metrics_log.MetricsReader
     """Of the task's stage."""
+    sender: Sender
 
     def run(self, environ: Mapping[str, str]) -> Observed:
         """Run the attempt; remove its temporary files afterwards.
@@ -107,7 +108,8 @@ class AttemptRunner:
             scratch = str(preflight_step.scratch(self.attempt, self.task))
             environ = {**environ, "TMPDIR": scratch}
         kills_before = cgroups.oom_kills() or 0
-        watch = HealthWatch(self.attempt, self.task, nodes, self.metrics.current)
+        metrics, sender = self.metrics.current, self.sender
+        watch = HealthWatch(self.attempt, self.task, nodes, metrics, sender)
         monitors = node_monitors.running(self.attempt, self.task, os.environ)
         with launcher.reserved_port() as port, monitors:
             observed = self._run_ranks(environ, port, watch)

@@ -190,7 +190,7 @@ class Supervisor:
         alarm = training_rules.restart_storm(self.task_history().exits, time.time())
         raised = self.reader.current().alarms
         if alarm and not any(one.code == alarm.code and one.time >= since for one in raised):
-            AlarmLog(self.attempt).add(alarm)
+            AlarmLog(self.attempt, self.sender).add(alarm)
 
     def claim(self, first: int) -> int | None:
         """Return the number of the next attempt, once the storage takes its folder; None when it
@@ -242,6 +242,7 @@ class Supervisor:
             self.signals,
             self.is_stop_requested,
             self.metrics,
+            self.sender,
         )
         return runner.run(environ)
 

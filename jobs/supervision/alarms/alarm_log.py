@@ -17,9 +17,9 @@ from jobs.supervision.attempt_records import AttemptRef
 class AlarmLog:
     """The alarms of one attempt."""
 
-    def __init__(self, attempt: AttemptRef) -> None:
+    def __init__(self, attempt: AttemptRef, sender: Sender) -> None:
         self._attempt = attempt
-        self._sender = Sender(attempt.run)
+        self._sender = sender
         self._raised: dict[tuple[str, str, str], str] = {}
         """Verdict by code, node and key."""
 

@@ -13,6 +13,8 @@ from jobs.contract import metrics_log, specs
 from jobs.contract.files import write_json
 from jobs.contract.outcomes import Alarm, HealthRequest, NodeFinding
 from jobs.health.monitor import records
+from jobs.notification.outbox import REPEAT_SECONDS
+from jobs.notification.sender import Sender
 from jobs.runtime.log import log
 from jobs.supervision.alarms import training_rules
 from jobs.supervision.alarms.alarm_log import AlarmLog
@@ -23,6 +25,8 @@ READ_SECONDS = 5.0
 """Between two looks at the reports, which lie on the shared file system."""
 TRAINING_SECONDS = 60.0
 """Between two looks at the training."""
+SEND_SECONDS = REPEAT_SECONDS
+"""Between two looks at the notifications that wait."""
 
 REPORTED = ("WARN", "DRAIN", "FATAL")
 
@@ -44,6 +48,7 @@ class HealthWatch:
         task: specs.TaskSpec,
         nodes: Sequence[str],
         metrics: Callable[[], metrics_log.MetricsSummary],
+        sender: Sender,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Watch nothing yet.
@@ -53,6 +58,7 @@ class HealthWatch:
             task: its task.
             nodes: of its job.
             metrics: returns the summary of its training's metrics.
+            sender: of the run's notifications.
             clock: in seconds since 1970.
         """
         self._attempt = attempt
@@ -61,7 +67,9 @@ class HealthWatch:
         self._metrics = metrics
         self._clock = clock
         self._due = self._training_due = 0.0
-        self._alarms = AlarmLog(attempt)
+        self._send_due = clock() + SEND_SECONDS
+        self._sender = sender
+        self._alarms = AlarmLog(attempt, sender)
         self._detector = StragglerDetector(self._pipeline_stage)
         self._slow: dict[str, NodeFinding] = {}
         """Nodes with a straggler that costs more than a restart."""
@@ -76,6 +84,9 @@ class HealthWatch:
         if now < self._due:
             return None
         self._due = now + READ_SECONDS
+        if now >= self._send_due:
+            self._send_due = now + SEND_SECONDS
+            self._sender.send()
         reports = self._reports()
         for alarm in node_alarms(reports):
             self._alarms.add(alarm)

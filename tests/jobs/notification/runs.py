@@ -18,7 +18,7 @@ from jobs.contract.rundir import RunDir
 def make_run(folder: Path, **tasks: int) -> RunDir:
     """Make a run directory with a plan of stages, each with a number of tasks."""
     run = RunDir(folder / "med-tiny-1")
-    run.root.mkdir()
+    run.root.mkdir(parents=True)
     stages = {name: {"tasks": list(range(count))} for name, count in tasks.items()}
     write_json(run.plan, {"stages": stages})
     run.events.touch()

@@ -132,3 +132,22 @@ def test_notes_and_damaged_events_are_no_news(run: RunDir) -> None:
     append_event(run, "start", stage=7)
 
     assert told(run) == []
+
+
+def test_nothing_follows_once_each_task_of_each_begun_stage_has_ended(run: RunDir) -> None:
+    reader = NewsReader(run)
+    steps = [
+        (start("curate", 0), False),
+        (end("completed", "finish", "curate", 0), False),
+        (end("exception", "stop", "curate", 1), False),
+        (end("preempted", "requeue", "curate", 2), False),
+        (end("completed", "finish", "curate", 2, attempt=2), True),
+        (start(), False),
+        (end("node_fail", "submit"), False),
+        (start(attempt=2), False),
+        (end("exception", "stop", attempt=2), True),
+    ]
+
+    for event, expected in steps:
+        happen(run, event)
+        assert reader.nothing_follows() == expected, event

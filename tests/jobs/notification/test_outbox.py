@@ -16,6 +16,7 @@ from jobs.notification.outbox import (
     REPEAT_SECONDS,
     TRIES_PER_HOUR,
     Outbox,
+    Receiver,
 )
 
 TEAM = NotifyTarget("TEAM", EVENTS)
@@ -64,6 +65,21 @@ def test_many_failures_are_one_line_and_the_rest_waits_for_the_next_message() ->
     box.add([item("finished")], [TEAM], NOW + 2)
     assert team.is_due(NOW + 2)
     assert set(team.items) == {"failed", "finished"}
+
+
+def test_what_waits_is_sent_when_nothing_follows_that_would_take_it_along() -> None:
+    box = outbox(item("alarm"))
+    team = box.receivers["TEAM"]
+    assert not Receiver().is_due(NOW, nothing_follows=True)
+    team.note(NOW, "")
+    box.add([item("alarm", 1)], [TEAM], NOW + 1)
+    assert not team.is_due(NOW + 1)
+
+    assert team.is_due(NOW + 1, nothing_follows=True)
+    team.tries = [NOW] * TRIES_PER_HOUR
+    assert team.is_due(NOW + 1, nothing_follows=True)
+    team.tries = [NOW] * LAST_TRIES_PER_HOUR
+    assert not team.is_due(NOW + 1, nothing_follows=True)
 
 
 def test_preemptions_all_day_are_few_messages_and_the_end_still_arrives() -> None:

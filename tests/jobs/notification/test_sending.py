@@ -97,6 +97,34 @@ def test_many_senders_at_once_tell_everything_once(run: RunDir, tmp_path: Path) 
     assert int(repeats if repeats.isdigit() else 1) + sum(counts) == 6
 
 
+def test_the_same_failure_soon_after_a_resume_is_told_when_nothing_follows(
+    run: RunDir, tmp_path: Path
+) -> None:
+    tell(run, {"PAGER": page(tmp_path)}, "failed")
+    happen(run, start(), end("data", "stop", message="a shard is damaged"))
+    send(run)
+    happen(run, start(attempt=2))
+    send(run)
+
+    happen(run, end("data", "stop", attempt=2, message="another shard is damaged"))
+    send(run)
+
+    assert len(pages(tmp_path)) == 2
+    assert "another shard is damaged" in pages(tmp_path)[1]
+
+
+def test_the_last_of_many_failures_sends_those_that_waited(run: RunDir, tmp_path: Path) -> None:
+    tell(run, {"PAGER": page(tmp_path)}, "failed")
+    happen(run, *(start("curate", index) for index in range(100)))
+    for index in range(100):
+        happen(run, end("exception", "stop", "curate", index, message="no text"))
+        if index in (0, 40, 98, 99):
+            send(run)
+
+    assert ["times" in text for text in pages(tmp_path)] == [False, True]
+    assert "(99 times)" in pages(tmp_path)[1]
+
+
 def state(run: RunDir, name: str = "PAGER") -> dict[str, object]:
     receiver: dict[str, object] = read_json(run.notify_state)["receivers"][name]
     return receiver

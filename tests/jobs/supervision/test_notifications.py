@@ -26,7 +26,7 @@ from ...exits import exits
 from ...message_servers import program, sendmail
 from ...ranks import FINISH, PATIENCE, kill_processes_about, rank_program, wait_until
 from ...task_specs import task_spec
-from ..notification.runs import tell
+from ..notification.runs import end, happen, tell
 
 REPOSITORY = Path(__file__).parents[3]
 SUPERVISE = """
@@ -121,6 +121,22 @@ def test_a_rank_that_dies_is_told_with_its_next_start(run: RunDir, tmp_path: Pat
     assert "was killed by SIGKILL" in mails
 
 
+def test_a_supervisor_waits_for_the_message_about_its_end_that_an_alarm_took_along(
+    run: RunDir, tmp_path: Path
+) -> None:
+    """Slurm would kill what still sends when the supervisor ends."""
+    slow = program(tmp_path / "page", "text=$(cat); sleep 0.5", f'echo "$text" >>{tmp_path}/told')
+
+    happen(run, *(end("node_fail", "submit", "curate", attempt=number) for number in range(2, 6)))
+
+    code, log = supervise(run, f"command:{slow}", "die(signal.SIGKILL)", notify_seconds=PATIENCE)
+
+    assert code == 1, log
+    told = (tmp_path / "told").read_text()
+    assert "attempts ended within 30 minutes" in told
+    assert "curate failed" in told
+
+
 def test_ranks_get_secrets_but_no_address(run: RunDir) -> None:
     lines = ("context.path('seen').write_text(repr(dict(os.environ)))", FINISH)
 
@@ -163,10 +179,12 @@ import sys, time
 from pathlib import Path
 from jobs.contract.outcomes import Alarm
 from jobs.contract.rundir import RunDir
+from jobs.notification.sender import Sender
 from jobs.supervision.alarms.alarm_log import AlarmLog
 from jobs.supervision.attempt_records import AttemptRef
 attempt = AttemptRef(RunDir(Path(sys.argv[1])), "curate", 0, 1, time.time())
-AlarmLog(attempt).add(Alarm("straggler", "GPU 3 takes 1.4 times as long", node="n1"))
+sender = Sender(attempt.run)
+AlarmLog(attempt, sender).add(Alarm("straggler", "GPU 3 takes 1.4 times as long", node="n1"))
 """
 
 

@@ -23,14 +23,22 @@ from jobs.contract.outcomes import HealthRequest, NodeFinding
 from jobs.contract.specs import TaskSpec
 from jobs.contract.stage_specs import ParallelSpec
 from jobs.health.monitor import records
-from jobs.supervision.alarms.health_watch import READ_SECONDS, TRAINING_SECONDS, HealthWatch
+from jobs.notification.sender import Sender
+from jobs.supervision.alarms.health_watch import (
+    READ_SECONDS,
+    SEND_SECONDS,
+    TRAINING_SECONDS,
+    HealthWatch,
+)
 from jobs.supervision.alarms.stragglers import WINDOW_SECONDS, WINDOWS
 from jobs.supervision.attempt_records import AttemptRef
 
 from .... import metric_lines
 from ....corpus_specs import curate_spec
 from ....model_specs import pretrain_spec
+from ....ranks import PATIENCE
 from ....task_specs import task_spec
+from ...notification.runs import happen, make_run, start, tell
 
 NODES = tuple(f"node{number:02d}" for number in range(4))
 
@@ -46,6 +54,7 @@ class Attempt:
     paces: dict[int, list[float]] = field(default_factory=dict)
     """Steps, seconds, data and communication so far, by rank; rank r is on node r."""
     newest: list[dict[str, Any]] = field(default_factory=list)
+    senders: list[Sender] = field(default_factory=list)
 
     def report(self, node: str, *findings: tuple[str, str, int | None]) -> None:
         """Write the report of a node: verdict, code and GPU of each finding."""
@@ -73,7 +82,11 @@ class Attempt:
         self.summary.add([metric_lines.save(step)])
 
     def watch(self) -> HealthWatch:
-        return HealthWatch(self.ref, self.task, NODES, lambda: self.summary, lambda: self.now)
+        sender = Sender(self.ref.run)
+        self.senders.append(sender)
+        return HealthWatch(
+            self.ref, self.task, NODES, lambda: self.summary, sender, lambda: self.now
+        )
 
     def later(self, watch: HealthWatch, seconds: float = READ_SECONDS + 1) -> HealthRequest | None:
         self.now += seconds
@@ -277,6 +290,21 @@ def test_the_newest_readings_of_all_nodes_are_written_for_rank_0(attempt: Attemp
     assert line == HealthLine(
         7, 4, 90.0, 600.0, 70.0, 1300.0, 5.0, 1000.0, 1, attempt.now, attempt=1
     )
+
+
+def test_news_that_waited_are_sent_while_the_ranks_run(attempt: Attempt, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", pretrain=1)
+    attempt.ref = replace(attempt.ref, run=run)
+    told = tmp_path / "told"
+    tell(run, {"PAGER": f"command:/usr/bin/tee {told}"})
+    watch = attempt.watch()
+    happen(run, start())
+    attempt.later(watch)
+
+    attempt.later(watch, SEND_SECONDS)
+
+    attempt.senders[0].wait(PATIENCE)
+    assert "pretrain started" in told.read_text()
 
 
 def test_a_task_that_does_not_train_is_watched_for_its_nodes_alone(attempt: Attempt) -> None:
