@@ -18,7 +18,7 @@ from jobs.notification.sender import Sender
 from jobs.runtime.log import log
 from jobs.supervision.alarms import training_rules
 from jobs.supervision.alarms.alarm_log import AlarmLog
-from jobs.supervision.alarms.stragglers import RankPace, Straggler, StragglerDetector
+from jobs.supervision.alarms.stragglers import Place, RankPace, Straggler, StragglerDetector
 from jobs.supervision.attempt_records import AttemptRef
 
 READ_SECONDS = 5.0
@@ -70,7 +70,7 @@ class HealthWatch:
         self._send_due = clock() + SEND_SECONDS
         self._sender = sender
         self._alarms = AlarmLog(attempt, sender)
-        self._detector = StragglerDetector(self._pipeline_stage)
+        self._detector = StragglerDetector(self._place)
         self._slow: dict[str, NodeFinding] = {}
         """Nodes with a straggler that costs more than a restart."""
         self._saved_before: int | None = None
@@ -165,8 +165,10 @@ class HealthWatch:
             return
         for straggler in self._detector.stragglers():
             lost = straggler.lost_share() * self._seconds_left()
-            verdict = "DRAIN" if lost > RESTART_FACTOR * self._restart_seconds() else "WARN"
-            alarm = Alarm("straggler", straggler.sentence, verdict, straggler.node)
+            costs = lost > RESTART_FACTOR * self._restart_seconds()
+            verdict = "DRAIN" if straggler.node and costs else "WARN"
+            key = ", ".join(straggler.nodes)
+            alarm = Alarm("straggler", straggler.sentence, verdict, straggler.node, key)
             self._alarms.add(alarm)
             if verdict == "DRAIN" and self._task.nodes > 1:
                 self._slow.setdefault(straggler.node, finding_about(straggler))
@@ -187,10 +189,13 @@ class HealthWatch:
         started = own[0].time - self._attempt.began if own else STARTUP_SECONDS
         return QUEUE_SECONDS + max(0.0, started)
 
-    def _pipeline_stage(self, rank: int) -> int:
-        """Return the pipeline stage of a rank: the slowest dimension of megatron.core's order."""
+    def _place(self, rank: int) -> Place:
+        """Return the place of a rank, in megatron.core's order: tensor, data, pipeline."""
         training = self._task.training
-        return rank // (training.parallel.tensor * training.parallel.data) if training else 0
+        if training is None:
+            return Place(0, rank)
+        layout = training.parallel
+        return Place(rank // (layout.tensor * layout.data), rank // layout.tensor % layout.data)
 
 
 def finding_about(straggler: Straggler) -> NodeFinding:

@@ -3,8 +3,8 @@ Numbers without a source are guesses.
 
 Ranks of one pipeline stage do the same work. In step they take the same time, but one that is
 slower than its peers waits less for them: its own time, a step without communication, is longer.
-Ranks of one tensor-parallel group wait for each other within a step, so that they are slow
-together.
+Ranks of one replica, its tensor-parallel groups and pipeline stages, wait for each other within a
+step, so that they are slow together: where they are on several nodes, none of these is named.
 
 megatron.core's detector (core/utils.py, ``StragglerDetector``) is not used: it prints the fastest
 and slowest rank of an interval instead of returning them, adds CUDA events and a collective of its
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jobs.contract.units import ranges_text
 
@@ -32,6 +33,15 @@ extension is a score below 0.75, which is a factor of 1.33."""
 SLOW_FACTOR = 1.3
 """Time of a step against the first windows of the attempt, from which all are slow."""
 FIRST_WINDOWS = 5
+
+
+class Place(NamedTuple):
+    """The place of a rank in the layout."""
+
+    stage: int
+    """Of the pipeline."""
+    replica: int
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +77,30 @@ class StepParts:
 
 @dataclass(frozen=True)
 class Straggler:
-    """A rank, or several of one node, that the others wait for."""
+    """A rank, or several of one node or replica, that the others wait for."""
 
     node: str
+    """Empty where it is one of several."""
     ranks: tuple[int, ...]
     factor: float
     """Own time against the median of the peers."""
     cause: str
     """``computing`` or ``waiting for data``."""
+    nodes: tuple[str, ...] = ()
+    """Of which one is slow, where that is all that is known."""
 
     @property
     def sentence(self) -> str:
         """Return the finding without the node, in one sentence."""
         noun = "rank" if len(self.ranks) == 1 else "ranks"
         verb = "takes" if len(self.ranks) == 1 else "take"
-        return (
+        sentence = (
             f"{noun} {ranges_text(self.ranks)} {verb} {self.factor:.2f} times as long as peers for "
             f"a step, {self.cause}"
         )
+        if not self.nodes:
+            return sentence
+        return f"{sentence}; they wait for each other: one of {', '.join(self.nodes)} is slow"
 
     def lost_share(self) -> float:
         """Return the share of the training's time that the others wait."""
@@ -114,13 +130,13 @@ Window = Mapping[int, StepParts]
 class StragglerDetector:
     """The detector of one attempt."""
 
-    def __init__(self, stage_of: Callable[[int], int]) -> None:
+    def __init__(self, place_of: Callable[[int], Place]) -> None:
         """Start without a window.
 
         Args:
-            stage_of: the pipeline stage of a rank.
+            place_of: returns the place of a rank in the layout.
         """
-        self._stage_of = stage_of
+        self._place_of = place_of
         self._since: tuple[float, dict[int, RankPace]] | None = None
         self._first: list[Window] = []
         self._windows: deque[Window] = deque(maxlen=WINDOWS)
@@ -162,18 +178,27 @@ class StragglerDetector:
             return []
         factors = [self._factors(window) for window in self._windows]
         slow = [rank for rank in factors[-1] if all(one.get(rank, 1.0) > FACTOR for one in factors)]
-        by_node: dict[str, list[int]] = {}
-        for rank in sorted(slow):
-            by_node.setdefault(self._nodes[rank], []).append(rank)
         return [
             Straggler(
-                node,
+                nodes[0] if len(nodes) == 1 else "",
                 tuple(ranks),
                 statistics.median(one[rank] for one in factors for rank in ranks),
                 self._cause(ranks),
+                nodes if len(nodes) > 1 else (),
             )
-            for node, ranks in by_node.items()
+            for nodes, ranks in self._by_nodes(slow).items()
         ]
+
+    def _by_nodes(self, slow: Iterable[int]) -> dict[tuple[str, ...], list[int]]:
+        """Return the slow ranks by the nodes on which those of their replica are."""
+        nodes: dict[int, set[str]] = {}
+        for rank in slow:
+            nodes.setdefault(self._place_of(rank).replica, set()).add(self._nodes[rank])
+        found: dict[tuple[str, ...], list[int]] = {}
+        for rank in sorted(slow):
+            together = tuple(sorted(nodes[self._place_of(rank).replica]))
+            found.setdefault(together, []).append(rank)
+        return found
 
     def slow_job(self) -> SlowJob | None:
         """Return how much slower all ranks are than at first; None where they are not."""
@@ -191,33 +216,47 @@ class StragglerDetector:
         }
         return SlowJob(last.total / first.total, max(grown, key=lambda name: grown[name]))
 
-    def _peers(self, window: Window, rank: int) -> list[StepParts]:
-        stage = self._stage_of(rank)
-        return [
-            parts
-            for other, parts in window.items()
-            if other != rank and self._stage_of(other) == stage
-        ]
+    def _stages(self, window: Window) -> dict[int, list[int]]:
+        """Return the ranks of each pipeline stage."""
+        stages: dict[int, list[int]] = {}
+        for rank in window:
+            stages.setdefault(self._place_of(rank).stage, []).append(rank)
+        return stages
 
     def _factors(self, window: Window) -> dict[int, float]:
         """Return each rank's own time against the median of its peers, where it has any."""
         factors = {}
-        for rank, parts in window.items():
-            peers = [peer.own for peer in self._peers(window, rank)]
-            median = statistics.median(peers) if peers else 0.0
-            if median > 0:
-                factors[rank] = parts.own / median
+        for ranks in self._stages(window).values():
+            ranks.sort(key=lambda rank: window[rank].own)
+            times = [window[rank].own for rank in ranks]
+            for place, rank in enumerate(ranks):
+                median = median_without(times, place)
+                if median > 0:
+                    factors[rank] = times[place] / median
         return factors
 
     def _cause(self, ranks: Iterable[int]) -> str:
         """Return the part of the step that makes ranks slow in the newest window."""
         window = self._windows[-1]
+        stages = self._stages(window)
         data = compute = 0.0
         for rank in ranks:
-            peers = self._peers(window, rank)
+            peers = [window[one] for one in stages[self._place_of(rank).stage] if one != rank]
             data += window[rank].data - statistics.median(peer.data for peer in peers)
             compute += window[rank].compute - statistics.median(peer.compute for peer in peers)
         return "waiting for data" if data > compute else "computing"
+
+
+def median_without(ordered: Sequence[float], place: int) -> float:
+    """Return the median of ordered values without the one at a place; 0 where it is the only one.
+
+    With thousands of ranks a median for each over all others takes seconds.
+    """
+    rest = len(ordered) - 1
+    if not rest:
+        return 0.0
+    low, high = ((rest - 1) // 2, rest // 2)
+    return (ordered[low + (low >= place)] + ordered[high + (high >= place)]) / 2
 
 
 def _medians(windows: Iterable[Window]) -> StepParts:

@@ -236,6 +236,19 @@ def test_a_straggler_that_costs_more_than_a_restart_is_left(attempt: Attempt) ->
     )
 
 
+def test_a_pipeline_on_several_nodes_is_reported_and_not_left(attempt: Attempt) -> None:
+    """Any of them may be the slow one."""
+    spec = pretrain_spec(train_steps=100_000, parallel=ParallelSpec(1, 2, 2, False, False, "none"))
+    attempt.task = task_spec("pretrain", spec, ranks=4, nodes=4, ranks_per_node=1, launcher="srun")
+    watch = attempt.watch()
+    attempt.summary.add(steps(10, 3.0, 3.0, attempt.now))
+    attempt.train(watch, *[(1.0, 0.0, 2.0), (3.0, 0.0, 0.0)] * 2)
+    attempt.save(20)
+
+    assert attempt.later(watch) is None
+    assert attempt.alarms() == [("WARN", "straggler", "")]
+
+
 def test_a_straggler_near_the_end_is_only_reported(attempt: Attempt) -> None:
     watch = attempt.watch()
     attempt.summary.add([metric_lines.step(99_990)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from jobs.supervision.alarms.stragglers import (
     WINDOW_SECONDS,
     WINDOWS,
+    Place,
     RankPace,
     SlowJob,
     Straggler,
     StragglerDetector,
+    median_without,
 )
 
 Parts = tuple[float, float, float]
@@ -22,11 +25,16 @@ Parts = tuple[float, float, float]
 USUAL: Parts = (1.0, 0.02, 0.2)
 
 
+def alone(rank: int) -> Place:
+    """Return the place of a rank that has the whole model."""
+    return Place(0, rank)
+
+
 def detect(
-    windows: list[Mapping[int, Parts]], stage_of: Callable[[int], int] = lambda rank: 0
+    windows: list[Mapping[int, Parts]], place_of: Callable[[int], Place] = alone
 ) -> StragglerDetector:
     """Return a detector after some windows of 25 steps; four ranks are on a node."""
-    detector, sums = StragglerDetector(stage_of), {rank: [0, 0.0, 0.0, 0.0] for rank in windows[0]}
+    detector, sums = StragglerDetector(place_of), {rank: [0, 0.0, 0.0, 0.0] for rank in windows[0]}
     now = 0.0
     detector.add(now, paces(sums))
     for window in windows:
@@ -86,8 +94,38 @@ def test_pipeline_stages_are_not_compared_with_each_other() -> None:
     """The last stage has the output layer, and more work."""
     window = even(4) | dict.fromkeys(range(4, 8), (1.6, 0.02, 0.1))
 
-    assert detect([window] * WINDOWS, lambda rank: rank // 4).stragglers() == []
+    assert detect([window] * WINDOWS, lambda rank: Place(rank // 4, rank % 4)).stragglers() == []
     assert detect([window] * WINDOWS).stragglers() != []
+
+
+def test_stages_on_several_nodes_that_wait_for_each_other_blame_no_node() -> None:
+    """Rank 5 is slow, and rank 1, the other stage of its model, waits for it within the step."""
+    window = even(8) | dict.fromkeys((1, 5), (1.4, 0.02, 0.0))
+
+    (found,) = detect([window] * WINDOWS, lambda rank: Place(rank // 4, rank % 4)).stragglers()
+
+    assert (found.node, found.ranks, found.nodes) == ("", (1, 5), ("gpu00", "gpu01"))
+    assert found.sentence == (
+        "ranks 1, 5 take 1.39 times as long as peers for a step, computing; they wait for each "
+        "other: one of gpu00, gpu01 is slow"
+    )
+
+
+def test_stages_on_one_node_name_it() -> None:
+    """Two stages of two replicas on each of two nodes."""
+    window = even(8) | dict.fromkeys((0, 1), (1.4, 0.02, 0.0))
+
+    (found,) = detect([window] * WINDOWS, lambda rank: Place(rank % 2, rank // 2)).stragglers()
+
+    assert (found.node, found.ranks, found.nodes) == ("gpu00", (0, 1), ())
+
+
+@pytest.mark.parametrize("values", [[3.0], [1.0, 2.0], [1.0, 2.0, 4.0], [1.0, 1.0, 3.0, 9.0]])
+def test_the_median_of_the_others_leaves_one_out(values: list[float]) -> None:
+    for place in range(len(values)):
+        others = values[:place] + values[place + 1 :]
+
+        assert median_without(values, place) == (statistics.median(others) if others else 0.0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +149,7 @@ def test_a_single_rank_has_no_peers() -> None:
 
 
 def test_ranks_that_start_again_begin_a_new_window() -> None:
-    detector = StragglerDetector(lambda rank: 0)
+    detector = StragglerDetector(alone)
     detector.add(0.0, [RankPace(0, "a", 50, 50.0, 0.0, 0.0)])
 
     assert not detector.add(100.0, [RankPace(0, "a", 5, 5.0, 0.0, 0.0)])
