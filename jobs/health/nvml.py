@@ -44,20 +44,22 @@ INVALID_ARGUMENT = 2
 VERSION_MISMATCH = 25
 
 
-def read_sample(folder: Path | None, environ: Mapping[str, str]) -> Sample:
+def read_sample(folder: Path | None, environ: Mapping[str, str], gpus: int | None = None) -> Sample:
     """Read this node once; never raise.
 
-    ``folder`` lies on the file system that the work writes to; with None it is not read, since
-    querying a file system that hangs would hang too. GPUs outside ``CUDA_VISIBLE_DEVICES`` (of
-    ``environ``) and those the kernel withholds from us belong to other jobs and are omitted.
+    Args:
+        folder: on the file system that the work writes to; with None it is not read, since
+            querying a file system that hangs would hang too.
+        environ: of the work (``find_devices``).
+        gpus: that it uses; None for all that it may use.
     """
-    driver, gpus, unreachable = _read_gpus(environ)
+    driver, found, unreachable = _read_gpus(environ, gpus)
     return Sample(
         node=node_name(environ),
         time=time.time(),
         uid=os.getuid(),
         driver=driver,
-        gpus=gpus,
+        gpus=found,
         unreachable=unreachable,
         disk=attempt(read_disk, folder) if folder else Unknown("not read"),
         shm=attempt(read_disk, Path("/dev/shm")),
@@ -88,16 +90,16 @@ def memory_available() -> int:
 
 
 def _read_gpus(
-    environ: Mapping[str, str],
+    environ: Mapping[str, str], most: int | None
 ) -> tuple[Driver | Unknown, tuple[Gpu, ...], tuple[tuple[int, Unknown], ...]]:
-    with session(environ) as devices:
+    with session(environ, most) as devices:
         gpus = tuple(read_gpu(devices, index) for index in devices.handles)
     return devices.driver, gpus, devices.unreachable
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The GPUs that this task may use, while NVML is open."""
+    """The GPUs that this task uses, while NVML is open."""
 
     driver: Driver | Unknown
     """Unknown when NVML did not start; there are then no handles."""
@@ -118,20 +120,29 @@ def open_nvml() -> Any:
 
 
 @contextmanager
-def session(environ: Mapping[str, str]) -> Iterator[Devices]:
+def session(environ: Mapping[str, str], most: int | None = None) -> Iterator[Devices]:
     """Open NVML, and close it after the block; never raise on its account."""
     nvml = open_nvml()
     if isinstance(nvml, Unknown):
         yield Devices(nvml, {}, ())
         return
     try:
-        yield find_devices(nvml, environ)
+        yield find_devices(nvml, environ, most)
     finally:
         attempt(nvml.nvmlShutdown)  # the readings are valid even if this fails
 
 
-def find_devices(nvml: Any, environ: Mapping[str, str]) -> Devices:
-    """Return the GPUs that this task may use, while NVML is open."""
+def find_devices(nvml: Any, environ: Mapping[str, str], most: int | None = None) -> Devices:
+    """Return the GPUs that this task uses, while NVML is open.
+
+    GPUs outside ``CUDA_VISIBLE_DEVICES``, and those the kernel withholds from us, belong to other
+    jobs. Ranks take the first of the others (``jobs.engine.device``).
+
+    Args:
+        nvml: its module.
+        environ: of the task.
+        most: number that it uses; None for all that it may use.
+    """
     driver = Driver(
         attempt(nvml.nvmlSystemGetDriverVersion), attempt(nvml.nvmlSystemGetNVMLVersion)
     )
@@ -139,23 +150,32 @@ def find_devices(nvml: Any, environ: Mapping[str, str]) -> Devices:
     count = attempt(nvml.nvmlDeviceGetCount)
     if isinstance(count, Unknown):
         return Devices(count, {}, (), nvml)
-    handles: dict[int, Any] = {}
-    unreachable: list[tuple[int, Unknown]] = []
+    found: list[tuple[int, int, Any]] = []
     for index in range(count):
         handle = attempt(nvml.nvmlDeviceGetHandleByIndex, index)
-        if isinstance(handle, Unknown):
-            if handle.nvml != NO_PERMISSION and (visible is None or str(index) in visible):
-                unreachable.append((index, handle))
-        elif _is_visible(index, attempt(nvml.nvmlDeviceGetUUID, handle), visible):
-            handles[index] = handle
-    return Devices(driver, handles, tuple(unreachable), nvml)
+        is_lost = isinstance(handle, Unknown)
+        if is_lost and handle.nvml == NO_PERMISSION:
+            continue
+        uuid = handle if is_lost else attempt(nvml.nvmlDeviceGetUUID, handle)
+        place = _place(index, uuid, visible)
+        if place is not None:
+            found.append((place, index, handle))
+    found.sort(key=lambda row: row[:2])
+    ours = {index: handle for _, index, handle in found[:most]}
+    lost = {index: handle for index, handle in ours.items() if isinstance(handle, Unknown)}
+    handles = {index: ours[index] for index in sorted(ours.keys() - lost.keys())}
+    return Devices(driver, handles, tuple(sorted(lost.items())), nvml)
 
 
-def _is_visible(index: int, uuid: str | Unknown, visible: tuple[str, ...] | None) -> bool:
-    if visible is None or str(index) in visible:
-        return True
+def _place(index: int, uuid: str | Unknown, visible: tuple[str, ...] | None) -> int | None:
+    """Return the number of a GPU among those that are visible; None where it is not."""
+    if visible is None:
+        return index
     # CUDA accepts the beginning of a UUID as well as the whole.
-    return isinstance(uuid, str) and any(uuid.startswith(entry) for entry in visible)
+    for number, entry in enumerate(visible):
+        if entry == str(index) or (isinstance(uuid, str) and uuid.startswith(entry)):
+            return number
+    return None
 
 
 def read_gpu(devices: Devices, index: int, note: Callable[[str], None] | None = None) -> Gpu:

@@ -99,7 +99,8 @@ def check_node(
     """Return the findings about this node's devices, memory and, unless None, a folder's disk."""
 
     def check() -> list[node_checks.HealthFinding]:
-        return node_checks.check(node_checks.read_sample(folder, os.environ), expected)
+        sample = node_checks.read_sample(folder, os.environ, expected.gpus or None)
+        return node_checks.check(sample, expected)
 
     return check_until_idle(check, PROCESS_TRIES, wait)
 

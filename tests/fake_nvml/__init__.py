@@ -27,8 +27,9 @@ from jobs.health import node_checks
 for line in sys.stdin:
     question = json.loads(line)
     os.environ["FAKE_NVML"] = question["readings"]
-    sample = node_checks.read_sample(Path(question["runs"]), question["environ"])
     expected = node_checks.expectation(question["health"], question["environ"])
+    runs, environ = Path(question["runs"]), question["environ"]
+    sample = node_checks.read_sample(runs, environ, expected.gpus or None)
     findings = node_checks.check(sample, expected)
     print(json.dumps([finding.to_json() for finding in findings]), flush=True)
 """

@@ -32,7 +32,7 @@ typedef struct { unsigned version; unsigned char cluster[16]; int status; unsign
 typedef struct { unsigned version, flag; } Unrepairable;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned gpu, memory; } Utilization;
-typedef struct { int delivered; } EventSet;
+typedef struct { int delivered; unsigned long long registered; } EventSet;
 typedef struct { Device *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
 
 static struct { char key[128], value[256]; } lines[MAX_LINES];
@@ -361,7 +361,7 @@ int nvmlDeviceGetPersistenceMode(Device *device, unsigned *on) {
     return SUCCESS;
 }
 
-/* Events: every set gets each event of the file once, in the order of their numbers */
+/* Events: every set gets each event of the GPUs registered with it once, in the order of their numbers */
 int nvmlEventSetCreate(EventSet **set) {
     *set = calloc(1, sizeof **set);
     return SUCCESS;
@@ -377,8 +377,9 @@ int nvmlDeviceGetSupportedEventTypes(Device *device, unsigned long long *types) 
 }
 int nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set) {
     GUARD(device);
-    (void)set;
-    return types & ~(unsigned long long)number(device->index, "event.types", 0xB) ? NOT_SUPPORTED : SUCCESS;
+    if (types & ~(unsigned long long)number(device->index, "event.types", 0xB)) return NOT_SUPPORTED;
+    set->registered |= 1ULL << device->index;
+    return SUCCESS;
 }
 int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned milliseconds) {
     for (unsigned waited = 0;; waited += 20) {
@@ -390,6 +391,7 @@ int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned milliseconds) {
         snprintf(key, sizeof key, "event.%d", set->delivered);
         if ((text = find(key)) && sscanf(text, "%d %d", &gpu, &code) == 2) {
             set->delivered++;
+            if (!(set->registered >> gpu & 1)) continue;
             memset(event, 0, sizeof *event);
             event->device = &devices[gpu];
             event->type = 8;

@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)
-    reader = NodeReader(run.attempt(args.stage, args.attempt), os.environ, args.probe)
+    folder = run.attempt(args.stage, args.attempt)
+    reader = NodeReader(folder, os.environ, args.probe, expected.gpus)
     monitor = Monitor(run, args.stage, args.index, args.attempt, expected, reader)
     monitor.watch(stop, args.interval)
     return 0

@@ -83,7 +83,11 @@ class NodeReader:
     """The reader of one node: its GPUs, and itself."""
 
     def __init__(
-        self, folder: Path, environ: Mapping[str, str], probe_seconds: float = PROBE_SECONDS
+        self,
+        folder: Path,
+        environ: Mapping[str, str],
+        probe_seconds: float = PROBE_SECONDS,
+        gpus: int | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -91,7 +95,9 @@ class NodeReader:
             folder: on the file system that the run writes to.
             environ: names the GPUs that this task may use.
             probe_seconds: for one probe to return.
+            gpus: that the task uses, of which none is read with 0; None for all that it may use.
         """
+        self._most = gpus
         self._limit = probe_seconds
         self._folder = folder
         self._environ = environ
@@ -110,7 +116,7 @@ class NodeReader:
         beside: list[ProbeThread[Any]] = [self._host, self._disk]
         for thread in beside:
             thread.request()
-        if self._driver.request():
+        if self._most != 0 and self._driver.request():
             self._wait([self._driver])
         if self._driver.result is not None:
             self.devices = self._driver.result
@@ -153,7 +159,7 @@ class NodeReader:
         if isinstance(self._nvml, Unknown):
             return nvml.Devices(self._nvml, {}, ())
         note("nvmlDeviceGetHandleByIndex")
-        return nvml.find_devices(self._nvml, self._environ)
+        return nvml.find_devices(self._nvml, self._environ, self._most)
 
     def _read_host(self, note: Note) -> tuple[Any, Any, Any]:
         note("/dev/shm")

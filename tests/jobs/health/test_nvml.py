@@ -260,6 +260,18 @@ def test_only_visible_gpus_are_examined(node: Examiner, visible: str) -> None:
     assert unwell(findings) == [("WARN", "row_remap", "none", 2)]
 
 
+def test_only_as_many_gpus_as_the_task_uses_are_examined(node: Examiner) -> None:
+    readings = {**A100, "gpu.1.remap.pending": 1, "gpu.2.remap.failed": 1, "gpu.5.error": 15}
+
+    assert unwell(node.ask(readings, {"gpus": 2})) == [("WARN", "row_remap", "none", 1)]
+    ordered = {"CUDA_VISIBLE_DEVICES": "5,2,1"}
+    assert unwell(node.ask(readings, {"gpus": 2}, ordered)) == [
+        ("FATAL", "gpu_count", "exclude_now", None),
+        ("FATAL", "gpu_lost", "exclude_now", 5),
+        ("FATAL", "row_remap", "exclude_now", 2),
+    ]
+
+
 def test_slurms_count_stands_in_for_a_missing_expectation(node: Examiner) -> None:
     findings = node.ask({"count": 3}, {}, {"SLURM_GPUS_ON_NODE": "4"})
 

@@ -202,6 +202,26 @@ def test_a_gpu_that_falls_off_the_bus_is_fatal_at_once(node: Node) -> None:
     node.wait(lambda report: ("FATAL", "xid", 2) in codes(report))
 
 
+def test_gpus_of_other_tasks_are_neither_read_nor_heard(node: Node) -> None:
+    others = {"gpu.3.error": 15, "gpu.2.temperature": 99, "event.0": "3 79", "event.1": "2 79"}
+    node.start({"count": 4, **others}, gpus=2)
+    node.wait(lambda report: report["samples"])
+
+    write_readings(node.readings, {"count": 4, "event.2": "1 13", **others})
+
+    report = node.wait(lambda report: report["findings"])
+    assert codes(report) == {("WARN", "xid", 1)}
+    assert [gpu["index"] for gpu in report["gpus"]] == [0, 1]
+
+
+def test_a_task_without_gpus_reads_and_hears_none(node: Node) -> None:
+    node.start({"count": 4, "gpu.error": 15, "event.0": "0 79"}, gpus=0)
+
+    report = node.wait(lambda report: report["samples"] >= 5)
+
+    assert (report["gpus"], report["findings"], report["energy_j"]) == ([], [], 0)
+
+
 def test_a_probe_that_hangs_is_a_finding_and_blocks_no_other(node: Node) -> None:
     hangs = {"count": 2, "gpu.1.hang.nvmlDeviceGetPowerUsage": 3600}
     node.start(hangs, "--probe", "0.5")
