@@ -74,10 +74,19 @@ def http_server(pair: Path | None = None) -> Iterator[Requests]:
             received.bodies.append(body.decode())
             received.headers.append(dict(self.headers))
             answer = b"ok" if received.status == 200 else self.path.encode()
-            self.send_response(received.status)
-            self.send_header("Content-Length", str(len(answer)))
+            self.answer(received.status, answer)
+
+        def do_GET(self) -> None:
+            received.paths.append(self.path)
+            self.answer(200, b"<html>log in</html>")
+
+        def answer(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            if status in (302, 307):
+                self.send_header("Location", "/login")
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(content)
 
         def do_CONNECT(self) -> None:
             self.send_response(200)

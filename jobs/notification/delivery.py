@@ -234,6 +234,7 @@ def notify_service(url: str, message: Message) -> None:
         image_url_mask="",
         image_url_logo="",
         async_mode=False,
+        http_redirects=False,  # a page to log in answers 200, and the message is lost
     )
     logger = logging.getLogger("apprise")
     logger.addHandler(reasons)

@@ -170,6 +170,18 @@ def test_services_that_refuse_or_are_not_there_give_a_reason_without_the_address
         assert "doctor" not in error
 
 
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_is_no_delivery(status: int) -> None:
+    """A browser would be shown a page to log in, with the status 200."""
+    need("apprise")
+    with http_server() as received:
+        received.status = status
+        error = deliver(f"mmost://127.0.0.1:{received.port}/{TOKEN}")
+
+    assert str(status) in error
+    assert received.paths == [f"/hooks/{TOKEN}"]
+
+
 def test_a_delivery_that_hangs_is_killed_with_its_programs(tmp_path: Path) -> None:
     hang = program(tmp_path / "hang", f"echo $$ >{tmp_path}/pid", "exec sleep 1000")
     child = delivery.start(f"command:{hang}", MESSAGE, PATIENCE)
