@@ -22,7 +22,7 @@ from jobs.contract.notification import NotifySettings
 from jobs.contract.rundir import RunDir
 from jobs.notification import delivery, message
 from jobs.notification.news import KINDS, NewsReader
-from jobs.notification.outbox import Outbox
+from jobs.notification.outbox import OLDEST_SECONDS, Outbox
 from jobs.runtime import secrets_file
 from jobs.runtime.log import log
 
@@ -70,7 +70,7 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     settings = notification.read(run)
     outbox = Outbox.from_json(read_small(run.notify_state))
     start, now = outbox.offset, time.time()
-    values, outbox.offset = new_events(run, start)
+    values, outbox.offset = new_events(run, start, now - OLDEST_SECONDS)
     wanted = {event for target in settings.targets for event in target.events}
     reader = NewsReader(run, wanted)
     news = list(reader.news(values))
@@ -99,8 +99,10 @@ def keep(run: RunDir, outbox: Outbox) -> None:
         write_json(run.notify_state, outbox.to_json())
 
 
-def new_events(run: RunDir, offset: int) -> tuple[list[dict[str, object]], int]:
-    """Return the events that may be news since an offset in the log, and the new offset."""
+def new_events(run: RunDir, offset: int, oldest: float) -> tuple[list[dict[str, object]], int]:
+    """Return the events that may be news since an offset in the log, and the new offset; none
+    before a time, since each is looked for in the run's history.
+    """
     with run.events.open("rb") as file:
         file.seek(offset)
         content = file.read()
@@ -108,7 +110,10 @@ def new_events(run: RunDir, offset: int) -> tuple[list[dict[str, object]], int]:
     values = [
         value
         for value in json_values(whole.splitlines())
-        if isinstance(value, dict) and value.get("event") in KINDS
+        if isinstance(value, dict)
+        and value.get("event") in KINDS
+        and isinstance(moment := value.get("time"), int | float)
+        and moment >= oldest
     ]
     return values, offset + len(whole)
 

@@ -46,6 +46,8 @@ def write(run: RunDir, items: Mapping[str, Item]) -> Message:
 
 
 def _line(item: Item) -> str:
+    """Return a line with characters that any receiver takes: text of a log may have others."""
     more = f" ({item.count} times)" if item.count > 1 else ""
-    text = " ".join(item.text.split())
+    text = "".join(letter if letter.isprintable() else " " for letter in item.text)
+    text = " ".join(text.split())
     return (text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…") + more

@@ -88,12 +88,13 @@ class NewsReader:
         if own and own.follows is not None:  # the end of an earlier attempt prevented this one
             return
         event, text = "started", f"{start.stage} started"
-        before = [number for number in task.started if number < start.attempt]
+        earlier = range(start.attempt - 1, 0, -1)
+        before = next((number for number in earlier if number in task.started), 0)
         if before:
             event = "resumed"
             text = f"{self._label(start)} resumed" + (f" from step {start.step}" * bool(start.step))
         text += f" on {_names(start.nodes)}" if start.nodes else ""
-        last = task.ended.get(max(before, default=0)) or task.observed.get(max(before, default=0))
+        last = task.ended.get(before) or task.observed.get(before)
         text += f"; before: {last.message}" if last and last.message else ""
         key = f"{event} {start.stage} {start.attempt}"
         yield News(event, key, f"{event} {start.stage}", text, start.time)

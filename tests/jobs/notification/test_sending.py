@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,10 @@ from jobs.contract.files import read_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from jobs.notification import __main__ as sending
+from jobs.notification.outbox import OLDEST_SECONDS
 from jobs.notification.sender import Sender
 
-from ...message_servers import program
+from ...message_servers import program, sendmail
 from ...ranks import PATIENCE, wait_until
 from .runs import end, happen, make_run, start, tell
 
@@ -68,6 +73,30 @@ def test_what_happened_is_told_once_with_the_command_that_shows_more(
     assert first.endswith(" pretrain started")
     assert second.endswith(" pretrain failed: no text")
     assert (empty, command) == ("", run.command("status"))
+
+
+def test_letters_that_a_receiver_cannot_take_do_not_hold_up_its_news(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(run, {"MAIL": "mailto:doctor@example.org"})
+    monkeypatch.setenv("PATH", f"{sendmail(tmp_path).parent}:{os.environ['PATH']}")
+    happen(run, end("exception", "stop", message="cut \ud800, \0, \x1b[31m and\u2028so on"))
+
+    send(run)
+
+    assert notes(run) == []
+    mail = message_from_bytes((tmp_path / "0.mail").read_bytes(), policy=policy.default)
+    assert "pretrain failed: cut , , [31m and so on\n" in mail.get_body().get_content()
+
+
+def test_news_of_days_ago_are_not_even_looked_into(run: RunDir) -> None:
+    old = replace(start(), time=time.time() - 2 * OLDEST_SECONDS)
+    happen(run, old, start(attempt=2))
+
+    values, offset = sending.new_events(run, 0, time.time() - OLDEST_SECONDS)
+
+    assert [value["attempt"] for value in values] == [2]
+    assert offset == run.events.stat().st_size
 
 
 def test_each_receiver_is_told_of_its_events(run: RunDir, tmp_path: Path) -> None:
