@@ -190,10 +190,16 @@ class Monitor:
         """Write the metrics of node_exporter's textfile collector, where the site has it."""
         if self._textfile is None:
             return
-        run, stage, _, attempt = self._names
-        job = os.environ.get("SLURM_JOB_ID", "")
-        labels = {"run": run.name, "stage": stage, "attempt": str(attempt), "job": job}
-        prometheus.write(self._textfile, {**labels, "node": self._node}, report)
+        run, stage, index, attempt = self._names
+        labels = {
+            "run": run.name,
+            "stage": stage,
+            "task": str(index),
+            "attempt": str(attempt),
+            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "node": self._node,
+        }
+        prometheus.write(self._textfile, labels, report)
 
 
 def textfile(run: rundir.RunDir, task: specs.TaskSpec) -> Path | None:

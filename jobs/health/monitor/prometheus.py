@@ -1,11 +1,12 @@
 """Write a node's newest readings for node_exporter's textfile collector.
 
-Names and units follow prometheus.io/docs/practices/naming; prometheus_client is imported where it
-is used.
+Names and units follow prometheus.io/docs/practices/naming: counters end in ``_total``, else
+Prometheus warns of each rate over one. prometheus_client is imported where it is used.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,19 +38,23 @@ GPU_METRICS = (
     ),
     Metric("meditron_gpu_sm_clock_hertz", "Clock of the multiprocessors.", "sm_clock", MEGA),
     Metric("meditron_gpu_memory_used_bytes", "Memory in use.", "memory_used"),
-    Metric("meditron_gpu_energy_joules", "Energy since the attempt began.", "energy_j"),
+    Metric("meditron_gpu_energy_joules_total", "Energy since the attempt began.", "energy_j"),
 )
 RANK_METRICS = (
-    Metric("meditron_rank_steps", "Steps since the attempt began.", "steps"),
-    Metric("meditron_rank_step_seconds", "Time of these steps.", "seconds"),
-    Metric("meditron_rank_data_seconds", "Part in which the rank waited for samples.", "data"),
+    Metric("meditron_rank_steps_total", "Steps since the attempt began.", "steps"),
+    Metric("meditron_rank_step_seconds_total", "Time of these steps.", "seconds"),
     Metric(
-        "meditron_rank_communication_seconds",
+        "meditron_rank_data_seconds_total", "Part in which the rank waited for samples.", "data"
+    ),
+    Metric(
+        "meditron_rank_communication_seconds_total",
         "Part from the end of the backward pass to the reduced gradients.",
         "communication",
     ),
 )
 FINDINGS = "meditron_node_findings"
+TOTAL = "_total"
+"""The end of a counter's name."""
 
 NAMES = frozenset({*(m.name for m in (*GPU_METRICS, *RANK_METRICS)), FINDINGS})
 """All metrics."""
@@ -60,31 +65,50 @@ def write(path: Path, labels: Mapping[str, str], report: Mapping[str, Any]) -> N
 
     Args:
         path: ends in ``.prom``.
-        labels: of every metric: run, stage, attempt, job and node.
+        labels: of every metric: run, stage, task, attempt, job and node.
 
     Raises:
         ImportError: prometheus_client is not installed.
         OSError: the file cannot be written.
     """
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+    from prometheus_client import CollectorRegistry, write_to_textfile
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    registry = CollectorRegistry()
     energies = {gpu["index"]: gpu["energy_j"] for gpu in report["gpus"]}
     uuids = {gpu["index"]: gpu["uuid"] or str(gpu["index"]) for gpu in report["gpus"]}
     gpus = [{**gpu, "energy_j": energies[gpu["index"]]} for gpu in report["newest"]]
+    families: list[Any] = []
 
     def add(metric: Metric, label: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        gauge = Gauge(metric.name, metric.text, (*labels, label), registry=registry)
+        # The classes Counter and Gauge would add the time at which the counter was created.
+        kind = CounterMetricFamily if metric.name.endswith(TOTAL) else GaugeMetricFamily
+        family = kind(metric.name, metric.text, labels=(*labels, label))
         for name, row in rows:
             if row[metric.key] is not None:
-                gauge.labels(**labels, **{label: name}).set(row[metric.key] * metric.factor)
+                family.add_metric((*labels.values(), name), row[metric.key] * metric.factor)
+        families.append(family)
 
     for metric in GPU_METRICS:
         add(metric, "gpu", ((uuids[gpu["index"]], gpu) for gpu in gpus))
     for metric in RANK_METRICS:
         add(metric, "rank", ((str(rank["rank"]), rank) for rank in report["ranks"]))
-    names = (*labels, "code", "verdict")
-    findings = Gauge(FINDINGS, "Findings that hold now.", names, registry=registry)
-    for item in report["now"]:
-        findings.labels(**labels, code=item["code"], verdict=item["verdict"]).inc()
+    findings = GaugeMetricFamily(
+        FINDINGS, "Findings that hold now.", labels=(*labels, "code", "verdict")
+    )
+    counts = Counter((item["code"], item["verdict"]) for item in report["now"])
+    for names, count in counts.items():
+        findings.add_metric((*labels.values(), *names), count)
+    registry = CollectorRegistry()
+    registry.register(_Readings([*families, findings]))
     write_to_textfile(str(path), registry)
+
+
+class _Readings:
+    """A collector of prometheus_client with readings that are already known."""
+
+    def __init__(self, families: Iterable[Any]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Any]:
+        """Return the readings."""
+        return self._families

@@ -13,7 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs.health.monitor import prometheus
 
 DOCS = Path(__file__).parents[4] / "docs"
-LABELS = {"run": "med-7b", "stage": "pretrain", "attempt": "2", "job": "4187", "node": 'gpu"01'}
+LABELS = {
+    "run": "med-7b",
+    "stage": "pretrain",
+    "task": "0",
+    "attempt": "2",
+    "job": "4187",
+    "node": 'gpu"0\\1\n',
+}
 REPORT: dict[str, Any] = {
     "gpus": [
         {"index": 0, "uuid": "GPU-a", "energy_j": 500.0},
@@ -66,15 +73,32 @@ def test_readings_have_base_units_and_the_labels_of_the_job(
         ("meditron_gpu_temperature_celsius", "GPU-a"): 61,
         ("meditron_gpu_sm_clock_hertz", "GPU-a"): 1.29e9,
         ("meditron_gpu_memory_used_bytes", "GPU-a"): 42 << 30,
-        ("meditron_gpu_energy_joules", "GPU-a"): 500.0,
-        ("meditron_gpu_energy_joules", "1"): 0.0,
-        ("meditron_rank_steps", "3"): 40,
-        ("meditron_rank_step_seconds", "3"): 80.0,
-        ("meditron_rank_data_seconds", "3"): 1.0,
-        ("meditron_rank_communication_seconds", "3"): 9.5,
+        ("meditron_gpu_energy_joules_total", "GPU-a"): 500.0,
+        ("meditron_gpu_energy_joules_total", "1"): 0.0,
+        ("meditron_rank_steps_total", "3"): 40,
+        ("meditron_rank_step_seconds_total", "3"): 80.0,
+        ("meditron_rank_data_seconds_total", "3"): 1.0,
+        ("meditron_rank_communication_seconds_total", "3"): 9.5,
         ("meditron_node_findings", "throttle"): 2,
     }
-    assert samples[("meditron_rank_steps", "3")][1] == {**LABELS, "rank": "3"}
+    assert samples[("meditron_rank_steps_total", "3")][1] == {**LABELS, "rank": "3"}
+
+
+def test_sums_are_counters_and_nothing_else_is(tmp_path: Path) -> None:
+    """Prometheus warns of a rate over a metric whose name does not end in ``_total``."""
+    path = tmp_path / "a.prom"
+
+    prometheus.write(path, LABELS, REPORT)
+
+    text = path.read_text()
+    kinds = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
+    assert kinds.keys() == prometheus.NAMES
+    assert {name for name, kind in kinds.items() if kind == "counter"} == {
+        name for name in prometheus.NAMES if name.endswith("_total")
+    }
+    dashboard = (DOCS / "grafana/meditron.json").read_text()
+    assert all(name in prometheus.NAMES for name in re.findall(r"rate\((\w+)", dashboard))
+    assert all(name.endswith("_total") for name in re.findall(r"rate\((\w+)", dashboard))
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
