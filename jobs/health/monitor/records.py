@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.files import FORMAT, read_lines, read_small
+from jobs.contract.json_fields import from_fields
 from jobs.contract.outcomes import NodeFinding
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import GpuMemory, Sample, Unknown
@@ -50,9 +51,80 @@ def log_path(folder: Path, index: int, node: str) -> Path:
 
 
 def read_reports(folder: Path, index: int, nodes: Iterable[str]) -> list[dict[str, Any]]:
-    """Read the reports of a task's nodes; missing and damaged ones are skipped."""
-    paths = (report_path(folder, index, node) for node in nodes)
-    return [report for path in paths if (report := read_small(path))]
+    """Read the reports of a task's nodes; missing and damaged ones, and those of another version,
+    are skipped.
+    """
+    found = ((node, read_small(report_path(folder, index, node))) for node in nodes)
+    return [report for node, report in found if report and is_report(report, node)]
+
+
+def is_report(value: Mapping[str, Any], node: str) -> bool:
+    """Return whether a JSON object is the report of a node, with all that its readers need."""
+    try:
+        report = from_fields(_Report, value)
+        for kind, items in (
+            (_Finding, (*report.now, *report.findings)),
+            (_Rank, report.ranks),
+            (_Newest, report.newest),
+            (_Gpu, report.gpus),
+        ):
+            for item in items:
+                from_fields(kind, item)
+        for item in (*report.now, *report.findings):
+            from_fields(_Subject, item["subject"])
+    except ValueError:
+        return False
+    return report.node == node
+
+
+@dataclass(frozen=True)
+class _Report:
+    node: str
+    time: float
+    now: tuple[dict[str, Any], ...]
+    findings: tuple[dict[str, Any], ...]
+    ranks: tuple[dict[str, Any], ...]
+    newest: tuple[dict[str, Any], ...]
+    gpus: tuple[dict[str, Any], ...]
+    energy_j: float
+    energy_source: str
+
+
+@dataclass(frozen=True)
+class _Finding:
+    code: str
+    verdict: str
+    message: str
+    subject: dict[str, Any]
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    gpu: int | None
+
+
+@dataclass(frozen=True)
+class _Rank:
+    rank: int
+    steps: int
+    seconds: float
+    data: float
+    communication: float
+
+
+@dataclass(frozen=True)
+class _Newest:
+    utilisation: float | None
+    power: float | None
+    temperature: float | None
+    sm_clock: float | None
+    memory_used: float | None
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    index: int
 
 
 def node_findings(reports: Iterable[Mapping[str, Any]]) -> list[NodeFinding]:

@@ -70,8 +70,9 @@ READINGS = (
 
 def reading(gpu: Mapping[str, Any], name: str, what: str) -> str | None:
     """Return a reading of a monitor's summary; None where it was not read."""
-    value = (gpu.get(name) or {}).get(what)
-    return None if value is None else f"{value:,.0f}"
+    summary = gpu.get(name)
+    value = summary.get(what) if isinstance(summary, Mapping) else None
+    return f"{value:,.0f}" if isinstance(value, int | float) else None
 
 
 def nodes_of(report: RunReport) -> list[Node]:

@@ -36,6 +36,7 @@ from jobs.supervision.attempt_records import AttemptRef
 from .... import metric_lines
 from ....corpus_specs import curate_spec
 from ....model_specs import pretrain_spec
+from ....monitor_reports import write_report
 from ....ranks import PATIENCE
 from ....task_specs import task_spec
 from ...notification.runs import happen, make_run, start, tell
@@ -59,24 +60,24 @@ class Attempt:
     def report(self, node: str, *findings: tuple[str, str, int | None]) -> None:
         """Write the report of a node: verdict, code and GPU of each finding."""
         items = [
-            {
-                "verdict": v,
-                "code": c,
-                "message": f"{c} is bad",
-                "subject": {"gpu": gpu},
-                "evidence": {},
-            }
+            {"verdict": v, "code": c, "message": f"{c} is bad", "subject": {"gpu": gpu}}
             for v, c, gpu in findings
         ]
-        path = records.report_path(self.ref.folder, self.ref.index, node)
         names = ("steps", "seconds", "data", "communication")
         ranks = [
             {"rank": rank, **dict(zip(names, pace, strict=True))}
             for rank, pace in self.paces.items()
             if f"node{rank:02d}" == node
         ]
-        value = {"node": node, "findings": items, "now": items, "ranks": ranks}
-        write_json(path, {**value, "newest": self.newest, "energy_j": 500.0})
+        write_report(
+            self.ref.folder,
+            node,
+            findings=items,
+            time=self.now,
+            ranks=ranks,
+            newest=self.newest,
+            energy_j=500.0,
+        )
 
     def save(self, step: int) -> None:
         self.summary.add([metric_lines.save(step)])
@@ -172,13 +173,37 @@ def test_reports_are_read_now_and_then(attempt: Attempt) -> None:
     assert attempt.later(watch) is not None
 
 
-def test_a_damaged_report_asks_nothing(attempt: Attempt) -> None:
-    folder: Any = attempt.ref.folder
-    records.report_path(folder, 0, "node01").write_text('{"format": 3')
+@pytest.mark.parametrize(
+    "damage",
+    [
+        '{"format": 3',
+        '{"format": 3}',
+        '{"format": 4, "findings": []}',
+        {"findings": [{"verdict": "FATAL", "subject": {"gpu": 0}}]},
+        {"findings": [{}]},
+        {"ranks": [{"rank": 0}]},
+        {"ranks": None},
+        {"newest": [{"index": 0}]},
+        {"gpus": [{"name": "H100"}]},
+        {"energy_j": "12"},
+        {"node": "node02"},
+    ],
+)
+def test_a_damaged_report_and_one_of_another_version_ask_nothing(
+    attempt: Attempt, damage: str | dict[str, Any]
+) -> None:
+    path = records.report_path(attempt.ref.folder, 0, "node01")
+    if isinstance(damage, dict):
+        attempt.report("node01")
+        write_json(path, {**read_json(path), **damage})
+    else:
+        path.write_text(damage)
     attempt.report("node02", ("FATAL", "xid", 0))
     attempt.report("node03")
+    watch = attempt.watch()
 
-    assert [item.node for item in attempt.watch().findings()] == ["node02"]
+    assert attempt.later(watch) is not None
+    assert [item.node for item in watch.findings()] == ["node02"]
 
 
 def test_without_another_node_none_is_left(attempt: Attempt) -> None:

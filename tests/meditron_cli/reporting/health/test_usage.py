@@ -11,11 +11,10 @@ import pytest
 
 from jobs.contract.attempt_history import read
 from jobs.contract.events import append_event
-from jobs.contract.files import write_json
-from jobs.health.monitor import records
 from meditron_cli.reporting.health import alarms
 
 from ....conftest import Bench
+from ....monitor_reports import write_report
 from ...task_records import TaskRecords, interrupt_once
 
 KWH = 3.6e6
@@ -51,10 +50,8 @@ def usage(bench: Bench, command: str = "status") -> dict[str, Any]:
 
 
 def report(run: Any, attempt: int, node: str, joules: float) -> None:
-    path = records.report_path(run.attempt("pretrain", attempt), 0, node)
-    gpus = [{"index": 0}]
-    value = {"node": node, "findings": [], "gpus": gpus, "energy_j": joules}
-    write_json(path, {**value, "energy_source": "counter"})
+    folder = run.attempt("pretrain", attempt)
+    write_report(folder, node, gpus=[{"index": 0}], energy_j=joules)
 
 
 def test_energy_is_that_of_the_records_and_of_running_monitors(

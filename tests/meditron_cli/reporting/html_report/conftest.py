@@ -21,6 +21,7 @@ from .... import chromium
 from ....chromium import Chromium
 from ....conftest import Bench
 from ....metric_lines import append, period, step, validation
+from ....monitor_reports import write_report
 from ...task_records import TaskRecords
 
 STEPS = 2500
@@ -94,8 +95,8 @@ def write_training(run: RunDir) -> None:
         "alarm", 3 * HOUR, stage="pretrain", index=0, attempt=2, code="straggler", verdict="WARN",
         node="node1", message="its ranks take 1.4 times the median",
     )  # fmt: skip
-    write_report(run, 2, "node1", [])
-    write_report(run, 2, "node2", [finding("FATAL", 3), finding("WARN", 1)])
+    write_health(run, 2, "node1", [])
+    write_health(run, 2, "node2", [finding("FATAL", 3), finding("WARN", 1)])
     damaged = report_path(run.attempt("pretrain", 3), 0, "node1")
     damaged.parent.mkdir(parents=True)
     damaged.write_text('{"node": "node1"')
@@ -120,15 +121,14 @@ def finding(verdict: str, gpu: int) -> dict[str, Any]:
     return {"code": "xid", "verdict": verdict, "subject": subject, "message": f"XID on GPU {gpu}"}
 
 
-def write_report(run: RunDir, attempt: int, node: str, findings: list[dict[str, Any]]) -> None:
+def write_health(run: RunDir, attempt: int, node: str, findings: list[dict[str, Any]]) -> None:
     """Write the report of a node's monitor."""
     readings = {"mean": 90.0, "min": 10.0, "max": 99.0}
     gpus = [
         {"index": index, "uuid": f"GPU-{index}", "utilisation": readings, "power_w": readings}
         for index in range(4)
     ]
-    report = {"node": node, "findings": findings, "gpus": gpus}
-    write_json(report_path(run.attempt("pretrain", attempt), 0, node), report)
+    write_report(run.attempt("pretrain", attempt), node, findings=findings, gpus=gpus)
 
 
 class Made(NamedTuple):
