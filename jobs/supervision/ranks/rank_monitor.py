@@ -1,6 +1,7 @@
 """Monitor a task's ranks: forward stop requests once, then kill ranks that exceed their time.
 
-Signal handlers only record the signal; all actions happen in the loop.
+Signal handlers only record the signal; all actions happen in the loop. Pauses are measured by a
+clock that nobody sets; the end of the allocation is a time of Slurm's.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class RankMonitor:
         self._check_at = 0.0
         self._query_at = 0.0
         self._handled_signals = 0
-        self._check_error = ""
+        self._check_errors: dict[str, str] = {}
+        """The newest error of each check."""
         self._is_stop_requested = False
         self._deadline: Deadline | None = None
         self._lead_seconds = leave_seconds
@@ -98,11 +100,12 @@ class RankMonitor:
     def wait(self) -> int:
         """Wait until all ranks are gone; return the code of the first that failed, or 0."""
         while (code := self._ranks.poll()) is None:
-            now = time.time()
+            now = time.monotonic()
             if now >= self._check_at:
                 self._check_at = now + CHECK_SECONDS
-                self._check_safely(now)
-            if not self._is_stopping and now >= self._stop_at and self._must_leave(now):
+                for check in (self._check_deadline, self._check_requests, self._check_hang):
+                    self._check_safely(check, now)
+            if not self._is_stopping and now >= self._stop_at and self._must_leave():
                 self._stop(now)
             if now >= self._kill_at:
                 self._kill_at = now + REPEAT_SECONDS
@@ -110,34 +113,42 @@ class RankMonitor:
             time.sleep(POLL_SECONDS)
         return code
 
-    def _check_safely(self, now: float) -> None:
-        """Check, and log an error once: ranks that run must not be abandoned for a file that cannot
-        be read now, or for a bug of a check.
+    def _check_safely(self, check: Callable[[float], None], now: float) -> None:
+        """Run a check, and log an error once: ranks that run must not be abandoned for a file that
+        cannot be read now, or for a bug of a check; nor the other checks.
         """
         try:
-            self._check(now)
+            check(now)
         except Exception as error:  # a bug in a check must not abandon the ranks
             text = f"{type(error).__name__}: {error}"
-            if text != self._check_error:
-                self._check_error = text
+            if text != self._check_errors.get(check.__name__):
+                self._check_errors[check.__name__] = text
                 log(f"the ranks could not be checked: {text}")
 
-    def _check(self, now: float) -> None:
+    def _check_deadline(self, now: float) -> None:
         received = len(self._inputs.signals)
         if now >= self._query_at or received > self._handled_signals:
             self._query_at, self._handled_signals = now + QUERY_SECONDS, received
-            self._update_deadline(now)
-        if self._is_stopping or self.hang is not None or self.left_for is not None:
+            self._update_deadline()
+
+    def _is_leaving(self) -> bool:
+        return self._is_stopping or self.hang is not None or self.left_for is not None
+
+    def _check_requests(self, now: float) -> None:
+        if self._is_leaving():
             return
         self._is_stop_requested = self._inputs.is_stop_requested()
         if (request := self._inputs.health_request()) is not None:
             self._leave_node(request, now)
+
+    def _check_hang(self, now: float) -> None:
+        if self._is_leaving():
             return
         hang = self._inputs.find_hang(time.monotonic())
         if hang is not None:
             log(f"no progress for {hang.seconds:.0f} s in phase {hang.phase}")
             self.hang = self._inputs.examine(hang)
-            self._kill_at = time.time() + HANG_LEAVE_SECONDS
+            self._kill_at = time.monotonic() + HANG_LEAVE_SECONDS
 
     def _leave_node(self, request: HealthRequest, now: float) -> None:
         """Kill the ranks where a node cannot do the job, or request that they save and exit."""
@@ -147,24 +158,25 @@ class RankMonitor:
             self._is_stopping = True
             self._kill_at = now
 
-    def _must_leave(self, now: float) -> bool:
+    def _must_leave(self) -> bool:
         """Return whether the ranks must exit: by request, or because the end of the allocation is
         so near that a save would not finish. Not all sites send the early signal.
         """
         is_bad = self.hang is not None or self.left_for is not None
         if self._inputs.signals or is_bad or self._is_stop_requested:
             return True
-        is_near = self._deadline is not None and now >= self._deadline.time - self._lead_seconds
+        deadline = self._deadline
+        is_near = deadline is not None and time.time() >= deadline.time - self._lead_seconds
         self.is_late = is_near and not self.is_preempted
         return is_near
 
-    def _update_deadline(self, now: float) -> None:
+    def _update_deadline(self) -> None:
         """Query Slurm for the end of the allocation. At least half of a short allocation is used,
         however long saving may take.
         """
         deadline = self._inputs.deadline()
         if deadline is not None and self._deadline is None:
-            self._lead_seconds = min(self._leave_seconds, (deadline.time - now) / 2)
+            self._lead_seconds = min(self._leave_seconds, (deadline.time - time.time()) / 2)
         self._deadline = deadline or self._deadline
         self.is_preempted |= deadline is not None and deadline.preempted
 
@@ -176,4 +188,5 @@ class RankMonitor:
         self._inputs.record_request()
         self._kill_at = min(self._kill_at, now + self._leave_seconds)
         if self._deadline is not None:
-            self._kill_at = min(self._kill_at, self._deadline.last_moment(now))
+            left = self._deadline.last_moment(time.time()) - time.time()
+            self._kill_at = min(self._kill_at, now + left)

@@ -108,6 +108,22 @@ def test_a_check_that_fails_does_not_abandon_the_ranks(capsys: pytest.CaptureFix
     assert capsys.readouterr().err.count("the ranks could not be checked: OSError") == 1
 
 
+def test_a_check_that_fails_does_not_prevent_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Storage that cannot be read hides the reports of nodes, and is what the ranks hang for."""
+    ranks, world = Ranks(), World(hang=HANG)
+
+    def unreadable() -> HealthRequest | None:
+        raise OSError(5, "Input/output error")
+
+    monitor = RankMonitor(ranks, replace(world.inputs(), health_request=unreadable), 600.0)
+
+    assert monitor.wait() == 130
+    assert monitor.hang is not None
+    assert capsys.readouterr().err.count("the ranks could not be checked: OSError") == 1
+
+
 BROKEN = NodeFinding("node07", "gpu_lost", "FATAL", "GPU 3: has fallen off the bus")
 
 
