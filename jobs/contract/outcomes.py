@@ -153,7 +153,7 @@ class Alarm:
 
     code: str
     """Of a finding, or ``straggler``, ``slow_steps``, ``slow_storage``, ``goodput``,
-    ``rising_loss``, ``loss_spike``, ``restart_storm``."""
+    ``rising_loss``, ``loss_spike``, ``restart_storm``, ``monitor_silent``."""
     message: str
     verdict: str = "WARN"
     """``WARN``, ``DRAIN`` or ``FATAL``."""

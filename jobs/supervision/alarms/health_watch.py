@@ -16,6 +16,7 @@ from jobs.health.monitor import records
 from jobs.notification.outbox import REPEAT_SECONDS
 from jobs.notification.sender import Sender
 from jobs.runtime.log import log
+from jobs.supervision import node_monitors
 from jobs.supervision.alarms import training_rules
 from jobs.supervision.alarms.alarm_log import AlarmLog
 from jobs.supervision.alarms.stragglers import Place, RankPace, Straggler, StragglerDetector
@@ -27,6 +28,9 @@ TRAINING_SECONDS = 60.0
 """Between two looks at the training."""
 SEND_SECONDS = REPEAT_SECONDS
 """Between two looks at the notifications that wait."""
+
+SILENT_READS = 60
+"""Looks in a row, five minutes, at a report that stays the same, or is not there."""
 
 REPORTED = ("WARN", "DRAIN", "FATAL")
 
@@ -73,6 +77,10 @@ class HealthWatch:
         self._detector = StragglerDetector(self._place)
         self._slow: dict[str, NodeFinding] = {}
         """Nodes with a straggler that costs more than a restart."""
+        self._silent_reads: dict[str, tuple[float, int]] = dict.fromkeys(
+            nodes if node_monitors.is_monitored(task) else (), (0.0, 0)
+        )
+        """By node, the time of its newest report, and how often that was read again."""
         self._saved_before: int | None = None
         """The newest checkpoint when the first finding to drain a node was read."""
 
@@ -81,16 +89,18 @@ class HealthWatch:
         the next checkpoint for one that should be drained; None while there is none.
         """
         now = self._clock()
-        if now < self._due:
+        if is_early(self._due, now, READ_SECONDS):
             return None
         self._due = now + READ_SECONDS
-        if now >= self._send_due:
+        if not is_early(self._send_due, now, SEND_SECONDS):
             self._send_due = now + SEND_SECONDS
             self._sender.send()
         reports = self._reports()
         for alarm in node_alarms(reports):
             self._alarms.add(alarm)
-        self._watch_training(now, reports)
+        self._watch_monitors(reports)
+        alive = [one for one in reports if self._reads_of(one["node"]) < SILENT_READS]
+        self._watch_training(now, alive)
         found = self._findings(reports)
         if found and found[0].verdict == "FATAL":
             return HealthRequest(found[0], at_once=True)
@@ -119,6 +129,23 @@ class HealthWatch:
             log(f"{finding.sentence}; the ranks move away after the next checkpoint")
         return HealthRequest(finding, at_once=False) if saved > self._saved_before else None
 
+    def _reads_of(self, node: str) -> int:
+        return self._silent_reads.get(node, (0.0, 0))[1]
+
+    def _watch_monitors(self, reports: list[dict[str, Any]]) -> None:
+        """Raise an alarm for a monitor that was killed, is stopped, or did not start: its node is
+        not watched, and its last readings are no present ones. Looks are counted, as clocks jump.
+        """
+        times = {report["node"]: report["time"] for report in reports}
+        for node, (before, reads) in self._silent_reads.items():
+            newest = times.get(node, 0.0)
+            self._silent_reads[node] = (newest, reads + 1 if newest == before else 0)
+            if reads + 1 == SILENT_READS and newest == before:
+                minutes = SILENT_READS * READ_SECONDS / 60
+                text = f"its monitor has not reported for {minutes:.0f} minutes"
+                if "monitor_silent" not in self._task.health.get("skip", ()):
+                    self._alarms.add(Alarm("monitor_silent", text, node=node))
+
     # ---- the training
 
     def _watch_training(self, now: float, reports: list[dict[str, Any]]) -> None:
@@ -126,7 +153,7 @@ class HealthWatch:
             return
         if self._detector.add(now, paces(reports)):
             self._watch_speed()
-        if now < self._training_due:
+        if is_early(self._training_due, now, TRAINING_SECONDS):
             return
         self._training_due = now + TRAINING_SECONDS
         self._write_readings(now, reports)
@@ -196,6 +223,11 @@ class HealthWatch:
             return Place(0, rank)
         layout = training.parallel
         return Place(rank // (layout.tensor * layout.data), rank // layout.tensor % layout.data)
+
+
+def is_early(due: float, now: float, pause: float) -> bool:
+    """Return whether something is not due yet; it is where the clock was set back."""
+    return now < due <= now + pause
 
 
 def finding_about(straggler: Straggler) -> NodeFinding:

@@ -153,7 +153,7 @@ class StragglerDetector:
             return False
         start, before = self._since
         steps = {rank: pace.steps - before[rank].steps for rank, pace in by_rank.items()}
-        if min(steps.values()) < 0:  # the ranks have started again
+        if min(steps.values()) < 0 or now < start:  # ranks have started again, a clock was set back
             self._since = (now, by_rank)
             return False
         if now - start < WINDOW_SECONDS or min(steps.values()) < WINDOW_STEPS:

@@ -27,6 +27,7 @@ from jobs.notification.sender import Sender
 from jobs.supervision.alarms.health_watch import (
     READ_SECONDS,
     SEND_SECONDS,
+    SILENT_READS,
     TRAINING_SECONDS,
     HealthWatch,
 )
@@ -171,6 +172,47 @@ def test_reports_are_read_now_and_then(attempt: Attempt) -> None:
     assert watch.request() is None
 
     assert attempt.later(watch) is not None
+
+
+def test_a_monitor_that_reports_no_more_is_an_alarm_once(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.newest = [{"utilisation": 90}]
+    attempt.report("node02")
+    for _ in range(SILENT_READS + 5):
+        for node in ("node00", "node01"):
+            attempt.report(node)
+        attempt.later(watch)
+    attempt.report("node02")
+    for _ in range(SILENT_READS // 2):
+        attempt.later(watch)
+
+    assert sorted(attempt.alarms()) == [("WARN", "monitor_silent", n) for n in NODES[2:]]
+
+
+def test_readings_of_a_silent_monitor_are_no_present_ones(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.newest = [{"utilisation": 90}]
+    attempt.report("node00")
+    attempt.report("node01")
+    for _ in range(SILENT_READS + int(TRAINING_SECONDS)):
+        attempt.report("node01")
+        attempt.later(watch)
+
+    assert read_json(attempt.ref.run.health("pretrain"))["health"] == 1
+
+
+def test_a_clock_that_is_set_back_or_forward_delays_nothing_and_alarms_nobody(
+    attempt: Attempt,
+) -> None:
+    watch = attempt.watch()
+    for seconds in (0.0, 90_000.0, -200_000.0):
+        for node in NODES:
+            attempt.report(node)
+        attempt.later(watch, seconds)
+    attempt.report("node02", ("FATAL", "gpu_lost", 3))
+
+    assert attempt.later(watch) is not None
+    assert attempt.alarms() == [("FATAL", "gpu_lost", "node02")]
 
 
 @pytest.mark.parametrize(
