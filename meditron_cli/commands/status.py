@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from jobs.contract.units import plural
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.reporting import tables
 from meditron_cli.runs import query, release, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from meditron_cli.reporting.task_errors import TaskFailure
 
 WATCH_SECONDS = 30.0
-"""Interval of ``--watch``; a scheduler should not be queried more often for one person."""
+"""Interval of ``--watch`` without a terminal; a scheduler should not be queried more often for one
+person."""
 
 SHOWN = 5
 """Most tasks with the same error that are named."""
@@ -35,7 +38,9 @@ SHOWN = 5
 @click.command()
 @options.optional_run_argument
 @options.runs_dir_option
-@click.option("--watch", is_flag=True, help="Repeat every 30 seconds until interrupted.")
+@click.option(
+    "--watch", is_flag=True, help="Show a live view; without a terminal, repeat every 30 seconds."
+)
 @options.json_option
 @click.pass_obj
 def command(
@@ -47,6 +52,14 @@ def command(
     scheduler did not confirm is `unknown`, never guessed.
     """
     root = store.existing_root(runs_dir, services.environ)
+    if watch and not as_json and console.fancy(sys.stdout):
+        from meditron_cli.reporting.live import watch as live
+
+        if name is None:
+            live.watch_runs(services, root)
+        else:
+            live.watch_run(services, store.find(root, name))
+        return
     while True:
         if name is None:
             show_all(services, root, as_json)
@@ -84,24 +97,12 @@ def line(run: RunView) -> tuple[str | None, ...]:
         stage.stage,
         stage.amount,
         loss_text(run),
-        duration(run.eta_s),
+        tables.duration(run.eta_s),
     )
 
 
 def loss_text(run: RunView) -> str | None:
     return None if run.loss is None else f"{run.loss:.4g}"
-
-
-def duration(seconds: float | None) -> str | None:
-    """Return a duration for people: ``2d 3h``, ``3h 05m``, ``4m 10s``."""
-    if seconds is None:
-        return None
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"
 
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
@@ -209,7 +210,7 @@ def print_facts(full: RunDetail) -> None:
         ("speed", measured.text if measured else None),
         ("memory", measured.memory_text if measured else None),
         ("last spike", spike_text(full)),
-        ("left", duration(full.view.eta_s)),
+        ("left", tables.duration(full.view.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
         ("used", tables.hours_text(full.times)),
         ("energy and cost", usage.of_run(full.run, full.record, full.times).text),

@@ -1,0 +1,1 @@
+"""The live view of ``status --watch``: readers of files and schedulers, pages, and the terminal."""

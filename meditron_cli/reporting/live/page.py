@@ -1,0 +1,157 @@
+"""The data of the live view: what is shown of one run, and of all runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from meditron_cli.reporting.attempts import Attempt
+from meditron_cli.reporting.health.alarms import RaisedAlarm
+from meditron_cli.reporting.speed import Speed
+from meditron_cli.reporting.task_errors import TaskFailure
+from meditron_cli.runs.views import RunView
+
+MILLI = 1000.0
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """The newest readings of a GPU; None for one that was not read."""
+
+    utilisation: float | None
+    """Per cent."""
+    temperature: float | None
+    """Degrees Celsius."""
+    power_w: float | None
+    verdict: str = ""
+    """The worst of the findings that hold now, as ``WARN``; empty without any."""
+
+
+@dataclass(frozen=True)
+class NodeReading:
+    """The newest report of a node's monitor."""
+
+    node: str
+    time: float
+    gpus: tuple[GpuReading, ...]
+
+    @classmethod
+    def of_report(cls, report: Mapping[str, Any]) -> NodeReading:
+        """Return what a report (``jobs.health.monitor.records``) has of GPUs.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged, or of another version.
+        """
+        verdicts: dict[Any, str] = {}
+        for finding in report["now"]:
+            gpu, verdict = finding["subject"]["gpu"], str(finding["verdict"])
+            verdicts[gpu] = max(verdicts.get(gpu, ""), verdict, key=SEVERITY.index)
+        return cls(
+            str(report["node"]),
+            float(report["time"]),
+            tuple(
+                GpuReading(
+                    _number(gpu["utilisation"]),
+                    _number(gpu["temperature"]),
+                    None if gpu["power"] is None else float(gpu["power"]) / MILLI,
+                    verdicts.get(gpu["index"], ""),
+                )
+                for gpu in report["newest"]
+            ),
+        )
+
+
+SEVERITY = ("", "OK", "UNKNOWN", "WARN", "DRAIN", "FATAL")
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of a training, of the steps that count."""
+
+    steps: Sequence[int]
+    losses: Sequence[float]
+    """In nats per token, one per step."""
+    validation: tuple[int, float] | None = None
+    """The step and loss of the last validation."""
+
+
+@dataclass(frozen=True)
+class LogEnd:
+    """The newest lines of a log."""
+
+    name: str
+    """Its path in the run directory."""
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The last query of the scheduler."""
+
+    kind: str = ""
+    """``slurm`` or ``local``; empty where nothing has to be asked."""
+    at: float | None = None
+    """When it answered; None before the first answer."""
+    due: float = 0.0
+    """When it is asked again."""
+    silent: bool = False
+    """Whether the last query had no answer."""
+    asking: bool = False
+    """Whether it is being asked."""
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """What is shown of one run."""
+
+    now: float
+    view: RunView
+    submitted_at: float | None = None
+    etas: Mapping[str, float] = field(default_factory=dict)
+    """Seconds until running stages end, where they can be estimated."""
+    training: str = ""
+    """The stage of ``curve`` and ``speed``; empty without one that has begun."""
+    curve: Curve | None = None
+    speed: Speed | None = None
+    tokens_per_s: float | None = None
+    """Of the last step."""
+    goodput: float | None = None
+    attempts: Sequence[Attempt] = ()
+    """Of all stages, in the order in which they began."""
+    running: Collection[tuple[str, int, int]] = ()
+    """Stage, index and number of the attempts in which their tasks run."""
+    last_steps: Mapping[tuple[str, int, int], int] = field(default_factory=dict)
+    """The last step of each attempt of a training, by stage, index and number."""
+    nodes: Sequence[NodeReading] = ()
+    """Of the running attempts."""
+    alarms: Sequence[RaisedAlarm] = ()
+    """The newest of each kind and node, oldest first."""
+    log: LogEnd | None = None
+    errors: Sequence[TaskFailure] = ()
+    resume: str = ""
+    """The command that continues a run that has ended unfinished; else empty."""
+    asked: Asked = Asked()
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in the list of all runs."""
+
+    view: RunView
+    changed: float
+    """When an event was last recorded, seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class RunsPage:
+    """What is shown of all runs."""
+
+    now: float
+    root: str
+    rows: Sequence[RunRow] = ()
+    asked: Asked = Asked()

@@ -1,0 +1,216 @@
+"""Pages of the live view, read again and again: of one run, and of all runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import TRAINING_STAGES
+from meditron_cli.reporting import task_errors
+from meditron_cli.reporting.attempts import Attempt, attempts_of
+from meditron_cli.reporting.follow import FINAL, require_present
+from meditron_cli.reporting.health.alarms import AlarmLog, RaisedAlarm, newest
+from meditron_cli.reporting.live.page import NodeReading, RunPage, RunRow, RunsPage
+from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader, modified
+from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
+from meditron_cli.reporting.run_times import Measurer, RunTimes
+from meditron_cli.reporting.speed import Speed
+from meditron_cli.runs import open_jobs, state, store
+from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.views import RunView, StageView
+from meditron_cli.scheduler.base import JobInfo
+from meditron_cli.services import Services
+
+REPORT_SECONDS = 15.0
+"""Between two reads of monitors' reports, which are written so often."""
+TIMES_SECONDS = 60.0
+"""Between two sums of the whole run's times, where no event is new."""
+SHARE = 100
+"""Times what the last sum took until the next one, at least: a run may have 10,000 attempts."""
+UNFINISHED = ("failed", "stopped", "cancelled")
+BEGUN = 0.02
+"""Share of a stage from which its end is estimated."""
+
+
+class WatchedRun:
+    """One run."""
+
+    def __init__(self, services: Services, run: RunDir) -> None:
+        self.poll = SchedulerPoll(services)
+        self._run = run
+        self._records = RecordReader(run, in_full=True)
+        self._alarms = AlarmLog(run)
+        self._raised: list[RaisedAlarm] = []
+        self._measurer = Measurer(run)
+        self._curves: dict[tuple[str, int], CurveReader] = {}
+        self._reports = ReportReader(run)
+        self._nodes: list[NodeReading] = []
+        self._nodes_due = 0.0
+        self._log = LogReader(run)
+        self._times: RunTimes | None = None
+        self._errors: list[task_errors.TaskFailure] = []
+        self._measured: tuple[object, ...] = ()
+        self._times_due = 0.0
+
+    def read(self, now: float) -> RunPage:
+        """Return the run as it is now.
+
+        Raises:
+            ConfigError: its directory was removed, or cannot be read.
+        """
+        require_present(self._run)
+        record = self._records.read().require_readable()
+        (infos,) = self.poll.answers([record], now)
+        view = state.derive_view(record, infos, now)
+        attempts = attempts_of(record.history)
+        running = running_attempts(attempts, view)
+        self._raised = newest([*self._raised, *self._alarms.read_new()])
+        self._measure(record, infos, view, now)
+        if now >= self._nodes_due:
+            self._nodes, self._nodes_due = self._reports.read(running), now + REPORT_SECONDS
+        task = shown_training(record, view)
+        curve = self._curve(task)
+        progress = record.stages[task[0]].progress if task else None
+        spoken = [*attempts[-1:], *running[-1:]]
+        return RunPage(
+            now=now,
+            view=view,
+            submitted_at=record.submitted_at,
+            etas=etas(view, attempts, curve.speed if curve else None, now),
+            training=task[0] if task else "",
+            curve=curve.curve if curve else None,
+            speed=curve.speed if curve else None,
+            tokens_per_s=progress.tokens_per_s if progress else None,
+            goodput=self._times.goodput if self._times else None,
+            attempts=attempts,
+            running={(item.stage, item.index, item.number) for item in running},
+            last_steps=self._times.last_steps if self._times else {},
+            nodes=self._nodes if running else [],
+            alarms=self._raised,
+            log=self._log.read(spoken[-1], now) if spoken else None,
+            errors=self._errors,
+            resume=store.command(self._run, "resume") if view.state in UNFINISHED else "",
+            asked=self.poll.asked,
+        )
+
+    def _curve(self, task: tuple[str, int] | None) -> CurveReader | None:
+        if task is None:
+            return None
+        reader = self._curves.setdefault(task, CurveReader())
+        reader.add(self._measurer.lines(*task))
+        return reader
+
+    def _measure(
+        self, record: RunRecord, infos: Mapping[str, JobInfo], view: RunView, now: float
+    ) -> None:
+        """Sum up times and errors after new events, else now and then."""
+        states = [(name, *stage.task_states.items()) for name, stage in view.stages.items()]
+        about = (len(record.history.events), states)
+        if now < self._times_due - (TIMES_SECONDS if about != self._measured else 0.0):
+            return
+        began = time.process_time()
+        self._times = self._measurer.measure(record, view, now)
+        self._errors = task_errors.of_run(self._run, record, infos, now)
+        self._measured = about
+        self._times_due = now + TIMES_SECONDS + SHARE * (time.process_time() - began)
+
+
+def running_attempts(attempts: Iterable[Attempt], view: RunView) -> list[Attempt]:
+    """Return the attempts in which tasks run now: the newest of each task that runs."""
+    newest = {(attempt.stage, attempt.index): attempt for attempt in attempts}
+    return [
+        attempt
+        for (name, index), attempt in newest.items()
+        if attempt.ended is None
+        and name in view.stages
+        and view.stages[name].task_states.get(index) == "running"
+    ]
+
+
+def shown_training(record: RunRecord, view: RunView) -> tuple[str, int] | None:
+    """Return the stage and index of the training to show: one that runs, else the last that has
+    begun; None before the first.
+    """
+    begun = [
+        (name, index)
+        for name in TRAINING_STAGES
+        if name in record.stages
+        for index in sorted(record.stages[name].jobs)
+        if record.stages[name].started
+    ]
+    running = [task for task in begun if view.stages[task[0]].task_states.get(task[1]) == "running"]
+    return next(iter(running or begun[-1:]), None)
+
+
+def etas(
+    view: RunView, attempts: tuple[Attempt, ...], speed: Speed | None, now: float
+) -> dict[str, float]:
+    """Return the seconds until running stages end: a training by the speed of its newest period,
+    else of its last step; other stages at their pace since they began.
+    """
+    began: dict[str, float] = {}
+    for attempt in attempts:
+        began[attempt.stage] = min(attempt.began, began.get(attempt.stage, attempt.began))
+    found = {
+        name: left
+        for name, stage in view.stages.items()
+        if name in began and (left := seconds_left(stage, now - began[name])) is not None
+    }
+    for name, stage in view.stages.items():
+        if stage.target_step is None:
+            continue
+        found.pop(name, None)
+        if stage.state == "running" and view.eta_s is not None:
+            rest = (stage.target_tokens or 0) - (stage.tokens or 0)
+            found[name] = rest / speed.tokens_per_s if speed else view.eta_s
+    return found
+
+
+def seconds_left(stage: StageView, elapsed: float) -> float | None:
+    """Return the seconds until a stage ends at its pace so far; None where that is not known."""
+    done, total = stage.measure
+    if stage.state != "running" or done < BEGUN * total or done >= total:
+        return None
+    return elapsed * (total - done) / done
+
+
+class WatchedRuns:
+    """All runs under a root."""
+
+    def __init__(self, services: Services, root: Path) -> None:
+        self.poll = SchedulerPoll(services)
+        self._root = root
+        self._readers: dict[str, RecordReader] = {}
+        self._settled: dict[str, tuple[object, RunView]] = {}
+        """Runs that have ended, whose files are read again only after a new event."""
+
+    def read(self, now: float) -> RunsPage:
+        """Return all runs as they are now.
+
+        Raises:
+            ConfigError: the root cannot be read.
+        """
+        runs = {run.name: run for run in store.runs(self._root)}
+        changed = {name: (modified(run.events), modified(run.plan)) for name, run in runs.items()}
+        views = {
+            name: view for name, (mark, view) in self._settled.items() if changed.get(name) == mark
+        }
+        self._readers = {
+            name: self._readers.get(name) or RecordReader(run)
+            for name, run in runs.items()
+            if name not in views
+        }
+        records = [reader.read() for reader in self._readers.values()]
+        live = [record for record in records if open_jobs.open_jobs(record, now)]
+        infos = dict(
+            zip((record.name for record in live), self.poll.answers(live, now), strict=True)
+        )
+        for record in records:
+            view = state.derive_view(record, infos.get(record.name, {}), now)
+            views[record.name] = view
+            if view.state in FINAL and record.name not in infos:
+                self._settled[record.name] = changed[record.name], view
+        rows = [RunRow(view, changed[name][0] / 1e9) for name, view in views.items()]
+        return RunsPage(now, str(self._root), rows, self.poll.asked)
