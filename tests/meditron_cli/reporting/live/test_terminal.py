@@ -1,0 +1,154 @@
+"""The live view in a terminal: redrawn in place, and gone without a trace."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.contract.rundir import RunDir
+
+from .... import metric_lines
+from ....conftest import Bench
+from .tmux import Tmux
+
+WATCH = "$PYTHON -m meditron_cli status --watch"
+
+
+@pytest.fixture
+def run(training: RunDir) -> RunDir:
+    """Return a run whose training has made twenty steps."""
+    metric_lines.append(training, *map(metric_lines.step, range(1, 21)))
+    return training
+
+
+def start(terminal: Tmux, words: str, folder: Path) -> None:
+    """Start a view, between records of the terminal's settings."""
+    terminal.type(f"cd {folder}; clear; echo earlier; stty -g >before")
+    terminal.type(words)
+    terminal.wait_for_text("q leaves")
+
+
+def assert_as_before(terminal: Tmux, folder: Path, code: int) -> None:
+    """Assert that a view ended with a code, and that the terminal is as it was."""
+    terminal.wait_for(lambda shown: "q leaves" not in shown and shown.rstrip().endswith("$"))
+    terminal.type("echo code=$?; stty -g >after; echo typed")
+    screen = terminal.wait_for(lambda shown: re.search("^typed$", shown, re.MULTILINE) is not None)
+
+    assert re.search(f"^code={code}$", screen, re.MULTILINE)
+    assert re.search("^earlier$", screen, re.MULTILINE)
+    assert terminal.value("alternate_on") == "0"
+    assert terminal.value("cursor_flag") == "1"
+    assert (folder / "before").read_text() == (folder / "after").read_text()
+
+
+@pytest.mark.parametrize(("way", "code"), [("q", 0), ("C-c", 130), ("SIGTERM", 143)])
+def test_leaving_the_view_restores_the_terminal(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path, way: str, code: int
+) -> None:
+    shell = terminal()
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+
+    assert shell.value("alternate_on") == "1"
+    assert shell.value("cursor_flag") == "0"
+    assert run.name in shell.screen()
+    shell.press("x", "y")  # no key but q does anything, and none is echoed
+    if way == "SIGTERM":
+        child = f"/proc/{shell.value('pane_pid')}/task/{shell.value('pane_pid')}/children"
+        shell.command("run-shell", f"kill $(cat {child})")
+    else:
+        shell.press(way)
+    assert_as_before(shell, tmp_path, code)
+
+
+def test_the_view_follows_the_size_and_the_run(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path, finish: Callable[..., None]
+) -> None:
+    shell = terminal(120, 30)
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+    shell.wait_for_text("steps 1 to 20")
+    shell.command("resize-window", "-x", "40", "-y", "20")
+    narrow = shell.wait_for(lambda shown: shown.count("\n") == 20 and "stages ──────" in shown)
+    metric_lines.append(run, *map(metric_lines.step, range(21, 31)))
+    shell.wait_for_text("steps 1 to 30")
+    finish(run, "pretrain", 0)
+    shell.wait_for_text("100%")
+
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert narrow.splitlines()[0].startswith(run.name[:20])
+    assert narrow.rstrip().splitlines()[-1].startswith("q leaves")
+    shell.press("q")
+    assert_as_before(shell, tmp_path, 0)
+
+
+def test_the_view_can_be_suspended(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+) -> None:
+    shell = terminal()
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+    shell.press("C-z")
+    stopped = shell.wait_for_text("Stopped")
+    shell.type("fg")
+    shell.wait_for_text("q leaves")
+    shell.press("q")
+
+    assert "q leaves" not in stopped
+    assert_as_before(shell, tmp_path, 0)
+
+
+def test_a_run_that_is_removed_ends_the_view_with_the_reason(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+) -> None:
+    shell = terminal(120)
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+    shutil.rmtree(run.root)
+
+    assert_as_before(shell, tmp_path, 2)
+    assert "the run directory was moved or removed" in shell.screen()
+
+
+def test_all_runs_have_a_view_of_their_own(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+) -> None:
+    shell = terminal(70, 12)
+    start(shell, WATCH, tmp_path)
+
+    assert run.name in shell.wait_for_text("runs in ")
+    shell.press("q")
+    assert_as_before(shell, tmp_path, 0)
+
+
+def test_a_terminal_without_cursor_control_gets_plain_text(
+    terminal: Callable[..., Tmux], run: RunDir
+) -> None:
+    shell = terminal(100, 30, TERM="dumb")
+    shell.type(f"{WATCH} {run.name}")
+    shell.wait_for_text("stage ")
+
+    assert shell.value("alternate_on") == "0"
+    assert f"in  {run.root}" in shell.screen()
+    shell.press("C-c")
+    shell.wait_for_text("interrupted")
+
+
+def test_a_view_without_a_keyboard_ends_with_a_signal(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+) -> None:
+    shell = terminal()
+    start(shell, f"{WATCH} {run.name} </dev/null", tmp_path)
+    shell.press("C-c")
+
+    assert_as_before(shell, tmp_path, 130)
+
+
+def test_an_unknown_run_is_refused_before_the_screen_is_taken(
+    terminal: Callable[..., Tmux], meditron: Bench
+) -> None:
+    meditron.submit(stage="curate")
+    shell = terminal()
+    shell.type(f"{WATCH} nosuchrun")
+
+    assert "no run" in shell.wait_for_text("error: ")

@@ -1,0 +1,260 @@
+"""Pages of the live view, read from run directories that change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobs.contract.files import write_json
+from jobs.health.monitor import records
+from meditron_cli.errors import ConfigError
+from meditron_cli.reporting.live.page import RunPage
+from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader
+from meditron_cli.reporting.live.watched import (
+    REPORT_SECONDS,
+    TIMES_SECONDS,
+    WatchedRun,
+    WatchedRuns,
+)
+from meditron_cli.scheduler.base import JobState
+
+from .... import metric_lines
+from ....conftest import Bench
+from ....progress_files import write_progress
+from ...task_records import TaskRecords, interrupt_once
+
+REPORT: dict[str, Any] = {
+    "node": "node1",
+    "time": 100.0,
+    "now": [
+        {"verdict": "WARN", "subject": {"gpu": 1}},
+        {"verdict": "DRAIN", "subject": {"gpu": 1}},
+        {"verdict": "OK", "subject": {"gpu": 1}},
+        {"verdict": "WARN", "subject": {"gpu": None}},
+    ],
+    "newest": [
+        {"index": 0, "utilisation": 98, "temperature": 61, "power": 650_000},
+        {"index": 1, "utilisation": None, "temperature": None, "power": None},
+    ],
+}
+
+
+@pytest.fixture
+def trained(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
+    """Return a run that was preempted once and trains again, 290 s after it was submitted."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "index", 0)
+    found = interrupt_once(run)
+    meditron.clock.time = found.zero + 290
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    return found
+
+
+def page(meditron: Bench, watched: WatchedRun, later: float = 0.0) -> RunPage:
+    """Return the page once a query that was due has ended."""
+    meditron.clock.time += later
+    found = watched.read(meditron.clock.now())
+    while watched.poll.asked.asking:
+        found = watched.read(meditron.clock.now())
+    return found
+
+
+def test_a_run_has_its_curve_speed_attempts_and_goodput(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    metric_lines.append(trained.run, metric_lines.period(12, 2, mfu=0.4))
+    found = page(meditron, WatchedRun(meditron.services(), trained.run))
+
+    assert found.view.state == "running"
+    assert found.training == "pretrain"
+    assert found.curve is not None
+    assert list(found.curve.steps) == list(range(1, 13))
+    assert found.curve.validation == (10, 3.0)
+    assert found.speed is not None
+    assert found.speed.mfu == 0.4
+    assert found.goodput == pytest.approx(120 / 290)
+    assert [(item.number, item.cause) for item in found.attempts] == [(1, "preempted"), (2, "")]
+    assert found.running == {("pretrain", 0, 2)}
+    assert found.last_steps == {("pretrain", 0, 1): 10, ("pretrain", 0, 2): 12}
+
+
+def test_new_lines_appear_and_times_are_summed_again_later(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    before = page(meditron, watched)
+    trained.steps(2, 13, 14, begin=280)
+    soon, later = page(meditron, watched, 20), page(meditron, watched, 2 * TIMES_SECONDS)
+
+    assert soon.curve is not None
+    assert soon.curve.steps[-1] == 14
+    assert soon.last_steps == before.last_steps
+    assert later.last_steps["pretrain", 0, 2] == 14
+
+
+def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    page(meditron, watched)
+    fields = {"code": "load", "verdict": "WARN", "node": "node1", "message": "too many processes"}
+    trained.event("alarm", 285, stage="pretrain", index=0, attempt=2, **fields)
+    trained.exit(2, 300, "node_failure", "submit", last_step=12)
+    found = page(meditron, watched, 15)
+
+    assert [alarm.code for alarm in found.alarms] == ["load"]
+    assert found.attempts[-1].cause == "node_failure"
+    assert found.running == set()
+
+
+def test_a_run_that_ends_is_asked_about_no_more(
+    meditron: Bench, trained: TaskRecords, finish: Callable[..., None]
+) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    page(meditron, watched)
+    for stage, count in (("pretrain", 1), ("evaluate", 2), ("export", 1)):
+        if stage in watched.read(meditron.clock.now()).view.stages:
+            finish(trained.run, stage, *range(count))
+    found, calls = page(meditron, watched, 1000), watched.poll.calls
+    page(meditron, watched, 1000)
+
+    assert found.view.state == "succeeded"
+    assert found.asked.kind == ""
+    assert watched.poll.calls == calls
+
+
+def test_a_run_that_is_removed_is_an_error(meditron: Bench, trained: TaskRecords) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    page(meditron, watched)
+    shutil.rmtree(trained.run.root)
+
+    with pytest.raises(ConfigError, match="the run directory was moved or removed"):
+        watched.read(meditron.clock.now())
+
+
+def test_gpus_are_those_of_the_running_attempt(meditron: Bench, trained: TaskRecords) -> None:
+    for attempt, used in ((1, 5), (2, 98)):
+        folder = trained.run.attempt("pretrain", attempt)
+        folder.mkdir(parents=True, exist_ok=True)
+        newest = [{**REPORT["newest"][0], "utilisation": used}]
+        write_json(records.report_path(folder, 0, "node1"), {**REPORT, "newest": newest})
+    watched = WatchedRun(meditron.services(), trained.run)
+    found = page(meditron, watched)
+    write_json(records.report_path(trained.run.attempt("pretrain", 2), 0, "node2"), REPORT)
+    later = page(meditron, watched, REPORT_SECONDS)
+
+    assert [gpu.utilisation for node in found.nodes for gpu in node.gpus] == [98.0]
+    assert [len(node.gpus) for node in later.nodes] == [1, 2]
+
+
+def test_a_gpu_has_the_worst_of_its_findings(meditron: Bench, trained: TaskRecords) -> None:
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    attempts = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts
+    (node,) = ReportReader(trained.run).read(attempts[-1:])
+
+    assert [gpu.verdict for gpu in node.gpus] == ["", "DRAIN"]
+    assert [gpu.power_w for gpu in node.gpus] == [650.0, None]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 3}', '{"format": 3, "node": 1, "now": 2, "newest": []}',
+                '{"format": 99, "node": "node1", "time": 1, "now": [], "newest": []}']
+)  # fmt: skip
+def test_a_damaged_report_is_left_out(meditron: Bench, trained: TaskRecords, content: str) -> None:
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    records.report_path(folder, 0, "node1").write_text(content)
+
+    assert page(meditron, WatchedRun(meditron.services(), trained.run)).nodes == []
+
+
+def test_a_run_without_metrics_or_attempts_is_shown(meditron: Bench) -> None:
+    meditron.submit()
+    found = page(meditron, WatchedRun(meditron.services(), meditron.run()))
+
+    assert (found.training, found.curve, found.attempts, found.log) == ("", None, (), None)
+
+
+def test_a_log_is_the_one_that_was_written_last(meditron: Bench, trained: TaskRecords) -> None:
+    attempt = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts[-1]
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    reader = LogReader(trained.run)
+    (folder / "ranks-00000.log").write_text("")
+    (folder / f"{attempt.job_id}_0_log.out").write_text("submitit INFO (x)\nfirst\n\nsecond\n")
+    found = reader.read(attempt, 0)
+    (folder / "ranks-00000.log").write_text("x" * 20_000 + "\nthird\n")
+    later = reader.read(attempt, 1)
+
+    assert found is not None
+    assert found.lines == ("first", "second")
+    assert later is not None
+    assert (later.name, later.lines) == ("stages/pretrain/attempts/2/ranks-00000.log", ("third",))
+
+
+def test_steps_that_are_trained_again_replace_later_ones() -> None:
+    lines = [*map(metric_lines.step, range(1, 11)), metric_lines.step(4, 2, loss=9.0)]
+    reader = CurveReader()
+    reader.add(lines[:10])
+    reader.add(lines)
+
+    assert reader.curve is not None
+    assert (list(reader.curve.steps), reader.curve.losses[-1]) == ([1, 2, 3, 4], 9.0)
+
+
+def test_the_list_reads_runs_that_have_ended_only_after_an_event(
+    meditron: Bench, fail: Callable[..., None]
+) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    fail(run, "curate", 0)
+    meditron.clock.time = 5_000_000_000.0
+    watched = WatchedRuns(meditron.services(), meditron.runs)
+    first = watched.read(meditron.clock.now())
+    calls = watched.poll.calls
+    second = watched.read(meditron.clock.now() + 1000)
+
+    assert [row.view.state for row in (*first.rows, *second.rows)] == ["failed", "failed"]
+    assert second.rows[0].view is first.rows[0].view
+    assert watched.poll.calls == calls == 0
+
+
+def test_the_list_follows_runs_that_come_and_go(meditron: Bench) -> None:
+    watched = WatchedRuns(meditron.services(), meditron.runs)
+    none = watched.read(meditron.clock.now())
+    meditron.submit(stage="curate")
+    one = watched.read(meditron.clock.now() + 2)
+    shutil.rmtree(meditron.run().root)
+    gone = watched.read(meditron.clock.now() + 4)
+
+    assert [len(found.rows) for found in (none, one, gone)] == [0, 1, 0]
+
+
+def test_a_run_that_cannot_be_read_stays_in_the_list(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.run().plan.write_text("{")
+    (row,) = WatchedRuns(meditron.services(), meditron.runs).read(meditron.clock.now()).rows
+
+    assert row.view.state == "unknown"
+    assert "damaged" in row.view.problem
+
+
+def test_the_end_of_a_task_is_estimated_from_its_pace(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    meditron.begin("curate")
+    began = json.loads(run.events.read_text().splitlines()[-1])["began"]
+    meditron.clock.time = began + 100
+    write_progress(run, "curate", done=1.0, total=4.0, unit="bytes")
+    found = page(meditron, WatchedRun(meditron.services(), run))
+
+    assert found.etas == {"curate": pytest.approx(300)}
