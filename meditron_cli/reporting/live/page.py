@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.contract.events import AlarmEvent
 from meditron_cli.reporting.attempts import Attempt
-from meditron_cli.reporting.health.alarms import RaisedAlarm
 from meditron_cli.reporting.speed import Speed
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.views import RunView
@@ -115,7 +115,8 @@ class RunPage:
     etas: Mapping[str, float] = field(default_factory=dict)
     """Seconds until running stages end, where they can be estimated."""
     training: str = ""
-    """The stage of ``curve`` and ``speed``; empty without one that has begun."""
+    """The name of the training of ``curve`` and ``speed``: its stage, or ``finetune`` and its
+    model; empty without one that has begun."""
     curve: Curve | None = None
     speed: Speed | None = None
     tokens_per_s: float | None = None
@@ -129,7 +130,7 @@ class RunPage:
     """The last step of each attempt of a training, by stage, index and number."""
     nodes: Sequence[NodeReading] = ()
     """Of the running attempts."""
-    alarms: Sequence[RaisedAlarm] = ()
+    alarms: Sequence[AlarmEvent] = ()
     """The newest of each kind and node, oldest first."""
     log: LogEnd | None = None
     errors: Sequence[TaskFailure] = ()

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from jobs.contract import specs
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import TRAINING_STAGES
+from jobs.contract.stage_specs import TRAINING_STAGES, FinetuneSpec
 from meditron_cli.reporting import task_errors
 from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.follow import FINAL, require_present
-from meditron_cli.reporting.health.alarms import AlarmLog, RaisedAlarm, newest
+from meditron_cli.reporting.health.alarms import newest
 from meditron_cli.reporting.live.page import NodeReading, RunPage, RunRow, RunsPage
 from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader, modified
 from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
@@ -41,10 +42,9 @@ class WatchedRun:
         self.poll = SchedulerPoll(services)
         self._run = run
         self._records = RecordReader(run, in_full=True)
-        self._alarms = AlarmLog(run)
-        self._raised: list[RaisedAlarm] = []
         self._measurer = Measurer(run)
         self._curves: dict[tuple[str, int], CurveReader] = {}
+        self._names: dict[tuple[str, int], str] = {}
         self._reports = ReportReader(run)
         self._nodes: list[NodeReading] = []
         self._nodes_due = 0.0
@@ -66,7 +66,6 @@ class WatchedRun:
         view = state.derive_view(record, infos, now)
         attempts = attempts_of(record.history)
         running = running_attempts(attempts, view)
-        self._raised = newest([*self._raised, *self._alarms.read_new()])
         self._measure(record, infos, view, now)
         if now >= self._nodes_due:
             self._nodes, self._nodes_due = self._reports.read(running), now + REPORT_SECONDS
@@ -79,7 +78,7 @@ class WatchedRun:
             view=view,
             submitted_at=record.submitted_at,
             etas=etas(view, attempts, curve.speed if curve else None, now),
-            training=task[0] if task else "",
+            training=self._name(*task) if task else "",
             curve=curve.curve if curve else None,
             speed=curve.speed if curve else None,
             tokens_per_s=progress.tokens_per_s if progress else None,
@@ -88,12 +87,20 @@ class WatchedRun:
             running={(item.stage, item.index, item.number) for item in running},
             last_steps=self._times.last_steps if self._times else {},
             nodes=self._nodes if running else [],
-            alarms=self._raised,
+            alarms=newest(record.history.alarms),
             log=self._log.read(spoken[-1], now) if spoken else None,
             errors=self._errors,
             resume=store.command(self._run, "resume") if view.state in UNFINISHED else "",
             asked=self.poll.asked,
         )
+
+    def _name(self, stage: str, index: int) -> str:
+        """Return the name of a training: its stage, and the model of a finetuning."""
+        if (stage, index) not in self._names:
+            task = specs.read_task(self._run, stage, index)
+            model = f" {task.spec.name}" if task and isinstance(task.spec, FinetuneSpec) else ""
+            self._names[stage, index] = stage + model
+        return self._names[stage, index]
 
     def _curve(self, task: tuple[str, int] | None) -> CurveReader | None:
         if task is None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from jobs.contract.events import StartEvent
+from jobs.contract.events import AlarmEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RetryAction, RootCause
 from meditron_cli.reporting import speed
 from meditron_cli.reporting.attempts import Attempt
-from meditron_cli.reporting.health.alarms import RaisedAlarm
 from meditron_cli.reporting.live.page import Asked, Curve, GpuReading, LogEnd, NodeReading, RunPage
 from meditron_cli.reporting.live.run_screen import run_screen
 from meditron_cli.reporting.task_errors import ERROR_KEYS, TaskFailure
@@ -90,10 +89,10 @@ FULL = RunPage(
     last_steps={("pretrain", 0, 1): 100, ("pretrain", 0, 2): 180},
     nodes=(NodeReading("gpu07", NOW - 8, GPUS), NodeReading("gpu08", NOW - 200, GPUS[:2])),
     alarms=(
-        RaisedAlarm(
-            NOW - 900, "pretrain", 0, 2, "slow_steps", "WARN", "", "steps take 1.4 times as long"
+        AlarmEvent(
+            NOW - 900, "pretrain", 0, 2, "slow_steps", "WARN", "steps take 1.4 times as long"
         ),
-        RaisedAlarm(NOW - 60, "pretrain", 0, 3, "temperature", "WARN", "gpu07", "GPU 7: 88 °C"),
+        AlarmEvent(NOW - 60, "pretrain", 0, 3, "temperature", "WARN", "GPU 7: 88 °C", "gpu07"),
     ),
     log=LogEnd("stages/pretrain/attempts/3/ranks-00000.log", ("one", "\x1b[2Jtwo", "three")),
     asked=SLURM,
@@ -220,7 +219,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     found = "\n".join(shown(replace(FULL, log=log), ascii_only=True))
 
     assert found.isascii()
-    assert "pretrain running   #######---" in found
+    assert "pretrain running   ######---" in found
 
 
 def test_an_attempt_without_an_end_that_does_not_run_is_not_recorded() -> None:

@@ -27,7 +27,9 @@ def run(training: RunDir) -> RunDir:
 
 def start(terminal: Tmux, words: str, folder: Path) -> None:
     """Start a view, between records of the terminal's settings."""
-    terminal.type(f"cd {folder}; clear; echo earlier; stty -g >before")
+    terminal.wait_for_text("$")
+    terminal.type(f"cd {folder}; stty -g >before; clear; echo earlier")
+    terminal.wait_for(lambda shown: shown.rstrip() == "earlier\n$")
     terminal.type(words)
     terminal.wait_for_text("q leaves")
 
@@ -39,7 +41,7 @@ def assert_as_before(terminal: Tmux, folder: Path, code: int) -> None:
     screen = terminal.wait_for(lambda shown: re.search("^typed$", shown, re.MULTILINE) is not None)
 
     assert re.search(f"^code={code}$", screen, re.MULTILINE)
-    assert re.search("^earlier$", screen, re.MULTILINE)
+    assert re.search("^earlier$", terminal.history(), re.MULTILINE)
     assert terminal.value("alternate_on") == "0"
     assert terminal.value("cursor_flag") == "1"
     assert (folder / "before").read_text() == (folder / "after").read_text()
@@ -107,7 +109,7 @@ def test_a_run_that_is_removed_ends_the_view_with_the_reason(
     shutil.rmtree(run.root)
 
     assert_as_before(shell, tmp_path, 2)
-    assert "the run directory was moved or removed" in shell.screen()
+    assert "the run directory was moved or removed" in shell.screen().replace("\n", "")
 
 
 def test_all_runs_have_a_view_of_their_own(

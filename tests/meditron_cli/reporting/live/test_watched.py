@@ -104,11 +104,11 @@ def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> Non
     page(meditron, watched)
     fields = {"code": "load", "verdict": "WARN", "node": "node1", "message": "too many processes"}
     trained.event("alarm", 285, stage="pretrain", index=0, attempt=2, **fields)
-    trained.exit(2, 300, "node_failure", "submit", last_step=12)
+    trained.exit(2, 300, "node_fail", "submit", last_step=12)
     found = page(meditron, watched, 15)
 
     assert [alarm.code for alarm in found.alarms] == ["load"]
-    assert found.attempts[-1].cause == "node_failure"
+    assert found.attempts[-1].cause == "node_fail"
     assert found.running == set()
 
 
@@ -258,3 +258,22 @@ def test_the_end_of_a_task_is_estimated_from_its_pace(
     found = page(meditron, WatchedRun(meditron.services(), run))
 
     assert found.etas == {"curate": pytest.approx(300)}
+
+
+def test_the_curve_of_a_finetuning_has_the_name_of_its_model(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    item = {"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0}
+    (meditron.folder / "train.jsonl").write_text(f"{json.dumps(item)}\n")
+    model = "{name: %s, data: [{path: train.jsonl}], train_steps: 9}"
+    models = ", ".join(model % name for name in ("a", "b"))
+    done = meditron.submit("--set", f"finetune={{sequence_length: 64, models: [{models}]}}")
+    assert done.exit_code == 0, done.stderr
+    run = meditron.run()
+    meditron.begin("finetune")
+    metric_lines.append(run, metric_lines.step(1, 1), stage="finetune", index=1)
+    names = [page(meditron, WatchedRun(meditron.services(), run)).training]
+    finish(run, "finetune", 0)
+    names.append(page(meditron, WatchedRun(meditron.services(), run)).training)
+
+    assert names == ["finetune a", "finetune b"]

@@ -51,6 +51,10 @@ class Tmux:
         """Return what the terminal shows."""
         return self.command("capture-pane", "-p")
 
+    def history(self) -> str:
+        """Return what the terminal shows and what has left it at the top."""
+        return self.command("capture-pane", "-p", "-S", "-")
+
     def value(self, name: str) -> str:
         """Return a variable of the terminal, as ``alternate_on``."""
         return self.command("display-message", "-p", f"#{{{name}}}").strip()
