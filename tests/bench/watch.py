@@ -78,7 +78,7 @@ def figures(attempts: int = ATTEMPTS, steps: int = STEPS) -> list[Figure]:
 
 
 class Hour:
-    """A clock and a terminal: an hour passes while the view waits, and the run goes on."""
+    """A clock and a terminal: an hour passes while the view waits, and the run trains."""
 
     def __init__(self, run: RunDir, steps: int) -> None:
         self.drawn = 0

@@ -107,7 +107,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class RunPage:
-    """What is shown of one run."""
+    """The data of one run's screen."""
 
     now: float
     view: RunView
@@ -150,7 +150,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RunsPage:
-    """What is shown of all runs."""
+    """The data of the screen of all runs."""
 
     now: float
     root: str

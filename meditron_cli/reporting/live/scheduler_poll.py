@@ -28,7 +28,7 @@ Answers = Mapping[str, Mapping[str, JobInfo]]
 
 class SchedulerPoll:
     """Asks about the open jobs of runs in a thread: a scheduler may take a minute to answer, or to
-    give up, and the view goes on.
+    give up, and the view is drawn meanwhile.
     """
 
     def __init__(self, services: Services) -> None:

@@ -31,7 +31,7 @@ Shown = TypeVar("Shown")
 
 
 class Screen(Protocol):
-    """What lines are drawn on: a ``Terminal``."""
+    """The place where lines are drawn: a ``Terminal``."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +53,7 @@ class Screen(Protocol):
 
 
 class Watched(Protocol[Page]):
-    """What is read again and again."""
+    """The source of pages, read again and again."""
 
     def read(self, now: float) -> Page:
         """Return the page as it is now."""
@@ -86,7 +86,7 @@ def watch(
             sys.exit(128 + signal.SIGTERM)
         if received == QUIT:
             return
-        os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z; goes on here after `fg`
+        os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z; `fg` continues here
         page = watched.read(services.clock.now())
 
 
