@@ -6,15 +6,19 @@ one zoom group show the same part of their x axis: parameter ``zoom``, which the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Spec = dict[str, Any]
 
 COLOURS = [f"var(--c{number})" for number in range(8)]
-HEIGHT = 210
+HEIGHT = 150
 LINE_HEIGHT = 22
+TWO_LINES = 30
+"""Height of what has a label of two lines."""
+NARROW = "containerSize()[0] < 500"
+"""Whether a chart has the width of a phone."""
 
 CONFIG: Spec = {
     "background": "transparent",
@@ -29,7 +33,7 @@ CONFIG: Spec = {
         "titleFontWeight": "normal",
         "labelFontSize": 11,
         "titleFontSize": 11,
-        "labelLimit": 150,
+        "labelLimit": {"expr": f"{NARROW} ? 150 : 340"},
     },
     "axisQuantitative": {"tickCount": 5},
     "legend": {
@@ -37,7 +41,8 @@ CONFIG: Spec = {
         "titleColor": "var(--soft)",
         "orient": "bottom",
         "direction": "horizontal",
-        "columns": {"expr": "containerSize()[0] < 500 ? 2 : 4"},
+        "columns": {"expr": f"{NARROW} ? 1 : 4"},
+        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 4}},
         "labelFontSize": 11,
         "labelLimit": 220,
         "title": None,
@@ -108,7 +113,7 @@ def curves(kind: str, names: Sequence[str], has_range: bool) -> Iterable[Chart]:
         ("speed", "Tokens per second", "speed"),
     ):
         if name == "validation":
-            yield chart(name, title, "In nats per token.", [validations(kind, several)])
+            yield chart(name, title, "In nats per token.", validations(kind, several))
         elif name == "rate":
             yield chart(name, title, "Of the last step of a point.", [line(steps, field, several)])
         else:
@@ -123,7 +128,7 @@ def frame() -> Spec:
     return {
         "width": "container",
         "height": HEIGHT,
-        "autosize": {"type": "fit", "contains": "padding"},
+        "autosize": {"type": "fit-x", "contains": "padding"},
     }
 
 
@@ -186,7 +191,7 @@ def ranges(data: str, field: str, several: bool, has_range: bool) -> list[Spec]:
     band: Spec = {
         "data": {"name": data},
         "transform": [VISIBLE],
-        "mark": {"type": "area", "opacity": 0.25, "clip": True, "tooltip": None},
+        "mark": {"type": "area", "opacity": 0.35, "clip": True, "tooltip": None},
         "encoding": {
             "x": tokens_axis(),
             "y": value_axis(f"{field}_low"),
@@ -252,15 +257,13 @@ DASHES: Spec = {
 }
 
 
-def validations(kind: str, several: bool) -> Spec:
-    """Return the layer of validation losses: a colour per corpus, or per training with a dash per
-    corpus.
+def validations(kind: str, several: bool) -> list[Spec]:
+    """Return the layers of validation losses, lines and points: a colour per corpus, or per
+    training with a dash per corpus.
     """
-    return {
+    shared: Spec = {
         "data": {"name": f"{kind}-validations"},
         "transform": [VISIBLE],
-        "params": [BRUSH],
-        "mark": {"type": "line", "strokeWidth": 1.5, "clip": True, "point": {"size": 16}},
         "encoding": {
             "x": tokens_axis(),
             "y": value_axis("loss"),
@@ -270,19 +273,28 @@ def validations(kind: str, several: bool) -> Spec:
                     "values": {"expr": "length(domain('color')) < 2 ? [] : domain('color')"}
                 },
             },
-            **(
-                {"strokeDash": {"field": "corpus", "type": "nominal", "legend": DASHES}}
-                if several
-                else {}
-            ),
-            "tooltip": [
-                *([{"field": "training", "type": "nominal"}] if several else []),
-                {"field": "corpus", "type": "nominal"},
-                {"field": "step", "type": "quantitative", "format": ","},
-                {"field": "loss", "type": "quantitative", "format": ".4f"},
-            ],
         },
     }
+    dash: Spec = {"strokeDash": {"field": "corpus", "type": "nominal", "legend": DASHES}}
+    tooltip = [
+        *([{"field": "training", "type": "nominal"}] if several else []),
+        {"field": "corpus", "type": "nominal"},
+        {"field": "step", "type": "quantitative", "format": ","},
+        {"field": "loss", "type": "quantitative", "format": ".4f"},
+    ]
+    return [
+        {
+            **shared,
+            "params": [BRUSH],
+            "mark": {"type": "line", "strokeWidth": 1.5, "clip": True},
+            "encoding": {**shared["encoding"], **(dash if several else {})},
+        },
+        {
+            **shared,
+            "mark": {"type": "point", "filled": True, "size": 16, "clip": True, "opacity": 1},
+            "encoding": {**shared["encoding"], "tooltip": tooltip},
+        },
+    ]
 
 
 def marks(kind: str) -> Spec:
@@ -313,15 +325,18 @@ OUTCOMES = {
 """Colours of the groups of root causes in the timeline."""
 
 
-def timeline(lanes: int, outcomes: Iterable[str]) -> Chart:
-    """Return the chart of attempts over time, a lane per stage, in the colours of outcomes."""
+def timeline(lanes: Collection[str], outcomes: Iterable[str]) -> Chart:
+    """Return the chart of attempts over time, a lane per stage, in the colours of outcomes; the
+    name of a lane may have two lines.
+    """
+    is_tall = any("\n" in lane for lane in lanes)
     colours = {name: OUTCOMES[name] for name in OUTCOMES if name in set(outcomes)}
     spec: Spec = {
         "params": [ZOOM],
         "data": {"name": "attempts"},
         "transform": [{"filter": "!zoom || (datum.ended >= zoom[0] && datum.began <= zoom[1])"}],
         "width": "container",
-        "height": LINE_HEIGHT * lanes,
+        "height": (TWO_LINES if is_tall else LINE_HEIGHT) * len(lanes),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "layer": [
             {
@@ -336,7 +351,16 @@ def timeline(lanes: int, outcomes: Iterable[str]) -> Chart:
                         "axis": {"grid": False, "labelOverlap": True, "tickCount": 6},
                     },
                     "x2": {"field": "ended"},
-                    "y": {"field": "lane", "type": "nominal", "sort": None, "title": None},
+                    "y": {
+                        "field": "lane",
+                        "type": "nominal",
+                        "sort": None,
+                        "title": None,
+                        "axis": {
+                            "labelExpr": "split(datum.value, '\\n')",
+                            "labelOffset": -5 * is_tall,
+                        },
+                    },
                     "color": groups("outcome", colours),
                     "stroke": groups("outcome", colours),
                     "tooltip": [
@@ -379,7 +403,7 @@ def time_breakdown(rows: Sequence[Spec]) -> Chart:
     return bars(
         "time-chart",
         "Time of training",
-        "The share of each kind of time, as in the table.",
+        "The share of each kind of time.",
         rows,
         {"field": "bucket", "colours": {name: BUCKET_COLOURS[name] for name in names}},
     )
@@ -425,16 +449,18 @@ def scores(rows: Sequence[Spec]) -> Chart:
 
     Args:
         rows: with ``line``, unique and beginning with a number and a tab; a benchmark's own line
-            has no ``value``.
+            has no ``value``. A label may have two lines.
     """
+    is_tall = any("\n" in row["line"] for row in rows)
+    shown = {name: SCORES[name] for name in SCORES if any(row["from"] == name for row in rows)}
     axis: Spec = {
         "field": "line",
         "type": "nominal",
         "scale": {"domain": [row["line"] for row in rows]},
         "title": None,
         "axis": {
-            "labelExpr": "split(datum.value, '\\t')[1]",
-            "labelLimit": {"expr": "containerSize()[0] < 500 ? 150 : 340"},
+            "labelExpr": "split(split(datum.value, '\\t')[1], '\\n')",
+            "labelOffset": -5 * is_tall,
             "labelFontWeight": {
                 "condition": {"test": "test(/^[0-9]+#/, datum.value)", "value": "bold"},
                 "value": "normal",
@@ -456,9 +482,9 @@ def scores(rows: Sequence[Spec]) -> Chart:
     spec: Spec = {
         "data": {"values": list(rows)},
         "width": "container",
-        "height": 18 * len(rows),
+        "height": (TWO_LINES if is_tall else 18) * len(rows),
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "encoding": {"y": axis, "color": groups("from", SCORES)},
+        "encoding": {"y": axis, "color": groups("from", shown)},
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.6},
@@ -475,7 +501,7 @@ def scores(rows: Sequence[Spec]) -> Chart:
                     "shape": {
                         "field": "from",
                         "type": "nominal",
-                        "scale": {"domain": list(SCORES), "range": ["circle", "diamond"]},
+                        "scale": {"domain": list(shown), "range": ["circle", "diamond"]},
                     },
                     "tooltip": {"field": "text", "type": "nominal"},
                 },

@@ -120,7 +120,7 @@ def attempt_rows(reports: Sequence[RunReport], now: float) -> list[curves.Row]:
 
 def lane(report: RunReport, stage: str, several_runs: bool) -> str:
     """Return the lane of a stage's attempts: of several runs with the name of its own."""
-    return f"{report.name} {stage}" if several_runs else stage
+    return f"{report.name}\n{stage}" if several_runs else stage
 
 
 def cause_rows(times: RunTimes) -> list[tuple[object, ...]]:
@@ -192,6 +192,7 @@ def score_chart(reports: Sequence[RunReport]) -> Chart | None:
         for item in report.results["published"]
     }
     rows: list[dict[str, Any]] = []
+    between = "\n" if len(reports) > 1 else " "
     for benchmark in dict.fromkeys(item["benchmark"] for _, item in found):
         rows.append({"line": f"{len(rows)}#\t{benchmark}", "from": "ours"})
         for run, item in found:
@@ -199,13 +200,13 @@ def score_chart(reports: Sequence[RunReport]) -> Chart | None:
                 rows.append(own_score(len(rows), run, item))
         for item in published.values():
             if item["benchmark"] == benchmark:
-                label = f"{item['model']} ({item['table']})"
+                label = f"{item['model']}{between}({item['table']})"
                 rows.append(
                     {
                         "line": f"{len(rows)}\t{label}",
                         "from": "published",
                         "value": item["published"],
-                        "text": f"{label}: {item['published']:.1%}",
+                        "text": f"{' '.join(label.split())}: {item['published']:.1%}",
                     }
                 )
     return charts.scores(rows) if rows else None
@@ -213,7 +214,7 @@ def score_chart(reports: Sequence[RunReport]) -> Chart | None:
 
 def own_score(place: int, run: str, item: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a score of ours in the chart of scores."""
-    label = " ".join(part for part in (run, item["checkpoint_name"], item["protocol"]) if part)
+    label = "\n".join(filter(None, (run, f"{item['checkpoint_name']} {item['protocol']}")))
     low, high = item["ci95"]
     return {
         "line": f"{place}\t{label}",
@@ -222,7 +223,8 @@ def own_score(place: int, run: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "chance": item["chance"],
-        "text": f"{label}: {item['accuracy']:.1%} ({low:.1%} to {high:.1%}), {item['n']} questions",
+        "text": " ".join(label.split()) + f": {item['accuracy']:.1%} ({low:.1%} to {high:.1%}), "
+        f"{item['n']} questions",
     }
 
 

@@ -14,21 +14,21 @@ Facts = Mapping[str, Any]
 
 
 def record_of(report: RunReport) -> dict[str, Any]:
-    """Return the first request of a run with the newest configuration."""
-    return {
-        **request.read_record(report.run),
-        **{
-            key: value
-            for key, value in request.last_request(report.run, report.record.history).items()
-            if key in ("experiment", "cluster", "size")
-        },
-    }
+    """Return the first request of a run with the newest configuration, and the command that has
+    changed it last (``last_command``).
+    """
+    last = request.last_request(report.run, report.record.history)
+    newest = {key: last[key] for key in ("experiment", "cluster", "size")}
+    return {**request.read_record(report.run), **newest, "last_command": last["command"]}
 
 
 def rows(report: RunReport, record: Facts) -> Iterator[tuple[str, str]]:
     """Yield what produced a run: command, code, versions, weights, corpora."""
     yield "run directory", str(report.run.root)
-    yield "command", " ".join(record.get("command") or ())
+    command, last = (" ".join(record.get(key) or ()) for key in ("command", "last_command"))
+    yield "command", command
+    if last != command:
+        yield "last changed by", last
     yield "submitted", tables.moment(record["time"])
     yield "by", f"{record.get('user')} on {record.get('host')}"
     yield "cluster", f"{report.record.cluster}, size {record.get('size')}"

@@ -14,6 +14,7 @@ from meditron_cli.reporting import tables
 from meditron_cli.reporting.html_report import (
     charts,
     curves,
+    grid,
     node_map,
     page_content,
     provenance,
@@ -147,21 +148,14 @@ def load() -> Any:
     )
     environment.filters["raw"] = raw
     environment.filters["has"] = has
-    environment.filters["is_number"] = is_number
+    environment.filters["classes"] = grid.classes
+    environment.filters["is_short"] = grid.is_short
     return environment
 
 
 def raw(value: Any) -> str:
     """Return a value of ``report --json`` as JSON; of a list its length."""
     return json.dumps(len(value) if isinstance(value, list) else value)
-
-
-NUMBER = re.compile(r"[-+±]?[\d.,:]+(e[-+]?\d+)?( ?[%a-zA-Z]{1,3})?")
-
-
-def is_number(cell: object) -> bool:
-    """Return whether a cell of a table is a number, with or without a unit."""
-    return isinstance(cell, int | float) or bool(NUMBER.fullmatch(str(cell)))
 
 
 def has(found: Sequence[Sequence[summary.Figure]], key: str) -> bool:
@@ -185,8 +179,8 @@ def plain_charts(reports: Sequence[RunReport], attempts: Sequence[Any]) -> list[
     """Return the charts beside the curves of trainings, as far as there is something to show."""
     found = [page_content.score_chart(reports)]
     if attempts:
-        lanes = len({row[0] for row in attempts})
-        found.append(charts.timeline(lanes, {row[6] for row in attempts}))
+        lanes, outcomes = {row[0] for row in attempts}, {row[6] for row in attempts}
+        found.append(charts.timeline(lanes, outcomes))
     if rows := page_content.time_rows(reports):
         found.append(charts.time_breakdown(rows))
     if len(reports) == 1:
@@ -202,7 +196,8 @@ def by_section(found: Iterable[Iterable[Table]]) -> Mapping[str, list[Table]]:
             columns, rows = (*columns[:4], columns[5]), [(*row[:4], row[5]) for row in rows]
         if rows:
             section = PLACES.get(title, "evaluation")
-            sections.setdefault(section, []).append(shortened(title, columns, rows))
+            table = grid.without_empty_columns(shortened(title, columns, rows))
+            sections.setdefault(section, []).append(table)
     return sections
 
 
@@ -219,6 +214,12 @@ def compared(reports: Sequence[RunReport]) -> Mapping[str, list[Table]]:
     return {"evaluation": [table for table in found if table[2]]}
 
 
+def task_name(report: RunReport, stage: str, index: int) -> str:
+    """Return the stage of a task, with its index where the stage has several."""
+    known = report.view.stages.get(stage)
+    return f"{stage} {index}" if known and known.total > 1 else stage
+
+
 def alarm_table(report: RunReport) -> Table:
     """Return the table of a run's newest alarms."""
     rows: list[tuple[object, ...]] = [
@@ -226,7 +227,7 @@ def alarm_table(report: RunReport) -> Table:
             tables.moment(item["time"]),
             item["verdict"],
             item["code"],
-            f"{item['stage']} attempt {item['attempt']}",
+            f"{task_name(report, item['stage'], item['index'])} attempt {item['attempt']}",
             item["message"],
         )
         for item in reversed(report.results["alarms"][-ROWS:])
@@ -240,8 +241,8 @@ def attempt_table(report: RunReport, now: float) -> Table:
     rows: list[tuple[object, ...]] = []
     for attempt in reversed(report.times.attempts[-ROWS:]):
         row = tables.attempt_row(report.times, attempt, report.view, now)
-        stage, task, number, job, nodes, began, lasted, steps, ended, action = row
+        _, _, number, job, nodes, began, lasted, steps, ended, action = row
         end = ", ".join(str(part) for part in (ended, action) if part)
-        name = f"{stage} {task}" if report.view.stages[attempt.stage].total > 1 else stage
+        name = task_name(report, attempt.stage, attempt.index)
         rows.append((name, number, job, nodes, began, lasted, steps, end, attempt.sentence))
     return "attempts", columns, rows

@@ -158,6 +158,20 @@ def made(
 
 
 @pytest.fixture
+def comparison(trained: Bench, finish: Callable[..., None], tmp_path: Path) -> Path:
+    """Return the page of two runs, of which the second answers 18 questions more."""
+    first = trained.run()
+    trained.submit("--set", "pretrain.learning_rate=0.001")
+    (second,) = (run for run in (trained.run(0), trained.run(1)) if run.root != first.root)
+    write_run(second, finish)
+    for run, right in ((first, 10), (second, 28)):
+        points = [{"id": f"q{item}", "points": float(item < right)} for item in range(40)]
+        file = run.path("evaluations/pm/last/questions.jsonl")
+        file.write_text("".join(json.dumps(one) + "\n" for one in points))
+    return written(trained, tmp_path / "page.html", first.name, second.name)
+
+
+@pytest.fixture
 def page(made: Made) -> Path:
     """Return the page of the run."""
     return made.page

@@ -64,9 +64,47 @@ def test_a_page_is_quiet_and_legible(browser: Chromium, page: Path, width: int, 
     assert browser.run(drawn) > 50
     assert found["texts"] > 200
     assert found["poor"] == []
+    assert browser.run(LINES) == []
     assert browser.run("document.documentElement.scrollWidth") == width
     dark = browser.run("getComputedStyle(document.body).backgroundColor") != "rgb(251, 251, 250)"
     assert dark == (mode == "dark")
+
+
+LINES = """
+[...document.querySelectorAll("td, th")].map((cell) => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+  return [cell.textContent.trim(), tops.size];
+}).filter(([text, lines]) => lines > 1 && lines > Math.ceil(text.length / 8))
+"""
+"""Cells of tables whose text stands in lines of few letters."""
+
+LEGENDS = """
+[...document.querySelectorAll(".role-legend")].flatMap((legend) => {
+  const right = legend.closest("svg").getBoundingClientRect().right + 1;
+  const symbols = [...legend.querySelectorAll(".role-legend-symbol path")];
+  const seen = (path) =>
+    ["fill", "stroke"].some((name) => path.getAttribute(name).startsWith("var("));
+  return [...legend.querySelectorAll("text")].map((text, place) => [text.textContent,
+    text.getBoundingClientRect().right <= right && seen(symbols[place])]);
+})
+"""
+"""Texts of legends, and whether each is within its chart, beside a symbol in a colour."""
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_tables_and_legends_of_a_comparison_are_legible(
+    browser: Chromium, comparison: Path, width: int
+) -> None:
+    browser.open(comparison, width)
+
+    assert browser.messages == []
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.run(LINES) == []
+    legends = browser.run(LEGENDS)
+    assert {"med", "replay", "preempted or stopped", "published"} < {text for text, _ in legends}
+    assert [text for text, is_legible in legends if not is_legible] == []
 
 
 def test_a_page_shows_the_figures_of_the_json(browser: Chromium, made: Made) -> None:

@@ -13,16 +13,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from jobs.contract.events import append_event
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
-from meditron_cli.reporting.html_report import curves, page_content, render, summary
+from meditron_cli.reporting.html_report import curves, grid, page_content, render, summary
 from meditron_cli.reporting.html_report.curves import Training
 from meditron_cli.reporting.html_report.summary import find
 
 from ....conftest import Bench
 from ....metric_lines import step
 from ...task_records import TaskRecords
-from .conftest import SPIKE, STEPS, Made, write_run, written
+from .conftest import SPIKE, STEPS, Made, written
 
 
 class Parsed(HTMLParser):
@@ -158,19 +159,8 @@ def test_a_run_that_has_only_begun_has_a_page(meditron: Bench, tmp_path: Path) -
     assert "is pending" in page.read_text(encoding="utf-8")
 
 
-def test_runs_are_shown_side_by_side(
-    trained: Bench, finish: Callable[..., None], tmp_path: Path
-) -> None:
-    first = trained.run()
-    trained.submit("--set", "pretrain.learning_rate=0.001")
-    (second,) = (run for run in (trained.run(0), trained.run(1)) if run.root != first.root)
-    write_run(second, finish)
-    for run, right in ((first, 10), (second, 28)):
-        points = [{"id": f"q{item}", "points": float(item < right)} for item in range(40)]
-        file = run.path("evaluations/pm/last/questions.jsonl")
-        file.write_text("".join(json.dumps(one) + "\n" for one in points))
-
-    page = written(trained, tmp_path / "page.html", first.name, second.name)
+def test_runs_are_shown_side_by_side(comparison: Path) -> None:
+    page = comparison
 
     found = Parsed(page)
     assert found.sections == [
@@ -180,11 +170,35 @@ def test_runs_are_shown_side_by_side(
         ["0.003", "0.001"]
     ]
     names = {row["training"] for row in rows(page, "pretrain-steps")}
-    assert names == {first.name, second.name}
+    assert len(names) == 2
     assert [key for key, _ in found.figures].count("pretrain.loss_last") == 2
     (paired,) = (row for row in found.rows if "18/0" in row)
     assert paired[0] == "pm"
     assert ["pm", "600 top-token", *["70.0% (60.0% to 80.0%)"] * 2] in found.rows
+
+
+def test_a_page_has_the_command_that_changed_the_configuration_last(
+    meditron: Bench, tmp_path: Path
+) -> None:
+    meditron.submit()
+    first = json.loads(meditron.run().record.read_text())
+    request = {key: first[key] for key in ("experiment", "cluster", "size", "config_file")}
+    append_event(meditron.run(), "request", **request, command=["meditron", "submit", "again"])
+
+    page = written(meditron, tmp_path / "page.html")
+
+    commands = {row[0]: row[1] for row in Parsed(page).rows if len(row) == 2}
+    assert commands["last changed by"] == "meditron submit again"
+    assert commands["command"] == " ".join(first["command"])
+
+
+def test_the_columns_of_numbers_of_a_table() -> None:
+    rows = [("loss", "random", None, "5.0 s", ""), ("step", "1", "2,500", "-", None)]
+    table = ("t", ("what", "first", "last", "time", "note"), [*rows, ("mfu", "3", "4", "1 s", "-")])
+
+    assert grid.classes(table) == ["", "n", "n", "n", ""]
+    assert grid.without_empty_columns(table)[1] == ("what", "first", "last", "time")
+    assert grid.without_empty_columns(table)[2][0] == ("loss", "random", None, "5.0 s")
 
 
 def test_of_many_attempts_the_newest_are_shown(
