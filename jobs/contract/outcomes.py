@@ -106,7 +106,9 @@ HEALTH_CODES = (
     "network_port",
     "nvlink",
     "nvlink_errors",
+    "nvlink_recovery",
     "oom_kill",
+    "pcie_errors",
     "pcie_generation",
     "pcie_replays",
     "pcie_width",
@@ -152,8 +154,9 @@ class Alarm:
     """A warning about a run, a node or a GPU while ranks run: the ``alarm`` event."""
 
     code: str
-    """Of a finding, or ``straggler``, ``slow_steps``, ``slow_storage``, ``goodput``,
-    ``rising_loss``, ``loss_spike``, ``restart_storm``, ``monitor_silent``."""
+    """Of a finding, or ``driver_version``, ``straggler``, ``slow_steps``, ``slow_storage``,
+    ``goodput``, ``rising_loss``, ``loss_spike``, ``restart_storm``,
+    ``monitor_silent``."""
     message: str
     verdict: str = "WARN"
     """``WARN``, ``DRAIN`` or ``FATAL``."""

@@ -195,6 +195,10 @@ def read_gpu(devices: Devices, index: int, note: Callable[[str], None] | None = 
 def _field(nvml: Any, handle: Any, field: int | tuple[int, int]) -> int:
     """Return the value of a field, or of a field and its scope."""
     (value,) = nvml.nvmlDeviceGetFieldValues(handle, [field])
+    return _value(nvml, value)
+
+
+def _value(nvml: Any, value: Any) -> int:
     if value.nvmlReturn != nvml.NVML_SUCCESS:
         raise nvml.NVMLError(value.nvmlReturn)
     # Read the union as the driver wrote it: a narrower member leaves the rest undefined.
@@ -352,6 +356,10 @@ def _sm_clock(nvml: Any, handle: Any) -> int:
     return int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
 
 
+def _memory_clock(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))
+
+
 def _sm_clock_max(nvml: Any, handle: Any) -> int:
     return int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
 
@@ -385,6 +393,21 @@ LINK_ERROR_FIELDS = (161, 162, 163)
 """NVML_FI_DEV_NVLINK_ERROR_DL_{REPLAY,RECOVERY,CRC}."""
 ALL_LINKS = 0xFFFFFFFF
 """The scope that sums over all links."""
+
+
+def _pcie_fatal(nvml: Any, handle: Any) -> int:
+    return _field(nvml, handle, nvml.NVML_FI_DEV_PCIE_COUNT_FATAL_ERROR)
+
+
+def _link_failures(nvml: Any, handle: Any) -> int:
+    """Return the failed recoveries of all links, whose counters are one per link."""
+    field = nvml.NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS
+    links = range(nvml.NVML_NVLINK_MAX_LINKS)
+    values = nvml.nvmlDeviceGetFieldValues(handle, [(field, link) for link in links])
+    known = [_value(nvml, value) for value in values if value.nvmlReturn == nvml.NVML_SUCCESS]
+    if not known:
+        raise nvml.NVMLError(values[0].nvmlReturn)
+    return sum(known)
 
 
 def _ecc_corrected(nvml: Any, handle: Any) -> int:
@@ -431,11 +454,14 @@ PROBES: dict[str, Callable[[Any, Any], Any]] = {
     "energy": _call("nvmlDeviceGetTotalEnergyConsumption"),
     "sm_clock": _sm_clock,
     "sm_clock_max": _sm_clock_max,
+    "memory_clock": _memory_clock,
     "pcie_generation": _call("nvmlDeviceGetCurrPcieLinkGeneration"),
     "pcie_generation_max": _call("nvmlDeviceGetMaxPcieLinkGeneration"),
     "pcie_replays": _call("nvmlDeviceGetPcieReplayCounter"),
+    "pcie_fatal": _pcie_fatal,
     "slow_time": _slow_time,
     "link_errors": _link_errors,
+    "link_failures": _link_failures,
     "ecc_corrected": _ecc_corrected,
 }
 """Probe per field of ``Gpu``. Each runs on its own."""

@@ -146,12 +146,17 @@ class Gpu:
     sm_clock: int | Unknown
     """MHz."""
     sm_clock_max: int | Unknown
+    memory_clock: int | Unknown
     pcie_generation: int | Unknown
     """Of the link now; it drops while the card is idle."""
     pcie_generation_max: int | Unknown
     pcie_replays: int | Unknown
+    pcie_fatal: int | Unknown
+    """Fatal errors of the link."""
     slow_time: SlowTime | Unknown
     link_errors: LinkErrors | Unknown
+    link_failures: int | Unknown
+    """Times that an NVLink could not be recovered."""
     ecc_corrected: int | Unknown
     """Corrected errors since the last reset."""
 

@@ -16,6 +16,8 @@ class XidAction(Enum):
     """The GPU needs a reset."""
     REPAIR = "XB"
     """The node needs a reboot, or the GPU to be replaced."""
+    REPORT = "W"
+    """Worth telling: nothing fails for it."""
     IGNORE = "I"
 
 
@@ -28,8 +30,9 @@ _XIDS: dict[XidAction, tuple[int, ...]] = {
         *(155, 156, 158, 167, 171, 172),
     ),
     XidAction.REPAIR: (54, 64, 79, 143, 151),
+    XidAction.REPORT: (92, 121, 157),
     XidAction.IGNORE: (
-        *(37, 43, 45, 63, 66, 67, 92, 93, 106, 107, 121, 137, 154, 157, 160, 161),
+        *(37, 43, 45, 63, 66, 67, 93, 106, 107, 137, 154, 160, 161),
         *range(162, 166),
     ),
 }
@@ -73,6 +76,7 @@ MEANINGS = {
     110: "a security fault",
     119: "the GPU's firmware does not answer",
     120: "the GPU's firmware failed",
+    121: "an error of the link between processor and GPU",
     136: "a link could not be trained",
     140: "an unrecovered ECC error",
     143: "the GPU could not be initialised",
@@ -80,6 +84,7 @@ MEANINGS = {
     154: "the recovery action changed",
     155: "an error of the GPU's software",
     156: "a resource of the GPU was retired",
+    157: "a resource of the GPU could not be retired",
     158: "a fatal time-out in the GPU",
     167: "a fatal time-out of PCIe",
     171: "an uncorrected error of the GPU's memory",

@@ -251,8 +251,7 @@ int nvmlDeviceGetMemoryInfo(Device *device, Memory *memory) {
 }
 int nvmlDeviceGetClockInfo(Device *device, unsigned kind, unsigned *mhz) {
     GUARD(device);
-    (void)kind;
-    *mhz = (unsigned)number(device->index, "clock.sm", 1400);
+    *mhz = (unsigned)(kind == 2 ? number(device->index, "clock.memory", 1593) : number(device->index, "clock.sm", 1400));
     return SUCCESS;
 }
 int nvmlDeviceGetMaxClockInfo(Device *device, unsigned kind, unsigned *mhz) {

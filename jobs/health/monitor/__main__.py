@@ -31,6 +31,7 @@ from jobs.health.monitor.node_reader import PROBE_SECONDS, NodeReader
 from jobs.health.monitor.rules import NodeRules
 from jobs.health.monitor.summary import NodeSummary
 from jobs.health.monitor.xid_events import XidEvent, XidListener
+from jobs.health.sample import Sample, value_or_none
 from jobs.runtime import heartbeat
 from jobs.runtime.log import log
 
@@ -137,6 +138,7 @@ class Monitor:
         report = {
             "node": self._node,
             "started": self._started,
+            "driver": driver_version(sample),
             "time": sample.time,
             "now": [finding.to_json() for finding in current],
             "findings": [finding.to_json() for finding in self._findings.values()],
@@ -206,6 +208,12 @@ def textfile(run: rundir.RunDir, task: specs.TaskSpec) -> Path | None:
     """Return the path of the metrics for node_exporter; None where the profile has no folder."""
     name = f"meditron-{run.name}-{task.stage}-{task.index}.prom"
     return Path(task.site.textfile_dir) / name if task.site.textfile_dir else None
+
+
+def driver_version(sample: Sample) -> str | None:
+    """Return the driver's version; None where it was not read."""
+    driver = value_or_none(sample.driver)
+    return value_or_none(driver.driver) if driver else None
 
 
 def overhead() -> dict[str, float]:

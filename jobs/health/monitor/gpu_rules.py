@@ -31,6 +31,7 @@ SUSTAINED = {
     "fabric": 1,
     "pcie_width": 3,
     "nvlink": 3,
+    "power_cap": 4,
     "temperature": 4,
     "memory_temperature": 4,
     "temperature_peers": 8,
@@ -72,16 +73,28 @@ class GpuRule:
 
 def new_uncorrected_errors(series: GpuSeries, peers: Sequence[GpuSeries]) -> Outcome | None:
     """Report uncorrected ECC errors since the attempt began."""
-    first, newest = series.first.ecc_volatile, series.newest.ecc_volatile
+    return _any_new(series, "ecc_volatile", "uncorrected ECC errors")
+
+
+def fatal_pcie_errors(series: GpuSeries, peers: Sequence[GpuSeries]) -> Outcome | None:
+    """Report fatal errors of PCIe since the attempt began."""
+    return _any_new(series, "pcie_fatal", "fatal errors of PCIe")
+
+
+def failed_links(series: GpuSeries, peers: Sequence[GpuSeries]) -> Outcome | None:
+    """Report NVLinks that could not be recovered since the attempt began."""
+    return _any_new(series, "link_failures", "failed recoveries of NVLinks")
+
+
+def _any_new(series: GpuSeries, name: str, what: str) -> Outcome | None:
+    first, newest = getattr(series.first, name), getattr(series.newest, name)
     if not isinstance(first, int) or not isinstance(newest, int):
         return None
     new = newest - first if newest >= first else newest
     if not new:
         return None
-    evidence = {"new": new, "volatile": newest}
-    return Outcome(
-        HealthVerdict.DRAIN, f"{new} uncorrected ECC errors since the attempt began", evidence
-    )
+    evidence = {"new": new, "count": newest}
+    return Outcome(HealthVerdict.DRAIN, f"{new} {what} since the attempt began", evidence)
 
 
 def corrected_errors(series: GpuSeries, peers: Sequence[GpuSeries]) -> Outcome | None:
@@ -202,6 +215,8 @@ RULES = (
     GpuRule("power_low", low_power),
     GpuRule("pcie_generation", low_generation),
     GpuRule("pcie_replays", pcie_replays),
+    GpuRule("pcie_errors", fatal_pcie_errors),
     GpuRule("nvlink_errors", link_errors),
+    GpuRule("nvlink_recovery", failed_links),
 )
 """One row per code."""

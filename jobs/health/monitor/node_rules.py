@@ -20,6 +20,8 @@ LASTING = 4
 MEMORY_SHARE = 0.03
 SHM_BYTES = 256 << 20
 SWAP_BYTES = GIB
+DISK_SHARE = 1 / 2.2
+"""Of the free space that the preflight check demands, which is that of 2.2 checkpoints."""
 LOAD_FACTOR = 2.0
 
 PORT_ERRORS = 1000
@@ -113,7 +115,21 @@ RULES = (
 """One row per code."""
 
 
-# Ports and probes: several may have a finding ----------------------------------------------------
+# Disk, ports and probes ---------------------------------------------------------------------------
+
+
+def disk_outcomes(series: NodeSeries, needed_gb: float) -> Iterator[tuple[str, Outcome]]:
+    """Yield code and outcome of storage of the run that has no room for another checkpoint.
+
+    Args:
+        needed_gb: free space that the preflight check demands.
+    """
+    values = [sample.disk for sample in series.last(LASTING)]
+    free = [disk.free / GIB for disk in values if isinstance(disk, Disk)]
+    if len(free) < LASTING or max(free) >= DISK_SHARE * needed_gb:
+        return
+    message = f"the storage of the run has only {free[-1]:.1f} GiB free"
+    yield "disk", Outcome(HealthVerdict.WARN, message, {"free_gb": round(free[-1], 1)})
 
 
 def port_outcomes(series: NodeSeries) -> Iterator[tuple[str, Outcome]]:

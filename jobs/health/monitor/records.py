@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from jobs.contract.files import FORMAT, read_lines, read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.outcomes import NodeFinding
 from jobs.health.monitor.xid_events import XidEvent
-from jobs.health.sample import GpuMemory, Sample, Unknown
+from jobs.health.sample import GpuMemory, LinkErrors, RemappedRows, Sample, SlowTime, Unknown
 
 LOG_BYTES = 4 << 20
-"""Of one of the two files of samples: some 20 hours of eight GPUs every 15 seconds, computed."""
+"""Of one of the two files of samples: some 15 hours of eight GPUs every 15 seconds, computed."""
 
 GPU_FIELDS = (
     "index",
@@ -31,13 +32,21 @@ GPU_FIELDS = (
     "temperature",
     "memory_temperature",
     "sm_clock",
+    "memory_clock",
     "clock_reasons",
+    "slow_time",
     "pcie_width",
+    "pcie_generation",
     "pcie_replays",
+    "pcie_fatal",
+    "link_errors",
+    "link_failures",
     "ecc_volatile",
     "ecc_corrected",
+    "remapped_rows",
 )
-"""Fields of a GPU in a line, beside ``memory_used``; None where one was not read."""
+"""Fields of a GPU in a line, beside ``memory_used``; None where one was not read, a list for one of
+several values (``jobs.health.sample``)."""
 
 
 def report_path(folder: Path, index: int, node: str) -> Path:
@@ -194,7 +203,11 @@ def sample_line(
 
 
 def _plain(value: Any) -> Any:
-    return None if isinstance(value, Unknown) else value
+    if isinstance(value, Unknown):
+        return None
+    if isinstance(value, SlowTime | LinkErrors | RemappedRows):
+        return dataclasses.astuple(value)
+    return value
 
 
 @dataclass

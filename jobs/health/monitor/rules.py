@@ -26,7 +26,7 @@ CODES = frozenset(
     {rule.code for rule in gpu_rules.RULES}
     | {rule.code for rule in node_rules.RULES}
     | set(gpu_rules.SUSTAINED)
-    | {"network_port", "network_flap", "network_errors", "probe_stuck", "xid"}
+    | {"disk", "network_port", "network_flap", "network_errors", "probe_stuck", "xid"}
 )
 """All codes of findings about a running node."""
 
@@ -42,6 +42,7 @@ class NodeRules:
         Args:
             expected: of the node; its own processes run, and may fill memory and disks.
         """
+        self._needed_gb = expected.min_free_gb
         self._expected = dataclasses.replace(expected, idle=False, memory_gb=0.0, min_free_gb=0.0)
         self._known: dict[Key, HealthVerdict] | None = None
         """Verdicts of the first sample: the preflight check has reported them."""
@@ -99,7 +100,10 @@ class NodeRules:
         for node_rule in node_rules.RULES:
             if outcome := node_rule.rule(self.series):
                 yield finding(sample, node_rule.code, outcome)
-        for code, outcome in node_rules.port_outcomes(self.series):
+        for code, outcome in (
+            *node_rules.disk_outcomes(self.series, self._needed_gb),
+            *node_rules.port_outcomes(self.series),
+        ):
             yield finding(sample, code, outcome)
 
     def _stuck(self, stuck: Iterable[StuckProbe]) -> Iterator[HealthFinding]:

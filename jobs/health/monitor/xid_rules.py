@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,9 +13,12 @@ from jobs.health.xid import XidAction
 
 CONTAINED = 94
 """A contained memory error: the second one on a GPU condemns it (leptonai/gpud counts reboots)."""
+BURST_SECONDS = 5.0
+"""The same XID within so many seconds is one error (arXiv 2503.11901)."""
 
 VERDICTS = {
     XidAction.IGNORE: HealthVerdict.OK,
+    XidAction.REPORT: HealthVerdict.WARN,
     XidAction.RETRY: HealthVerdict.WARN,
     XidAction.CONFIRM: HealthVerdict.WARN,
     XidAction.EXCLUDE: HealthVerdict.FATAL,
@@ -41,7 +45,8 @@ def outcomes(events: Iterable[XidEvent]) -> Iterator[XidOutcome]:
     for (gpu, uuid, number), times in groups.items():
         action = xid.action(number)
         verdict = VERDICTS[action]
-        if number == CONTAINED and len(times) > 1:
+        errors = 1 + sum(b - a > BURST_SECONDS for a, b in itertools.pairwise(times))
+        if number == CONTAINED and errors > 1:
             verdict = HealthVerdict.FATAL
         if verdict is HealthVerdict.OK:
             continue

@@ -122,7 +122,7 @@ def cause_of_sign(sign: LogSign) -> RootCause:
     """Return the root cause that a log line indicates; an XID of the program is a CUDA error."""
     if sign.number is None:
         return log_patterns.CAUSES[sign.name]
-    harmless = xid.action(sign.number) is XidAction.IGNORE
+    harmless = xid.action(sign.number) in (XidAction.IGNORE, XidAction.REPORT)
     return RootCause.UNKNOWN if harmless else RootCause.CUDA_ERROR
 
 

@@ -60,11 +60,14 @@ WELL = Gpu(
     energy=1_000_000,
     sm_clock=1400,
     sm_clock_max=1410,
+    memory_clock=1593,
     pcie_generation=4,
     pcie_generation_max=4,
     pcie_replays=0,
+    pcie_fatal=0,
     slow_time=SlowTime(0, 0, 0, 0),
     link_errors=LinkErrors(0, 0, 0),
+    link_failures=0,
     ecc_corrected=0,
 )
 

@@ -11,6 +11,7 @@ from jobs.health.xid import XID
 
 PAGE = (Path(__file__).parents[4] / "docs" / "monitoring.md").read_text()
 OF_SUPERVISOR = {
+    "driver_version",
     "straggler",
     "slow_steps",
     "slow_storage",

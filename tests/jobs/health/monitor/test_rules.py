@@ -151,6 +151,19 @@ GPU_SERIES: list[tuple[str, Series, Series, str]] = [
         on_gpu(20, 1, pcie_generation=1, utilisation=0),
         "WARN",
     ),
+    ("pcie_errors", on_gpu(3, 1, last=1, pcie_fatal=1), on_gpu(3, 1, pcie_fatal=1), "DRAIN"),
+    (
+        "nvlink_recovery",
+        on_gpu(3, 1, last=1, link_failures=1),
+        on_gpu(3, 1, link_failures=1),
+        "DRAIN",
+    ),
+    (
+        "power_cap",
+        on_gpu(9, 1, last=4, power_limit=300_000),
+        on_gpu(9, 1, last=3, power_limit=300_000),
+        "WARN",
+    ),
     ("pcie_replays", rising(WINDOW, "pcie_replays", 5), rising(WINDOW, "pcie_replays", 1), "WARN"),
     ("nvlink_errors", linked(20), linked(10), "WARN"),
     # checks of one sample, which must hold for some in a row
@@ -245,6 +258,12 @@ NODE_SERIES: list[tuple[str, Series, Series, str]] = [
         node(9, 3, shm=Disk("/dev/shm", 1 << 20, 1000)),
         "WARN",
     ),
+    (
+        "disk",
+        node(9, 4, disk=Disk("/runs", 4 * GIB, 1000)),
+        node(9, 3, disk=Disk("/runs", 4 * GIB, 1000)),
+        "WARN",
+    ),
     ("oom_kill", host(9, 2, oom_kills=1), host(9, 9, oom_kills=1), "WARN"),
     (
         "network_port",
@@ -283,8 +302,10 @@ NODE_SERIES: list[tuple[str, Series, Series, str]] = [
 def test_a_rule_reports_the_node_of_a_bad_series_and_nothing_of_a_good_one(
     code: str, bad: Series, good: Series, verdict: str
 ) -> None:
-    assert (verdict, code, None) in brief(found(bad))
-    assert code not in [item.code for item in found(good)]
+    expected = Expected(min_free_gb=10)
+
+    assert (verdict, code, None) in brief(found(bad, expected=expected))
+    assert code not in [item.code for item in found(good, expected=expected)]
 
 
 def test_gpus_that_are_gone_are_missing_from_the_second_sample_on() -> None:
@@ -309,6 +330,27 @@ def test_a_probe_that_hangs_is_a_finding_and_later_a_reason_to_leave() -> None:
         HealthVerdict.DRAIN,
         "power of GPU 1 has not returned for 400 s",
     )
+
+
+def xids(*events: tuple[float, int, int]) -> list[tuple[str, str]]:
+    """Verdict and message of events: seconds, GPU, number."""
+    heard = [XidEvent(seconds, gpu, f"GPU-{gpu}", number) for seconds, gpu, number in events]
+    return [(item.verdict.name, item.message) for item in found(steady(3), events=heard)]
+
+
+def test_an_unknown_xid_is_reported_and_an_informational_one_is_not() -> None:
+    assert xids((0, 1, 999)) == [("WARN", "XID 999: not in the table of this program")]
+    assert xids((0, 1, 43), (0, 1, 63)) == []
+
+
+def test_a_second_contained_error_on_a_gpu_condemns_it_but_the_same_one_told_twice_does_not() -> (
+    None
+):
+    message = "XID 94: a contained memory error"
+
+    assert xids((0, 1, 94), (60, 2, 94)) == [("WARN", message), ("WARN", message)]
+    assert xids((0, 1, 94), (4, 1, 94)) == [("WARN", f"{message}, 2 times")]
+    assert xids((0, 1, 94), (60, 1, 94)) == [("FATAL", f"{message}, 2 times")]
 
 
 def test_every_code_has_a_series_with_and_without_a_finding() -> None:
