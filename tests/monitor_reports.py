@@ -28,6 +28,7 @@ def write_report(
     value = {
         "node": node,
         "time": 0.0,
+        "driver": None,
         "now": items,
         "findings": items,
         "ranks": [],

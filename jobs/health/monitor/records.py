@@ -90,6 +90,7 @@ def is_report(value: Mapping[str, Any], node: str) -> bool:
 class _Report:
     node: str
     time: float
+    driver: str | None
     now: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
     ranks: tuple[dict[str, Any], ...]

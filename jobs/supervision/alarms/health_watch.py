@@ -19,7 +19,7 @@ from jobs.runtime.log import log
 from jobs.supervision import node_monitors
 from jobs.supervision.alarms import training_rules
 from jobs.supervision.alarms.alarm_log import AlarmLog
-from jobs.supervision.alarms.stragglers import Place, RankPace, Straggler, StragglerDetector
+from jobs.supervision.alarms.stragglers import Place, RankPace, StragglerDetector
 from jobs.supervision.attempt_records import AttemptRef
 
 READ_SECONDS = 5.0
@@ -96,7 +96,7 @@ class HealthWatch:
             self._send_due = now + SEND_SECONDS
             self._sender.send()
         reports = self._reports()
-        for alarm in node_alarms(reports):
+        for alarm in (*node_alarms(reports), *driver_alarms(reports)):
             self._alarms.add(alarm)
         self._watch_monitors(reports)
         alive = [one for one in reports if self._reads_of(one["node"]) < SILENT_READS]
@@ -152,7 +152,7 @@ class HealthWatch:
         if self._task.training is None:
             return
         if self._detector.add(now, paces(reports)):
-            self._watch_speed()
+            self._watch_speed(reports)
         if is_early(self._training_due, now, TRAINING_SECONDS):
             return
         self._training_due = now + TRAINING_SECONDS
@@ -186,7 +186,7 @@ class HealthWatch:
         own = (line for line in metrics.spikes if line.attempt == self._attempt.number)
         yield from training_rules.spikes(own)
 
-    def _watch_speed(self) -> None:
+    def _watch_speed(self, reports: list[dict[str, Any]]) -> None:
         """Look for stragglers, and for a training that is slow as a whole."""
         if "straggler" in self._task.health.get("skip", ()):
             return
@@ -195,12 +195,15 @@ class HealthWatch:
             costs = lost > RESTART_FACTOR * self._restart_seconds()
             verdict = "DRAIN" if straggler.node and costs else "WARN"
             key = ", ".join(straggler.nodes)
-            alarm = Alarm("straggler", straggler.sentence, verdict, straggler.node, key)
-            self._alarms.add(alarm)
-            if verdict == "DRAIN" and self._task.nodes > 1:
-                self._slow.setdefault(straggler.node, finding_about(straggler))
+            own = [report for report in reports if report["node"] in straggler.nodes]
+            message = straggler.sentence + explanation(straggler.cause, own)
+            self._alarms.add(Alarm("straggler", message, verdict, straggler.node, key))
+            if verdict == "DRAIN":
+                finding = NodeFinding(straggler.node, "straggler", "DRAIN", message)
+                self._slow.setdefault(straggler.node, finding)
         if slow := self._detector.slow_job():
-            self._alarms.add(Alarm("slow_steps", slow.sentence))
+            message = slow.sentence + explanation(slow.cause, reports)
+            self._alarms.add(Alarm("slow_steps", message))
 
     def _seconds_left(self) -> float:
         """Return the time that the rest of the training takes at its present speed."""
@@ -230,9 +233,32 @@ def is_early(due: float, now: float, pause: float) -> bool:
     return now < due <= now + pause
 
 
-def finding_about(straggler: Straggler) -> NodeFinding:
-    """Return the finding that a node should be left for its slow ranks."""
-    return NodeFinding(straggler.node, "straggler", "DRAIN", straggler.sentence)
+EXPLAINS = {
+    "computing": {"throttle", "clock_low", "power_cap", "power_low", "temperature", "load"},
+    "waiting for data": {"load", "memory", "swap", "disk", "probe_stuck"},
+    "communicating": {
+        *("network_port", "network_flap", "network_errors", "nvlink", "nvlink_errors"),
+        *("pcie_width", "pcie_generation", "pcie_replays"),
+    },
+}
+"""Codes of findings by the part of a step that they make slow."""
+NAMED = 4
+"""Most nodes that an alarm names."""
+
+
+def explanation(cause: str, reports: list[dict[str, Any]]) -> str:
+    """Return the findings that hold now and explain slow steps, with their nodes, in parentheses;
+    nothing where there is none.
+    """
+    nodes: dict[str, list[str]] = {}
+    for report in reports:
+        for code in sorted({item["code"] for item in report["now"]} & EXPLAINS[cause]):
+            nodes.setdefault(code, []).append(report["node"])
+    texts = []
+    for code, names in nodes.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(f"{code} on {', '.join(names[:NAMED])}{more}")
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
@@ -246,6 +272,17 @@ def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
                 yield Alarm(
                     item["code"], records.message(item), item["verdict"], report["node"], key
                 )
+
+
+def driver_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
+    """Yield an alarm where nodes have different drivers."""
+    nodes: dict[str, list[str]] = {}
+    for report in reports:
+        if report["driver"]:
+            nodes.setdefault(report["driver"], []).append(report["node"])
+    if len(nodes) > 1:
+        each = "; ".join(f"{version} on {', '.join(nodes[version])}" for version in sorted(nodes))
+        yield Alarm("driver_version", f"the nodes have different drivers: {each}")
 
 
 def readings(reports: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -57,6 +57,10 @@ class Attempt:
     """Steps, seconds, data and communication so far, by rank; rank r is on node r."""
     newest: list[dict[str, Any]] = field(default_factory=list)
     senders: list[Sender] = field(default_factory=list)
+    drivers: dict[str, str] = field(default_factory=dict)
+    """By node."""
+    trains_with: tuple[tuple[str, str, int | None], ...] = ()
+    """Findings about each node while it trains."""
 
     def report(self, node: str, *findings: tuple[str, str, int | None]) -> None:
         """Write the report of a node: verdict, code and GPU of each finding."""
@@ -78,6 +82,7 @@ class Attempt:
             ranks=ranks,
             newest=self.newest,
             energy_j=500.0,
+            driver=self.drivers.get(node),
         )
 
     def save(self, step: int) -> None:
@@ -108,7 +113,7 @@ class Attempt:
                 pace = self.paces.setdefault(rank, [0, 0.0, 0.0, 0.0])
                 parts = (1, own + communication, data, communication)
                 self.paces[rank] = [a + 20 * b for a, b in zip(pace, parts, strict=True)]
-                self.report(f"node{rank:02d}")
+                self.report(f"node{rank:02d}", *self.trains_with)
             self.later(watch, WINDOW_SECONDS + 1)
 
 
@@ -324,6 +329,52 @@ def test_a_straggler_near_the_end_is_only_reported(attempt: Attempt) -> None:
 
     assert attempt.later(watch) is None
     assert attempt.alarms() == [("WARN", "straggler", "node01")]
+
+
+def test_a_straggler_on_the_only_node_is_left_too(attempt: Attempt) -> None:
+    attempt.task = replace(attempt.task, nodes=1)
+    watch = attempt.watch()
+    attempt.summary.add(steps(10, 3.0, 3.0, attempt.now))
+    attempt.save(10)
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
+    attempt.save(20)
+
+    request = attempt.later(watch)
+
+    assert request is not None
+    assert request.finding.node == "node01"
+
+
+def test_slow_steps_name_what_the_nodes_report(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.train(watch, (1.0, 0.0, 0.1), (1.0, 0.0, 0.1))
+    attempt.trains_with = (("WARN", "throttle", 0), ("WARN", "network_errors", None))
+    attempt.train(watch, (2.0, 0.0, 0.1), (2.0, 0.0, 0.1))
+
+    (message,) = [
+        event["message"]
+        for event in read_events(attempt.ref.run, {"alarm"})
+        if event["code"] == "slow_steps"
+    ]
+    assert message == (
+        "a step takes 1.91 times as long as at the start of the attempt, computing "
+        "(throttle on node00, node01)"
+    )
+
+
+def test_nodes_with_different_drivers_are_an_alarm(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.drivers = {"node01": "570.133.20", "node02": "550.54.15", "node03": "570.133.20"}
+    for number in range(4):
+        attempt.report(f"node{number:02d}")
+    attempt.later(watch)
+
+    (event,) = read_events(attempt.ref.run, {"alarm"})
+
+    assert (event["code"], event["message"]) == (
+        "driver_version",
+        "the nodes have different drivers: 550.54.15 on node02; 570.133.20 on node01, node03",
+    )
 
 
 def test_a_profile_may_skip_stragglers(attempt: Attempt) -> None:
