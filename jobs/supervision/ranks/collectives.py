@@ -106,7 +106,7 @@ class _Verdict:
     ranks: tuple[int, ...]
     """Members that have not begun it."""
     differs: tuple[str, ...] = ()
-    """Names and sizes, where the ranks did not begin the same one."""
+    """Names and sizes with their ranks, where these did not begin the same one."""
 
 
 def _pending(record: FlightRecord) -> list[Call]:
@@ -134,15 +134,17 @@ def _judge(call: Call, by_rank: Mapping[int, FlightRecord], world_size: int) -> 
     }
     entered = begun | set(same)
     members = _members(call.group, by_rank, world_size) | entered
-    forms = sorted(
-        {one.name if one.name in UNEVEN else f"{one.name} of {one.sizes}" for one in same.values()}
-    )
+    forms: dict[str, list[int]] = {}
+    for rank, one in same.items():
+        form = one.name if one.name in UNEVEN else f"{one.name} of {one.sizes}"
+        forms.setdefault(form, []).append(rank)
+    differs = (f"{form} by {_names(tuple(forms[form]))}" for form in sorted(forms))
     return _Verdict(
         call=call,
         since=min((one.time for one in same.values()), default=call.time),
         entered=tuple(sorted(entered)),
         ranks=tuple(sorted(members - entered)),
-        differs=tuple(forms) if len(forms) > 1 else (),
+        differs=tuple(differs) if len(forms) > 1 else (),
     )
 
 

@@ -147,7 +147,7 @@ def test_different_sizes_are_reported() -> None:
     assert found is not None
     assert found.sentence == (
         "the ranks called different collectives as all_reduce 7 of the group of all ranks: "
-        "all_reduce of [[16]]; all_reduce of [[8]]"
+        "all_reduce of [[16]] by rank 2; all_reduce of [[8]] by ranks 0-1, 3"
     )
 
 
