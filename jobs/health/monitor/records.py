@@ -158,9 +158,9 @@ def message(item: Mapping[str, Any]) -> str:
 
 def energy(reports: Iterable[Mapping[str, Any]]) -> tuple[float | None, str]:
     """Return the joules that the GPUs of all nodes used, and their source: ``counter``, or
-    ``power`` where some are power times time; None without GPUs.
+    ``power`` where some are power times time; None without GPUs, or where none was read.
     """
-    parts = [report for report in reports if report["gpus"]]
+    parts = [report for report in reports if report["gpus"] and report["energy_source"]]
     if not parts:
         return None, ""
     sources = {report["energy_source"] for report in parts}

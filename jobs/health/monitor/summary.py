@@ -45,7 +45,11 @@ class GpuSummary:
     newest: Gpu
     time: float
     joules: float = 0.0
-    """From its counter, else power times time."""
+    """Up to the newest reading of its counter."""
+    since: float = 0.0
+    """Power times time after that reading."""
+    counter: int | None = None
+    """The newest reading."""
     by_counter: bool = True
     utilisation: Mean = field(default_factory=Mean)
     power: Mean = field(default_factory=Mean)
@@ -56,7 +60,7 @@ class GpuSummary:
 
     def add(self, gpu: Gpu, time: float) -> None:
         """Add a sample, the first one too."""
-        self._add_energy(self.newest, gpu, time - self.time)
+        self._add_energy(gpu, time - self.time)
         self.newest, self.time = gpu, time
         self.utilisation.add(gpu.utilisation)
         self.power.add(gpu.power)
@@ -66,13 +70,33 @@ class GpuSummary:
         if isinstance(gpu.memory, GpuMemory):
             self.memory.add(gpu.memory.used)
 
-    def _add_energy(self, before: Gpu, after: Gpu, seconds: float) -> None:
-        first, last = before.energy, after.energy
-        if isinstance(first, int) and isinstance(last, int) and last >= first:
-            self.joules += (last - first) / MILLI
-        elif isinstance(after.power, int) and seconds <= LONGEST_GAP_SECONDS:
-            self.joules += after.power / MILLI * seconds
-            self.by_counter = False
+    def _add_energy(self, gpu: Gpu, seconds: float) -> None:
+        """Add the energy since the sample before: by the counter, which also knows of the time in
+        which it was not read, else power times time.
+        """
+        if isinstance(gpu.power, int) and seconds <= LONGEST_GAP_SECONDS:
+            self.since += gpu.power / MILLI * seconds
+        if not isinstance(gpu.energy, int):
+            return
+        if self.counter is not None and gpu.energy >= self.counter:
+            self.joules += (gpu.energy - self.counter) / MILLI
+        else:  # the first reading, or the first since the driver was loaded again
+            self.joules += self.since
+            self.by_counter = self.by_counter and not self.since
+        self.since, self.counter = 0.0, gpu.energy
+
+    @property
+    def energy(self) -> float | None:
+        """Return the joules so far; None where neither its counter nor its power was read."""
+        known = self.counter is not None or self.power.count
+        return self.joules + self.since if known else None
+
+    @property
+    def source(self) -> str:
+        """Return the source of the energy: ``counter``, or ``power`` for any part of it."""
+        if self.energy is None:
+            return ""
+        return "power" if self.counter is None or self.since or not self.by_counter else "counter"
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary in watts, joules, degrees, MHz and bytes."""
@@ -87,8 +111,8 @@ class GpuSummary:
             "memory_temperature": self.memory_temperature.to_json(),
             "sm_clock_mhz": self.sm_clock.to_json(),
             "memory_bytes": self.memory.to_json(),
-            "energy_j": round(self.joules, 1),
-            "energy_source": "counter" if self.by_counter else "power",
+            "energy_j": None if self.energy is None else round(self.energy, 1),
+            "energy_source": self.source,
         }
 
 
@@ -108,11 +132,12 @@ class NodeSummary:
     def to_json(self) -> dict[str, Any]:
         """Return the summaries of all GPUs, their energy, and the newest readings."""
         gpus = list(self._gpus.values())
+        sources = {gpu.source for gpu in gpus} - {""}
         return {
             "samples": self.samples,
             "newest": [newest(gpu.newest) for gpu in gpus],
-            "energy_j": round(sum(gpu.joules for gpu in gpus), 1),
-            "energy_source": "counter" if all(gpu.by_counter for gpu in gpus) else "power",
+            "energy_j": round(sum(gpu.energy or 0.0 for gpu in gpus), 1),
+            "energy_source": max(sources, default=""),
             "gpus": [gpu.to_json() for gpu in gpus],
         }
 

@@ -73,8 +73,8 @@ def of_run(run: RunDir, record: RunRecord, times: RunTimes) -> Usage:
         for attempt in times.attempts
         if (stage := record.stages.get(attempt.stage)) and stage.gpus_per_node
     ]
-    energies = [(joules, source) for joules, source in map(_energy(run), on_gpus) if joules]
-    joules = sum(joules for joules, _ in energies) if energies else None
+    energies = [(joules, source) for joules, source in map(_energy(run), on_gpus) if source]
+    joules = sum(joules or 0.0 for joules, _ in energies) if energies else None
     accounting = accounting_of(run, record)
     kwh = None if joules is None else joules / JOULES_PER_KWH
     sources = {source for _, source in energies}

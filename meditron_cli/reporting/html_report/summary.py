@@ -178,9 +178,14 @@ def energy_rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "energy of the GPUs", f"{joules / JOULES_PER_KWH:,.2f} kWh", f"{how}, {measured}"
         at = f"at a PUE of {usage['pue']:g}" if usage["pue"] else "no PUE is known"
         yield "energy at the wall", f"{usage['kwh']:,.2f} kWh", at
-        if tokens := results[PRETRAIN]["tokens"]:
+        is_whole = usage["measured_attempts"] == usage["gpu_attempts"]
+        if is_whole and (tokens := results[PRETRAIN]["tokens"]):
             each = usage["kwh"] / tokens * 1e9
-            yield "energy of a billion tokens", f"{each:,.2f} kWh", "of pretraining"
+            yield (
+                "energy of a billion tokens",
+                f"{each:,.2f} kWh",
+                "of all stages, per pretraining's",
+            )
     if usage["kg_co2"] is not None:
         yield "emissions", f"{usage['kg_co2']:,.2f} kg CO2", "by the grid factor of the profile"
     if usage["price"] is not None:

@@ -324,9 +324,11 @@ def test_energy_is_shown_with_how_it_is_known() -> None:
     assert found == [
         ("energy of the GPUs", "70.00 kWh", "counters of the GPUs, in 3 of 4 attempts"),
         ("energy at the wall", "77.00 kWh", "at a PUE of 1.1"),
-        ("energy of a billion tokens", "38.50 kWh", "of pretraining"),
         ("emissions", "1.50 kg CO2", "by the grid factor of the profile"),
         ("cost", "250.00 CHF", "100.00 GPU-hours at the price of the profile"),
     ]
     unknown = dict.fromkeys(usage) | {"gpu_hours": 0.0}
     assert list(summary.energy_rows({"usage": unknown, "pretrain": {"tokens": None}})) == []
+    whole = {**usage, "measured_attempts": 4}
+    rows = summary.energy_rows({"usage": whole, "pretrain": {"tokens": 2_000_000_000}})
+    assert ("energy of a billion tokens", "38.50 kWh", "of all stages, per pretraining's") in rows
