@@ -272,7 +272,7 @@ def test_the_wheel_holds_every_data_file_and_no_test(wheel: Path) -> None:
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".yaml", ".json", ".md", ".py"}
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert data - held == set()
     assert [name for name in held if name.split("/")[0] == "tests"] == []
