@@ -33,7 +33,7 @@ def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -
     if any("browser" in getattr(item, "fixturenames", ()) for item in items) and not (
         shutil.which("chromium")
     ):
-        announce("installing Chromium for the tests of HTML reports ...")
+        announce("installing Chromium (some 200 MB) for the tests of HTML reports ...")
         chromium.install()
 
 
