@@ -10,7 +10,7 @@ from meditron_cli import console
 VARIABLE = "_MEDITRON_COMPLETE"
 """Set by the script when the shell requests completions; the name that click derives."""
 
-NO_SPACE = {
+CHANGES = {
     "bash": (
         "\n    return 0\n}",
         "\n    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi"
@@ -21,9 +21,11 @@ NO_SPACE = {
         "local space=(); [[ $completions[1] == *= ]] && space=(-S '')\n"
         '        compadd -U -V unsorted "${space[@]}" -a completions',
     ),
+    "fish": ('string split ","', 'string split --max 1 ","'),
 }
-"""Text of click's script, and what replaces it: a value follows ``KEY=`` without a space; fish
-adds none."""
+"""Text of click's script, and what replaces it: no space follows ``KEY=``, as none does in fish,
+where descriptions have commas.
+"""
 
 
 @click.command()
@@ -40,4 +42,4 @@ def command(ctx: click.Context, shell: str) -> None:
     assert kind is not None, shell
     script = kind(ctx.find_root().command, {}, "meditron", VARIABLE)
     source = script.source_template % script.source_vars()
-    console.data(source.replace(*NO_SPACE.get(shell, ("", ""))))
+    console.data(source.replace(*CHANGES.get(shell, ("", ""))))

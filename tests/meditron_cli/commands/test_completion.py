@@ -18,8 +18,8 @@ def test_script_of_each_shell_calls_meditron(meditron: Bench, shell: str) -> Non
 
     assert result.exit_code == 0
     assert f"_MEDITRON_COMPLETE={shell}_complete" in result.stdout
-    no_space = {"bash": "compopt -o nospace", "zsh": "space=(-S '')", "fish": ""}
-    assert no_space[shell] in result.stdout
+    ours = {"bash": "compopt -o nospace", "zsh": "space=(-S '')", "fish": "split --max 1"}
+    assert ours[shell] in result.stdout
 
 
 def completions(bench: Bench, words: str, position: int, shell: str = "bash") -> list[str]:
