@@ -111,7 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.inputs", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.reporting": LOWEST
-    | {"jobs.data", "jobs.evaluation", "jobs.health", "jobs.tokenization"}
+    | {"jobs.data", "jobs.evaluation", "jobs.health", "jobs.slurm", "jobs.tokenization"}
     | {"meditron_cli.runs", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.profiling": NODE,

@@ -113,7 +113,8 @@ def gather(
     Args:
         other: a run whose scores are compared with those of each.
     """
-    from meditron_cli.reporting import report, run_times, task_errors
+    from meditron_cli.reporting import report, run_times
+    from meditron_cli.reporting.reasons import task_errors
     from meditron_cli.runs import query, state
 
     found, now = [], services.clock.now()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +13,21 @@ import click
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN
 from jobs.contract.units import plural
-from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.reporting import tables
-from meditron_cli.runs import query, release, state, store
+from meditron_cli.runs import query, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
+    from meditron_cli.reporting.reasons.task_errors import TaskFailure
     from meditron_cli.reporting.run_times import RunTimes
-    from meditron_cli.reporting.task_errors import TaskFailure
 
 WATCH_SECONDS = 30.0
 """Interval of ``--watch`` without a terminal; a scheduler should not be queried more often for one
 person."""
-
-SHOWN = 5
-"""Most tasks with the same error that are named."""
 
 
 @click.command()
@@ -107,16 +102,17 @@ def loss_text(run: RunView) -> str | None:
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """Print one run in full."""
-    from meditron_cli.reporting import finetuned, run_times, task_errors
+    from meditron_cli.reporting import finetuned, run_times
+    from meditron_cli.reporting.reasons import task_errors, waiting
 
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
     view = state.derive_view(record, infos, now)
     times = run_times.measure(run, record, view, now)
     full = RunDetail(run, record, view, times, task_errors.of_run(run, record, infos, now), now)
-    stuck = state.stuck_jobs(record, infos)
     if as_json:
-        console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
+        stuck = [list(job) for job in state.stuck_jobs(record, infos)]
+        console.json_out({"runs": [{**to_json(full), "stuck": stuck}]})
         return
     console.data(f"run {view.name}: {view.state_text}\nin  {run.root}")
     console.table(
@@ -130,10 +126,11 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     print_facts(full)
     print_tables(full, models)
     print_alarms(full)
-    print_pending(run, view)
-    print_unconfirmed(full)
-    print_blocked(full, stuck)
-    print_errors(full)
+    print_starts(view)
+    for sentence in waiting.sentences(run, record, view, infos):
+        console.data(sentence)
+    for sentence in task_errors.sentences(run, view, full.errors):
+        console.data(sentence)
     for warning in (*finetuned.notes(models), *score_warnings(run)):
         console.warning(warning)
 
@@ -171,6 +168,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
     """Return the run as ``status RUN --json`` prints it."""
     from meditron_cli.reporting import finetuned, report, speed
     from meditron_cli.reporting.health import alarms, usage
+    from meditron_cli.reporting.reasons import waiting
 
     measured = speed.newest(full.times.steps)
     return {
@@ -182,9 +180,11 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "errors": [error.to_json() for error in full.errors],
         "blocked": [
             {"stages": stages, "origin": origin, "state": word}
-            for (origin, word), stages in blocked_stages(full).items()
+            for (origin, word), stages in state.blocked_stages(
+                full.record, full.view.stages
+            ).items()
         ],
-        "unconfirmed": unconfirmed_stages(full.record),
+        "unconfirmed": waiting.unconfirmed_stages(full.record),
         "jobs": jobs_of(full.record),
         "validation_corpora": report.validation_corpora(full.times.steps.validated),
         "weights": report.weights(full.run, full.view),
@@ -308,96 +308,13 @@ def print_alarms(full: RunDetail) -> None:
         )
 
 
-def print_pending(run: RunDir, view: RunView) -> None:
-    """Print when pending stages are expected to start, and how to release held ones."""
+def print_starts(view: RunView) -> None:
+    """Print when pending stages are expected to start."""
+    from meditron_cli.reporting.reasons import waiting
+
     for stage in view.stages.values():
-        if stage.state != "pending":
-            continue
-        if stage.expected_start is not None:
-            at = datetime.fromtimestamp(stage.expected_start)
-            console.data(f"{stage.stage}: starts about {at:%Y-%m-%d %H:%M}, as Slurm estimates")
-        if stage.pending_reason == HELD_BY_USER:
-            console.data(f"{stage.stage}: its owner holds it; `scontrol release` lets it start")
-        elif is_held_after_launch(stage.pending_reason):
-            console.data(f"{stage.stage}: Slurm holds it after a failed launch")
-            console.data(f"hint: `{store.command(run, 'resume')}` releases it")
-
-
-def unconfirmed_stages(record: RunRecord) -> list[str]:
-    """Return the stages whose submission has no result on record."""
-    return [name for name, stage in record.stages.items() if stage.unanswered]
-
-
-def print_unconfirmed(full: RunDetail) -> None:
-    """Print the stages whose submission has no result on record, and what follows."""
-    stages = unconfirmed_stages(full.record)
-    if not stages:
-        return
-    resume, cancel = (store.command(full.run, word) for word in ("resume", "cancel"))
-    console.data(
-        f"{', '.join(stages)}: the submission is unconfirmed: it is in progress, was killed, or "
-        "got no answer"
-    )
-    console.data(f"hint: `{resume}` completes it, `{cancel}` withdraws it")
-
-
-def blocked_stages(full: RunDetail) -> dict[tuple[str, str], list[str]]:
-    """Return the stages that wait for one which will not finish by itself, by name and state."""
-    return state.blocked_stages(full.record, full.view.stages)
-
-
-def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
-    """Print the stages that cannot start, one line per reason, and the remedy where nothing else
-    has it.
-
-    Args:
-        stuck: stages and jobs whose dependency can never be satisfied.
-    """
-    jobs: dict[str, list[str]] = {}
-    for stage, job_id in stuck:
-        jobs.setdefault(stage, []).append(job_id)
-    for (origin, word), stages in blocked_stages(full).items():
-        if word == "cancelled" and jobs.keys().isdisjoint(stages):
-            continue  # all of them are cancelled
-        verb = "wait" if len(stages) > 1 else "waits"
-        ending = "failed" if word == "failed" else f"is {word}"
-        console.data(f"{', '.join(stages)}: {verb} for {origin}, which {ending}")
-        for stage in stages:
-            jobs.pop(stage, None)
-    for stage, job_ids in jobs.items():
-        console.data(f"{stage}: {release.jobs_text(job_ids)} waits for a job that failed")
-        hint = store.command(full.run, "resume")
-        console.data(f"hint: `{hint}` gives it a new dependency")
-
-
-def print_errors(full: RunDetail) -> None:
-    """Print the errors of tasks and the remedies, equal errors of a stage once, and how the run
-    continues unless one of them names the command.
-    """
-    tasks: dict[tuple[str, str, str, str], list[int]] = {}
-    for error in full.errors:
-        reason = "" if error.reason == error.message else error.reason
-        reason = reason.removeprefix(f"{error.message}; ")
-        key = (error.stage, error.message, reason, error.hint)
-        tasks.setdefault(key, []).append(error.index)
-    for (stage, message, reason, hint), indices in tasks.items():
-        console.data(f"{stage} {tasks_text(indices)}: {message}")
-        if reason:
-            console.data(reason)
-        if hint:
-            console.data(f"hint: {hint}")
-    resume = store.command(full.run, "resume")
-    is_named = any(f"`{resume}" in text for key in tasks for text in key)
-    if full.view.state in ("failed", "stopped", "cancelled") and not is_named:
-        console.data(f"hint: `{resume}` continues it")
-
-
-def tasks_text(indices: Sequence[int]) -> str:
-    """Return ``task 7``, ``tasks 0, 1, 2 and 5 more``."""
-    if len(indices) == 1:
-        return f"task {indices[0]}"
-    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
-    return f"tasks {', '.join(map(str, indices[:SHOWN]))}{more}"
+        if start := waiting.start_text(stage):
+            console.data(f"{stage.stage}: {start}, as Slurm estimates")
 
 
 def jobs_of(record: RunRecord) -> dict[str, list[str]]:

@@ -11,8 +11,9 @@ from jobs.contract.events import ExitEvent
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.errors import ConfigError
-from meditron_cli.reporting import tables, task_errors
+from meditron_cli.reporting import tables
 from meditron_cli.reporting.attempts import Attempt
+from meditron_cli.reporting.reasons import task_errors
 from meditron_cli.runs import open_jobs, state, store
 from meditron_cli.runs.query import evidence_of, query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord

@@ -25,9 +25,9 @@ from meditron_cli.reporting import (
 )
 from meditron_cli.reporting.health import alarms, usage
 from meditron_cli.reporting.published import FAMILIES
+from meditron_cli.reporting.reasons.task_errors import TaskFailure
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
-from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs import request
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,10 @@ from rich.text import Text
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 """A control sequence of a terminal, such as a colour or a title."""
+
+COMMAND = re.compile(r"`[^`]*`")
+BOUND = "\0"
+"""Stands for a blank at which a line must not be broken."""
 
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bits of a braille character's dots: left and right column, from the top."""
@@ -56,6 +61,19 @@ def line(*parts: Part) -> Text:
     return Text.assemble(
         *((clean(text), style) for text, style in pairs), no_wrap=True, overflow="ellipsis"
     )
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines. A command between backticks stays in one line where it fits, since a
+    line break in it would end it when it is pasted.
+    """
+    width = max(1, width)
+
+    def keep(command: re.Match[str]) -> str:
+        return command[0].replace(" ", BOUND) if len(command[0]) <= width else command[0]
+
+    rows = textwrap.wrap(COMMAND.sub(keep, text), width, break_on_hyphens=False)
+    return [row.replace(BOUND, " ") for row in rows]
 
 
 def flow(items: Iterable[Text], width: int, gap: str = "  ") -> list[Text]:

@@ -9,7 +9,6 @@ from typing import Any
 from jobs.contract.events import AlarmEvent
 from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.speed import Speed
-from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.views import RunView
 
 MILLI = 1000.0
@@ -133,9 +132,10 @@ class RunPage:
     alarms: Sequence[AlarmEvent] = ()
     """The newest of each kind and node, oldest first."""
     log: LogEnd | None = None
-    errors: Sequence[TaskFailure] = ()
-    resume: str = ""
-    """The command that continues a run that has ended unfinished; else empty."""
+    errors: Sequence[str] = ()
+    """Sentences of ``reasons.task_errors``, each followed by its hint."""
+    waiting: Sequence[str] = ()
+    """Sentences of ``reasons.waiting``, each followed by its hint."""
     asked: Asked = Asked()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -27,9 +26,11 @@ from meditron_cli.reporting.live.drawing import (
     level,
     line,
     timeline,
+    wrapped,
 )
 from meditron_cli.reporting.live.layout import Section, column_width, screen
 from meditron_cli.reporting.live.page import Asked, GpuReading, NodeReading, RunPage
+from meditron_cli.reporting.reasons.waiting import start_text
 from meditron_cli.reporting.tables import duration
 from meditron_cli.runs.state import ALIVE
 from meditron_cli.runs.views import StageView
@@ -49,10 +50,10 @@ def run_screen(page: RunPage, size: tuple[int, int], ascii_only: bool = False) -
     width, height = size
     head = [heading(page, width), *flow(figures(page), width)[: max(1, height // 4)]]
     stages = stage_lines(page, width, 999, glyphs)
-    errors = len(error_lines(page, column_width(width)))
     waiting = [stage for stage in page.view.stages.values() if not stage.finished]
     sections = [
-        Section("errors", lambda w, h: error_lines(page, w), min(3, errors), errors, 0),
+        remarks("errors", page.errors, size, "red"),
+        remarks("waiting", page.waiting, size, "yellow"),
         Section(
             "stages", lambda w, h: stage_lines(page, w, h, glyphs),
             max(1, min(len(waiting), height // 3)), len(stages), 1,
@@ -109,22 +110,29 @@ def figures(page: RunPage) -> list[Text]:
     return [line((f"{name} ", "dim"), (value, "bold")) for name, value in found if value]
 
 
-def error_lines(page: RunPage, width: int) -> list[Text]:
-    """Return the error of each task, equal ones once, its hint, and how to continue; wrapped, since
-    commands are of no use cut short.
+def remarks(title: str, sentences: Sequence[str], size: tuple[int, int], style: str) -> Section:
+    """Return the section of sentences and their hints, which are of no use cut short."""
+    width, height = size
+    count = len(remark_lines(sentences, column_width(width), height, style))
+    return Section(
+        title, lambda w, h: remark_lines(sentences, w, h, style), min(count, height // 2), count, 0
+    )
+
+
+def remark_lines(sentences: Sequence[str], width: int, height: int, style: str) -> list[Text]:
+    """Return sentences and hints in lines; where they are too many, the last one, which tells how
+    to continue, and the first ones.
     """
-    texts: dict[str, str] = {}
-    for error in page.errors:
-        texts.setdefault(f"{error.stage}: {error.message}", "red")
-        if error.hint:
-            texts.setdefault(f"hint: {error.hint}", "")
-    if page.resume:
-        texts.setdefault(f"hint: `{page.resume}` continues it", "")
-    return [
-        line((row, style))
-        for text, style in texts.items()
-        for row in textwrap.wrap(clean(text), max(1, width), break_on_hyphens=False)
+    shown = sentences if len(sentences) <= height else [*sentences[: height - 1], sentences[-1]]
+    rows = [
+        [
+            line((row, "" if text.startswith("hint: ") else style))
+            for row in wrapped(clean(text), width)
+        ]
+        for text in shown
     ]
+    last = rows.pop()[:height] if rows else []
+    return [*[row for text in rows for row in text][: height - len(last)], *last]
 
 
 def stage_lines(page: RunPage, width: int, height: int, glyphs: Glyphs) -> list[Text]:
@@ -178,11 +186,8 @@ def after_bar(page: RunPage, stage: StageView, width: int) -> str:
 
 def waiting_line(stage: StageView) -> Text | None:
     """Return why a stage waits and from when Slurm expects it to run, or how it is about to end."""
-    starts = ""
-    if stage.state == "pending" and stage.expected_start is not None:
-        starts = f"starts about {datetime.fromtimestamp(stage.expected_start):%Y-%m-%d %H:%M}"
     reason = stage.pending_reason if stage.state == "pending" else ""
-    parts = [part for part in (reason, starts, stage.stopping) if part]
+    parts = [part for part in (reason, start_text(stage), stage.stopping) if part]
     return line((f"  {', '.join(parts)}", "dim")) if parts else None
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, FinetuneSpec
-from meditron_cli.reporting import task_errors
 from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.follow import FINAL, require_present
 from meditron_cli.reporting.health.alarms import newest
 from meditron_cli.reporting.live.page import NodeReading, RunPage, RunRow, RunsPage
 from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader, modified
 from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
+from meditron_cli.reporting.reasons import task_errors, waiting
 from meditron_cli.reporting.run_times import Measurer, RunTimes
 from meditron_cli.reporting.speed import Speed
 from meditron_cli.runs import open_jobs, state, store
@@ -30,7 +30,6 @@ TIMES_SECONDS = 60.0
 """Between two sums of the whole run's times, where no event is new."""
 SHARE = 100
 """Times what the last sum took until the next one, at least: a run may have 10,000 attempts."""
-UNFINISHED = ("failed", "stopped", "cancelled")
 BEGUN = 0.02
 """Share of a stage from which its end is estimated."""
 
@@ -89,8 +88,8 @@ class WatchedRun:
             nodes=self._nodes if running else [],
             alarms=newest(record.history.alarms),
             log=self._log.read(spoken[-1], now) if spoken else None,
-            errors=self._errors,
-            resume=store.command(self._run, "resume") if view.state in UNFINISHED else "",
+            errors=list(task_errors.sentences(self._run, view, self._errors)),
+            waiting=list(waiting.sentences(self._run, record, view, infos)),
             asked=self.poll.asked,
         )
 

@@ -15,7 +15,6 @@ from meditron_cli.reporting import speed
 from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.live.page import Asked, Curve, GpuReading, LogEnd, NodeReading, RunPage
 from meditron_cli.reporting.live.run_screen import run_screen
-from meditron_cli.reporting.task_errors import ERROR_KEYS, TaskFailure
 from meditron_cli.runs.views import RunView, StageView
 
 from ....metric_lines import period
@@ -161,9 +160,9 @@ def test_a_low_screen_keeps_what_matters_most() -> None:
         NOW,
         view(*PIPELINE, state="failed"),
         errors=[
-            TaskFailure("pretrain", 0, dict.fromkeys(ERROR_KEYS) | {"message": "no space left"})
+            "pretrain task 0: no space left",
+            "hint: `meditron resume med-7b-7a5942cb` continues it",
         ],
-        resume="meditron resume med-7b-7a5942cb",
         log=FULL.log,
         curve=FULL.curve,
         attempts=ATTEMPTS,
@@ -171,9 +170,28 @@ def test_a_low_screen_keeps_what_matters_most() -> None:
     found = text(failed, 80, 10)
 
     assert "hint: `meditron resume med-7b-7a5942cb` continues it" in found
-    assert "pretrain: no space left" in found
+    assert "pretrain task 0: no space left" in found
     assert "pretrain running" in found
     assert "loss of" not in found
+
+
+@pytest.mark.parametrize("height", [8, 24])
+def test_of_many_errors_the_first_and_how_to_continue_are_shown(height: int) -> None:
+    errors = [f"curate task {index}: job 7_{index} ended" for index in range(10_000)]
+    hint = "hint: `meditron resume med-7b-7a5942cb --runs-dir /a/b` continues it"
+    found = shown(RunPage(NOW, view(*PIPELINE), errors=[*errors, hint]), 60, height)
+
+    place = found.index(errors[0])
+    assert found[place + 1] == errors[1]
+    assert "`meditron resume med-7b-7a5942cb --runs-dir /a/b`" in "\n".join(found)
+
+
+def test_a_command_is_broken_only_where_it_does_not_fit() -> None:
+    hint = "hint: `meditron resume med-7b-7a5942cb --runs-dir /a/b` releases it"
+    waits = RunPage(NOW, view(*PIPELINE), waiting=["pretrain: Slurm holds it", hint])
+
+    assert "`meditron resume med-7b-7a5942cb --runs-dir /a/b`" in shown(waits, 52, 20)
+    assert "--runs-dir /a/b` releases it" in shown(waits, 40, 20)
 
 
 def test_finished_stages_give_way_to_those_that_run() -> None:

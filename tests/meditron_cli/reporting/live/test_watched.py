@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.health.monitor import records
 from meditron_cli.errors import ConfigError
@@ -20,6 +21,7 @@ from meditron_cli.reporting.live.watched import (
     WatchedRun,
     WatchedRuns,
 )
+from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobState
 
 from .... import metric_lines
@@ -135,6 +137,50 @@ def test_a_run_that_is_removed_is_an_error(meditron: Bench, trained: TaskRecords
 
     with pytest.raises(ConfigError, match="the run directory was moved or removed"):
         watched.read(meditron.clock.now())
+
+
+def hold(meditron: Bench, fail: Callable[..., None]) -> None:
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, "PENDING", "JobHeldUser")
+
+
+def hold_after_launch(meditron: Bench, fail: Callable[..., None]) -> None:
+    reason = "launch failed requeued held"
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, "PENDING", reason)
+
+
+def leave_unconfirmed(meditron: Bench, fail: Callable[..., None]) -> None:
+    intent = {"stage": "curate", "attempt": 2, "indices": [0], "scheduler": "slurm"}
+    append_event(meditron.run(), "intent", **intent)
+
+
+def let_a_stage_fail(meditron: Bench, fail: Callable[..., None]) -> None:
+    fail(meditron.run(), "curate", 0)
+
+
+def let_a_stage_wait_for_ever(meditron: Bench, fail: Callable[..., None]) -> None:
+    meditron.scheduler.put_stage("tokenize", JobState.QUEUED, "PENDING", state.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (hold, 1),
+        (hold_after_launch, 2),
+        (leave_unconfirmed, 2),
+        (let_a_stage_fail, 4),
+        (let_a_stage_wait_for_ever, 2),
+    ],
+)
+def test_what_stops_a_run_has_the_words_of_status(
+    meditron: Bench, fail: Callable[..., None], change: Callable[..., None], count: int
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    change(meditron, fail)
+    found = page(meditron, WatchedRun(meditron.services(), run))
+    printed = meditron("status", run.name).stdout.splitlines()
+
+    assert [*found.waiting, *found.errors] == printed[-count:]
 
 
 def test_gpus_are_those_of_the_running_attempt(meditron: Bench, trained: TaskRecords) -> None:

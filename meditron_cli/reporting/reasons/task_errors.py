@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,18 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.log_filter import NOISE
 from meditron_cli.runs import state, store
 from meditron_cli.runs.record import RunRecord, TaskJob, exit_records
+from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 TAIL_BYTES = 64 * 1024
 LINE_LIMIT = 300
 """Characters of a log line that a message quotes."""
+
+UNFINISHED = ("failed", "stopped", "cancelled")
+"""States of a run that ``resume`` continues."""
+
+SHOWN = 5
+"""Most tasks with the same error that are named."""
 
 FINISHED = "finished: "
 """Beginning of the last line of a job whose task reached its target."""
@@ -85,6 +92,36 @@ def of_run(
     return sorted(
         [*recorded, *unrecorded], key=lambda error: (order.index(error.stage), error.index)
     )
+
+
+def sentences(run: RunDir, view: RunView, errors: Sequence[TaskFailure]) -> Iterator[str]:
+    """Yield the errors of tasks, equal errors of a stage once, each followed by its hint; then how
+    a run that has ended continues, unless one of them names the command.
+    """
+    tasks: dict[tuple[str, str, str, str], list[int]] = {}
+    for error in errors:
+        reason = "" if error.reason == error.message else error.reason
+        reason = reason.removeprefix(f"{error.message}; ")
+        key = (error.stage, error.message, reason, error.hint)
+        tasks.setdefault(key, []).append(error.index)
+    for (stage, message, reason, hint), indices in tasks.items():
+        yield f"{stage} {tasks_text(indices)}: {message}"
+        if reason:
+            yield reason
+        if hint:
+            yield f"hint: {hint}"
+    resume = store.command(run, "resume")
+    is_named = any(f"`{resume}" in text for key in tasks for text in key)
+    if view.state in UNFINISHED and not is_named:
+        yield f"hint: `{resume}` continues it"
+
+
+def tasks_text(indices: Sequence[int]) -> str:
+    """Return ``task 7``, ``tasks 0, 1, 2 and 5 more``."""
+    if len(indices) == 1:
+        return f"task {indices[0]}"
+    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+    return f"tasks {', '.join(map(str, indices[:SHOWN]))}{more}"
 
 
 def unrecorded_error(
