@@ -95,7 +95,12 @@ class LogSelection:
 @click.command()
 @options.run_argument
 @options.runs_dir_option
-@click.option("--stage", type=click.Choice(STAGES), help="Only this stage.")
+@click.option(
+    "--stage",
+    type=click.Choice(STAGES),
+    metavar="STAGE",
+    help="Only this stage, such as curate or pretrain.",
+)
 @click.option(
     "--attempt", type=click.IntRange(min=1), help="Only this attempt, from 1; default: all."
 )

@@ -78,8 +78,10 @@ def test_help_of_a_command_ends_with_two_examples_that_parse(
         (project / file).touch()
     shown = CliRunner().invoke(main, [*name.split(), "--help"]).stdout
 
-    examples = [line.strip() for line in shown.partition("\n  Examples:\n")[2].splitlines()]
+    text, _, end = shown.partition("\n  Examples:\n")
+    examples = [line.strip() for line in end.splitlines()]
 
+    assert max(map(len, text.splitlines())) <= 80
     assert len(set(examples)) == 2
     for example in examples:
         assert example.startswith(f"meditron {name}")
