@@ -93,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.inputs": LOWEST
     | {"jobs.checkpoints", "jobs.conversion", "jobs.data", "jobs.prompts", "jobs.questions"}
-    | {"jobs.evaluation", "jobs.judging", "jobs.runtime"}
+    | {"jobs.evaluation", "jobs.judging", "jobs.notification", "jobs.runtime"}
     | {"meditron_cli.config", "meditron_cli.errors", "meditron_cli.plan"},
     "meditron_cli.runs": LOWEST
     | {

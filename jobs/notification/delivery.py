@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from jobs.contract.notification import COMMAND, FORMS, MAIL, kind_of
@@ -222,6 +223,24 @@ def notify_service(url: str, message: Message) -> None:
     Raises:
         Refused: apprise is missing, does not know the service, or was not answered with success.
     """
+    service, reasons = service_of(url)
+    if service is None:
+        raise Refused("apprise knows no service of this form")
+    if not service.notify(
+        title=message.title,
+        body=message.body,
+        notify_type=TYPES.get(message.event, "info"),
+        body_format="text",
+    ):
+        raise Refused("the service was not reached, or refused it", reasons.first)
+
+
+def service_of(url: str) -> tuple[Any, Reasons]:
+    """Return apprise's service of a URL, None where it knows none of this form, and its warnings.
+
+    Raises:
+        Refused: apprise is missing.
+    """
     try:
         import apprise
     except ImportError as error:
@@ -239,16 +258,7 @@ def notify_service(url: str, message: Message) -> None:
     logger = logging.getLogger("apprise")
     logger.addHandler(reasons)
     logger.propagate = False
-    service = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
-    if service is None:
-        raise Refused("apprise knows no service of this form")
-    if not service.notify(
-        title=message.title,
-        body=message.body,
-        notify_type=TYPES.get(message.event, "info"),
-        body_format="text",
-    ):
-        raise Refused("the service was not reached, or refused it", reasons.first)
+    return apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=True), reasons
 
 
 TYPES = {"failed": "failure", "finished": "success", "alarm": "warning", "node_excluded": "warning"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def of_experiment(
 
     loaded = load_target(cluster, size, config, overrides)
     if sentences := list(problems(loaded.experiment, loaded.cluster)):
-        raise ConfigError("\n".join(sentences))
+        key = f"meditron explain cluster.environment.secrets_file --cluster {cluster}"
+        raise ConfigError("\n".join(sentences), hint=f"`{key}` shows the file of addresses")
     targets = (NotifyTarget(item.to, item.events) for item in loaded.experiment.notify)
     return NotifySettings(tuple(targets), str(loaded.cluster.environment.secrets_file))
 
@@ -166,4 +168,5 @@ def state(row: dict[str, Any]) -> str:
     if row["tested"]:
         return "not delivered" if row["error"] else "delivered"
     waiting = f"{row['waiting']} waiting" if row["waiting"] else ""
-    return "; ".join(filter(None, (waiting, row["error"])))
+    sent = row["last_sent"] and f"sent {datetime.fromtimestamp(row['last_sent']):%Y-%m-%d %H:%M}"
+    return "; ".join(filter(None, (waiting, row["error"] or sent)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.contract.errors import TaskError
 from jobs.contract.notification import FORMS, kind_of
+from jobs.notification import delivery
 from jobs.runtime import secrets_file
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.experiment_schema import Experiment
@@ -43,7 +45,12 @@ def problem_of(address: str, name: str, path: Path, cluster: Cluster) -> str:
         return f"{path} has no line {name}=…, the address of this receiver"
     if not kind:
         return f"the address {name} in {path} has none of the forms {FORMS}"
-    is_own = not cluster.environment.python
-    if kind == "service" and is_own and importlib.util.find_spec("apprise") is None:
-        return f"{name} needs apprise; `pip install 'meditron[notify]'`"
-    return ""
+    if kind != "service":
+        return ""
+    if importlib.util.find_spec("apprise") is None:
+        is_own = not cluster.environment.python
+        return f"{name} needs apprise; `pip install 'meditron[notify]'`" if is_own else ""
+    with warnings.catch_warnings():  # of apprise, about what it imports
+        warnings.simplefilter("ignore")
+        known, _ = delivery.service_of(address)
+    return "" if known else f"the address {name} in {path} is the URL of no service of apprise"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,16 @@ def test_a_receiver_that_is_not_reached_fails_the_test_alone(told: Bench, projec
             "mailto:NAME@HOST, command:PROGRAM or the URL of a service "
             "(mailtos://…, slack://…, ntfy://…)",
         ),
+        (
+            f"TEAM=gopher://example.org/{SECRET}",
+            "notify[1].to: the address TEAM in {secrets} is the URL of no service of apprise",
+        ),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_before_anything_is_submitted(
     told: Bench, project: Path, line: str, sentence: str
 ) -> None:
+    need("apprise")
     write_secrets(project, f"PAGER=command:{project}/page", line)
     expected = f"error: {sentence.format(secrets=project / 'secrets')}"
 
@@ -131,6 +137,8 @@ def test_a_profile_without_a_secrets_file_is_refused(meditron: Bench, project: P
     assert result.stderr == (
         "error: notify: the profile of local has no environment.secrets_file, which has the "
         "addresses\n"
+        "hint: `meditron explain cluster.environment.secrets_file --cluster local` shows the file "
+        "of addresses\n"
     )
 
 
@@ -203,9 +211,14 @@ def test_a_run_shows_what_waits_and_why(told: Bench, project: Path, fail) -> Non
 
     sending.send_when_free(run, PATIENCE)
 
+    assert "1 waiting; its program ended with 9" in told("notify", run.name).stdout
     rows = json.loads(told("notify", run.name, "--json").stdout)["receivers"]
     assert (rows[0]["waiting"], rows[0]["error"]) == (1, "its program ended with 9")
     assert rows[1]["error"] == f"{project}/secrets has no line PAGER2=…"
+    (project / "page").write_text("#!/bin/sh\ncat >/dev/null\n")
+    fail(run, "tokenize", 0)
+    sending.send_when_free(run, PATIENCE)
+    assert f"sent {date.today()} " in told("notify", run.name).stdout
 
 
 @pytest.mark.parametrize(
