@@ -120,7 +120,7 @@ def remarks(title: str, sentences: Sequence[str], size: tuple[int, int], style: 
 
 
 def remark_lines(sentences: Sequence[str], width: int, height: int, style: str) -> list[Text]:
-    """Return sentences and hints in lines; where they are too many, the last one, which tells how
+    """Return sentences and hints in lines; where they are too many, the last one, which shows how
     to continue, and the first ones.
     """
     shown = sentences if len(sentences) <= height else [*sentences[: height - 1], sentences[-1]]
