@@ -1,4 +1,4 @@
-"""How the tables of the page lie: which columns hold numbers, which cells stay on one line."""
+"""Layout of the tables of the page: columns of numbers, empty columns, cells on one line. Pure."""
 
 from __future__ import annotations
 

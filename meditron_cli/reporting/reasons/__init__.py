@@ -1,1 +1,1 @@
-"""Why a run does not go on, and what its user can do."""
+"""Reasons for which a run does not continue, and what its user can do."""

@@ -1,4 +1,4 @@
-"""Why stages wait, and what lets them start. Pure."""
+"""Reasons for which stages wait, and what lets them start. Pure."""
 
 from __future__ import annotations
 
