@@ -365,11 +365,24 @@ def _sm_clock_max(nvml: Any, handle: Any) -> int:
 
 
 def _slow_time(nvml: Any, handle: Any) -> SlowTime:
-    return SlowTime(*(_field(nvml, handle, field) for field in SLOW_TIME_FIELDS))
+    words = str(nvml.nvmlSystemGetDriverVersion()).split(".")
+    version = tuple(int(word) for word in words[:2] if word.isdigit())
+    is_between = RENUMBERED[0] <= version < RENUMBERED[1]
+    thermal = SLOW_TIME_BETWEEN if is_between else SLOW_TIME_FIELD
+    fields = (POWER_CAP_FIELD, thermal, thermal + 1, thermal + 2)
+    return SlowTime(*(_field(nvml, handle, field) for field in fields))
 
 
-SLOW_TIME_FIELDS = (74, 269, 270, 271)
-"""NVML_FI_DEV_CLOCKS_EVENT_REASON_*: power cap, thermal, hardware thermal, power brake."""
+POWER_CAP_FIELD = 74
+"""NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP."""
+SLOW_TIME_FIELD = 269
+"""NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN, before HW_THERM_SLOWDOWN and
+HW_POWER_BRAKE_SLOWDOWN."""
+SLOW_TIME_BETWEEN = 251
+"""The same with drivers of which 269 to 271 are fields of power smoothing (nvidia-ml-py 12.575.51
+and 13.580.65, against 13.580.82 and later)."""
+RENUMBERED = ((575, 0), (580, 82))
+"""The first of these drivers, and the first after them."""
 
 
 def _link_errors(nvml: Any, handle: Any) -> LinkErrors:

@@ -102,6 +102,26 @@ def codes(report: Mapping[str, Any]) -> set[tuple[str, str, int | None]]:
     return {(item["verdict"], item["code"], item["subject"]["gpu"]) for item in report["findings"]}
 
 
+@pytest.mark.parametrize(
+    ("driver", "field"),
+    [("570.133.20", 269), ("575.57.08", 251), ("580.65.06", 251), ("580.82.07", 269), ("r", 269)],
+)
+def test_the_fields_of_slow_time_are_those_of_the_driver(
+    node: Node, driver: str, field: int
+) -> None:
+    other = {251: 269, 269: 251}[field]
+    values = {field + n: 7 + n for n in range(3)} | {other + n: 1 for n in range(3)}
+    fields = {f"gpu.field.{number}": value for number, value in values.items()}
+
+    node.start({"count": 1, "driver": driver, "gpu.field.74": 6, **fields})
+
+    node.wait(lambda report: report["samples"] >= 1)
+    node.stop()
+    first = next(iter(records.read_samples(node.folder, 0, "node07")))
+    named = dict(zip((*records.GPU_FIELDS, "memory_used"), first["gpus"][0], strict=True))
+    assert named["slow_time"] == [6, 7, 8, 9]
+
+
 def test_every_reading_reaches_the_report_and_the_samples(node: Node) -> None:
     node.start(
         {
