@@ -444,16 +444,9 @@ def bars(name: str, title: str, text: str, rows: Sequence[Spec], parts: Mapping[
 SCORES = {"ours": "var(--c0)", "published": "var(--c1)"}
 
 
-def scores(rows: Sequence[Spec]) -> Chart:
-    """Return the chart of scores with their 95 % intervals, a line per score.
-
-    Args:
-        rows: with ``line``, unique and beginning with a number and a tab; a benchmark's own line
-            has no ``value``. A label may have two lines.
-    """
-    is_tall = any("\n" in row["line"] for row in rows)
-    shown = {name: SCORES[name] for name in SCORES if any(row["from"] == name for row in rows)}
-    axis: Spec = {
+def score_axis(rows: Sequence[Spec], is_tall: bool) -> Spec:
+    """Return the axis of scores: the label of each line, those of benchmarks in bold."""
+    return {
         "field": "line",
         "type": "nominal",
         "scale": {"domain": [row["line"] for row in rows]},
@@ -470,21 +463,33 @@ def scores(rows: Sequence[Spec]) -> Chart:
         },
     }
 
-    def share(field: str) -> Spec:
-        return {
-            "field": field,
-            "type": "quantitative",
-            "title": None,
-            "axis": {"format": ".0%"},
-            "scale": {"zero": True},
-        }
 
+def share(field: str) -> Spec:
+    """Return the axis of accuracies."""
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": None,
+        "axis": {"format": ".0%"},
+        "scale": {"zero": True},
+    }
+
+
+def scores(rows: Sequence[Spec]) -> Chart:
+    """Return the chart of scores with their 95 % intervals, a line per score.
+
+    Args:
+        rows: with ``line``, unique and beginning with a number and a tab; a benchmark's own line
+            has no ``value``. A label may have two lines.
+    """
+    is_tall = any("\n" in row["line"] for row in rows)
+    shown = {name: SCORES[name] for name in SCORES if any(row["from"] == name for row in rows)}
     spec: Spec = {
         "data": {"values": list(rows)},
         "width": "container",
         "height": (TWO_LINES if is_tall else 18) * len(rows),
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "encoding": {"y": axis, "color": groups("from", shown)},
+        "encoding": {"y": score_axis(rows, is_tall), "color": groups("from", shown)},
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.6},

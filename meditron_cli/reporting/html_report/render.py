@@ -62,69 +62,94 @@ def page(reports: Sequence[RunReport], found: Iterable[Iterable[Table]], now: fl
     attempts = page_content.attempt_rows(reports, now)
     plain = plain_charts(reports, attempts)
     drawn = {chart.name: chart for chart in (*plain, *(c for g in groups for c in g.charts))}
-    data = {name: text for group in groups for name, text in group.data.items()}
-    data["attempts"] = curves.dataset(page_content.ATTEMPT_COLUMNS, attempts)
     one = reports[0] if len(reports) == 1 else None
-    own = by_section(found) if one else compared(reports)
-    nodes = node_map.nodes_of(one) if one else []
-    energy = [(report.name, list(summary.energy_rows(report.results))) for report in reports]
+    values = {
+        "reports": reports,
+        "one": one,
+        "title": " · ".join(report.name for report in reports),
+        "version": __version__,
+        "made": tables.moment(now),
+        "groups": groups,
+        "charts": drawn,
+        "tables": by_section(found) if one else compared(reports),
+        "alarms": alarm_table(one) if one else None,
+        "nodes": node_map.nodes_of(one) if one else [],
+        "most_nodes": node_map.NODES,
+        **of_runs(reports, records),
+        **of_attempts(reports, now),
+        **files(),
+        "content": data_of_charts(drawn.values(), groups, attempts),
+    }
+    sections = shown_sections(values, has_attempts=bool(attempts))
+    text: str = environment.get_template("page.html.j2").render(values, sections=sections)
+    return text
+
+
+def shown_sections(values: Mapping[str, Any], has_attempts: bool) -> dict[str, str]:
+    """Return the titles of the sections that have something, by their names."""
+    one, drawn, own = values["one"], values["charts"], values["tables"]
     sections = {
         "summary": True,
         "differences": not one,
-        "training": groups or "training" in own,
-        "attempts": attempts,
+        "training": values["groups"] or "training" in own,
+        "attempts": has_attempts,
         "time": "time-chart" in drawn or "time" in own,
         "corpus": "funnel" in drawn or "corpus" in own,
         "evaluation": "scores" in drawn or (one and "evaluation" in own),
-        "nodes": nodes,
-        "energy": any(rows for _, rows in energy),
+        "nodes": values["nodes"],
+        "energy": any(rows for _, rows in values["energy"]),
         "provenance": True,
     }
-    text: str = environment.get_template("page.html.j2").render(
-        reports=reports,
-        one=one,
-        records=records,
-        title=" · ".join(report.name for report in reports),
-        version=__version__,
-        made=tables.moment(now),
-        summaries=[
-            list(summary.sentences(report, record["size"]))
-            for report, record in zip(reports, records, strict=True)
-        ],
-        figures=[list(summary.figures(report.results)) for report in reports],
-        labels=summary.FIGURES,
-        groups=groups,
-        charts=drawn,
-        tables=own,
-        sections={name: name.capitalize() for name, shown in sections.items() if shown},
-        causes=[(report.name, page_content.cause_rows(report.times)) for report in reports],
-        attempt_table=attempt_table(one, now) if one else None,
-        attempt_count=sum(len(report.times.attempts) for report in reports),
-        bars=page_content.BARS,
-        nodes=nodes,
-        most_nodes=node_map.NODES,
-        energy=energy,
-        alarms=alarm_table(one) if one else None,
-        provenance=[
-            (report.name, list(provenance.rows(report, record)))
-            for report, record in zip(reports, records, strict=True)
-        ],
-        differences=provenance.differences(records) if len(records) > 1 else [],
-        settings=list(provenance.flat(records[0]["experiment"])),
-        programs=[program(name) for name in PROGRAMS],
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
-        script=(FOLDER / "page.js").read_text(encoding="utf-8"),
-        content={
-            "config": charts.CONFIG,
-            "charts": [chart.to_json() for chart in drawn.values()],
-            "data": data,
-            "ranges": {
-                **{group.kind: [0, group.most] for group in groups},
-                "time": time_range(attempts),
-            },
-        },
-    )
-    return text
+    return {name: name.capitalize() for name, shown in sections.items() if shown}
+
+
+def of_runs(reports: Sequence[RunReport], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the page has of each run: summary, figures, energy, provenance, settings."""
+    both = list(zip(reports, records, strict=True))
+    return {
+        "summaries": [list(summary.sentences(report, record["size"])) for report, record in both],
+        "figures": [list(summary.figures(report.results)) for report in reports],
+        "labels": summary.FIGURES,
+        "energy": [(item.name, list(summary.energy_rows(item.results))) for item in reports],
+        "provenance": [(item.name, list(provenance.rows(item, record))) for item, record in both],
+        "differences": provenance.differences(records) if len(records) > 1 else [],
+        "settings": list(provenance.flat(records[0]["experiment"])),
+    }
+
+
+def of_attempts(reports: Sequence[RunReport], now: float) -> dict[str, Any]:
+    """Return what the page has of attempts beside their chart."""
+    return {
+        "causes": [(report.name, page_content.cause_rows(report.times)) for report in reports],
+        "attempt_table": attempt_table(reports[0], now) if len(reports) == 1 else None,
+        "attempt_count": sum(len(report.times.attempts) for report in reports),
+        "bars": page_content.BARS,
+    }
+
+
+def files() -> dict[str, Any]:
+    """Return the page's programs and its style sheet."""
+    return {
+        "programs": [program(name) for name in PROGRAMS],
+        "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
+        "script": (FOLDER / "page.js").read_text(encoding="utf-8"),
+    }
+
+
+def data_of_charts(
+    drawn: Iterable[charts.Chart],
+    groups: Iterable[page_content.CurveGroup],
+    attempts: Sequence[curves.Row],
+) -> dict[str, Any]:
+    """Return what the page's program reads: charts, their data, the whole range of each axis."""
+    data = {name: rows for group in groups for name, rows in group.data.items()}
+    ranges = {group.kind: (0, group.most) for group in groups}
+    return {
+        "config": charts.CONFIG,
+        "charts": [chart.to_json() for chart in drawn],
+        "data": {**data, "attempts": curves.dataset(page_content.ATTEMPT_COLUMNS, attempts)},
+        "ranges": {**ranges, "time": time_range(attempts)},
+    }
 
 
 def load() -> Any:
