@@ -20,6 +20,7 @@ SMALLEST = {
     "loop": {"rounds": 1, "saves": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
     "monitor": {"seconds": 1.0, "interval": 0.2},
+    "monitor_step": {"rounds": 1, "interval": 0.3},
     "plan": {},
     "curate": {"rounds": 1, "megabytes": 0.02},
     "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},
@@ -35,6 +36,7 @@ SMALLEST = {
 MARKS = {
     "loop": [pytest.mark.engine],
     "heartbeat": [pytest.mark.engine, pytest.mark.full],
+    "monitor_step": [pytest.mark.engine, pytest.mark.full],
     "resume": [pytest.mark.engine, pytest.mark.full],
     "weights": [pytest.mark.engine, pytest.mark.full],
     "saves": [pytest.mark.engine, pytest.mark.full],

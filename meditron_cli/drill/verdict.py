@@ -45,6 +45,8 @@ class FaultRow:
     """Steps trained again."""
     verdict: str
     """``held``, or the problem."""
+    excluded: tuple[str, ...] = ()
+    """The nodes that the next job excludes."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def row_of(
         resume_s=round(after[0].time - end.ended, 1) if after else None,
         redone=last - after[0].step + 1 if after else None,
         verdict=verdict(injected, end.cause, bool(after)),
+        excluded=end.exclude,
     )
 
 

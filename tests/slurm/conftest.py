@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,11 +66,19 @@ def slurm_environment(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluste
 
 
 @pytest.fixture(scope="session")
+def rows(request: pytest.FixtureRequest) -> list[Callable[[], faults.Row]]:
+    """Return the measurements of the fault tests."""
+    return request.config.stash.setdefault(faults.ROWS, [])
+
+
+@pytest.fixture(scope="session")
 def laboratory(
-    slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    slurm: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    rows: list[Callable[[], faults.Row]],
 ) -> Laboratory:
     """Return a desk with tokens that all trials share."""
-    rows = request.config.stash.setdefault(faults.ROWS, [])
     made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, rows)
     request.config.stash[faults.MADE] = made
     return made

@@ -478,15 +478,18 @@ def confusion(rows: list[Row]) -> list[str]:
 
 
 def accuracy(rows: list[Row]) -> dict[str, float]:
-    """Return the share of faults whose root cause is right, and that of excluded nodes that were at
-    fault. A node that is down need not be excluded where Slurm itself requeues the job.
+    """Return the share of faults whose root cause is right, and that of nodes that were excluded
+    and at fault, among those that were either. A node that is down need not be excluded where Slurm
+    itself requeues the job.
     """
     causes = sum(row.cause == row.injected for row in rows)
     excluded = [(node, row.blamed) for row in rows for node in row.excluded.split()]
+    kept = [row for row in rows if row.blamed and row.blamed not in row.excluded.split()]
+    missed = sum(row.injected != "node_fail" for row in kept)
     right = sum(node == blamed for node, blamed in excluded)
     return {
         "diagnosis_accuracy": causes / len(rows),
-        "exclusion_accuracy": right / len(excluded) if excluded else 1.0,
+        "exclusion_accuracy": right / (len(excluded) + missed) if excluded or missed else 1.0,
     }
 
 

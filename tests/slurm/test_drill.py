@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import pytest
 
 from jobs.contract.events import read_events
 from jobs.contract.rundir import RunDir
+from meditron_cli.drill.faults import FAULTS
 
 from .cluster import Cluster
 from .desk import Desk, make_desk
-from .faults import LAYOUT
+from .faults import LAYOUT, Row
 
 pytestmark = [pytest.mark.slurm, pytest.mark.full]
 
@@ -37,12 +38,19 @@ def desk(slurm: Cluster, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.mark.timeout(PATIENCE + 60)
-def test_a_training_with_faults_has_the_result_of_the_undisturbed_one(desk: Desk) -> None:
+def test_a_training_with_faults_has_the_result_of_the_undisturbed_one(
+    desk: Desk, rows: list[Callable[[], Row]]
+) -> None:
     sets = [word for override in SMALL for word in ("--set", override)]
 
     answer = desk("drill", "--cluster", "two-ranks", *sets, "--json")
 
     found = answer.json
+    for row in found["faults"]:
+        measured = (row["verdict"], row["detect_s"], row["resume_s"], row["redone"])
+        injected, excluded = FAULTS[row["fault"]].causes[0].value, " ".join(row["excluded"])
+        diagnosed = Row(f"drill: {row['fault']}", injected, row["cause"], "", excluded, *measured)
+        rows.append(lambda row=diagnosed: row)
     assert (found["held"], found["bit_for_bit"]) == (True, True), answer
     assert [(row["fault"], row["cause"], row["verdict"]) for row in found["faults"]] == [
         ("preempt", "preempted", "held"),
@@ -51,6 +59,7 @@ def test_a_training_with_faults_has_the_result_of_the_undisturbed_one(desk: Desk
         ("freeze-rank", "hang", "held"),
         ("damage-checkpoint", "crash", "held"),
     ]
+    assert not any(row["excluded"] for row in found["faults"])
     damaged = found["faults"][-1]
     assert damaged["redone"] >= 20, "it went back to the checkpoint before"
     assert "training of a tiny model with 2 ranks on 2 nodes" in answer.stderr

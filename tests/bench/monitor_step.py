@@ -1,0 +1,132 @@
+"""Cost of a node's monitor per training step: the loop beside it over the loop alone, taking turns.
+
+``jobs.engine.trainer`` trains in one process on one CPU thread; beside it runs the monitor of eight
+GPUs of the scripted NVML, on the same core, which real nodes do not force on it. It is stopped for
+every other interval between two samples, so that each of its turns has about one sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from jobs.contract import rundir, specs
+from jobs.contract.files import write_json
+from jobs.runtime import heartbeat
+from tests import fake_nvml
+from tests.bench import REPOSITORY, Figure, confidence, environment, loop, ratios
+from tests.bench.monitor import GPUS, INTERVAL, NODE, wait_for
+
+ROUNDS = 10
+STEP_SECONDS = 0.02
+"""Least time of a step, by which the training is long enough."""
+
+
+def figures(rounds: int = ROUNDS, interval: float = INTERVAL) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = rundir.RunDir(folder / "run")
+        run.root.mkdir()
+        steps = int(2 * (rounds + 1) * interval / STEP_SECONDS)
+        loop.write_task(run, steps, 2 * steps)
+        task = dataclasses.replace(specs.load_task(run, "pretrain", 0), health={"gpus": GPUS})
+        write_json(run.spec("pretrain", 0), specs.to_json(task))
+        run.attempt("pretrain", 1).mkdir(parents=True)
+        readings = fake_nvml.write_readings(folder / "readings", {"count": GPUS})
+        library = fake_nvml.build(folder / "library")
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.monitor_step", name, str(rounds), str(interval)],
+            env=environment(
+                OMP_NUM_THREADS="1",
+                PYTHONWARNINGS="ignore",
+                SLURMD_NODENAME=NODE,
+                LD_LIBRARY_PATH=str(library),
+                FAKE_NVML=str(readings),
+            ),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    each = ratios(found["beside"], found["alone"])
+    low, high = confidence(each)
+    note = (
+        f"{low:.4f} to {high:.4f} at 95 % over {len(each)} pairs of {interval:g} s on one core; "
+        f"a step takes {1000 * statistics.median(found['alone']):.0f} ms"
+    )
+    return [Figure("monitor_step_ratio", statistics.median(each), "< 1.005", note)]
+
+
+class Enough(Exception):
+    """All turns are over."""
+
+
+class Turns(loop.Observer):
+    """An observer that stops the monitor for every other turn, and keeps the seconds per step."""
+
+    def __init__(self, monitor: int, rounds: int, seconds: float) -> None:
+        self.monitor = monitor
+        self.rounds = rounds
+        self.seconds = seconds
+        self.is_beside = True
+        self.steps = 0
+        self.is_warm = False
+        self.clock = loop.Clock()
+        self.clock.start()
+        self.turns: dict[bool, list[float]] = {False: [], True: []}
+        """By whether the monitor ran beside."""
+
+    def step(self) -> None:
+        """Note the end of a step, and of a turn."""
+        self.steps += 1
+        wall, _ = self.clock.stop()
+        if wall < self.seconds:
+            return
+        if self.is_warm:
+            self.turns[self.is_beside].append(wall / self.steps)
+            self.is_beside = not self.is_beside
+        if len(self.turns[False]) == len(self.turns[True]) == self.rounds:
+            raise Enough
+        self.is_warm, self.steps = True, 0
+        os.kill(self.monitor, signal.SIGCONT if self.is_beside else signal.SIGSTOP)
+        self.clock.start()
+
+
+def measure(root: Path, rounds: int, interval: float) -> dict[str, list[float]]:
+    """Train in this process, with the monitor on its core."""
+    from jobs.runtime.context import context_from
+
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    run = rundir.RunDir(root)
+    heart = heartbeat.HeartbeatWriter()
+    label = heartbeat.label(run, "pretrain", 0, 1, NODE)
+    heart.open(label, 0, heartbeat.folders({}))
+    context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
+    place = loop.prepare(context)
+    words = [str(root), "pretrain", "0", "1", "--interval", str(interval)]
+    command = [sys.executable, "-m", "jobs.health.monitor", *words]
+    monitor = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(run.attempt("pretrain", 1), 1)
+        turns = Turns(monitor.pid, rounds, interval)
+        with suppress(Enough):
+            loop.train(context, place, turns)
+    finally:
+        monitor.kill()
+        monitor.wait()
+    pairs = min(map(len, turns.turns.values()))
+    return {"beside": turns.turns[True][:pairs], "alone": turns.turns[False][:pairs]}
+
+
+if __name__ == "__main__":
+    folder, count, seconds = sys.argv[1:]
+    print(json.dumps(measure(Path(folder) / "run", int(count), float(seconds))), flush=True)
+    os._exit(0)  # the training was left in the middle
