@@ -130,7 +130,7 @@ class Reporter:
         if time.time() - self._reported >= REPORT_SECONDS or step == self.spec.train_steps:
             self._plot(step, {"loss/train": loss, "perplexity/train": perplexity(loss)})
             self._plot(step, {"learning rate": rate, "gradient norm": norm})
-            self._plot(step, {"tokens per second": speed})
+            self._plot(step, {"tokens per second": speed, "tokens": line.tokens})
             self.progress(step, "step")
 
     def period(self, figures: Figures) -> None:
@@ -198,10 +198,12 @@ class Reporter:
     def spike(self, line: SpikeLine) -> None:
         """Record a spike and what followed."""
         self._write(line)
+        self._plot(line.step, {f"spikes/{line.action}": 1.0})
 
     def skip(self, step: int, reason: str, seconds: float) -> None:
         """Record that a step's batch was skipped."""
         self._write(SkipLine(step, reason, seconds, time.time(), self.context.attempt))
+        self._plot(step, {"seconds/skipped step": seconds})
 
     def validation(
         self, step: int, loss: float, corpora: Mapping[str, float], seconds: float
@@ -249,6 +251,11 @@ class Reporter:
                 attempt=self.context.attempt,
             )
         )
+        name = "checkpoint" if kind is SaveLine else "kept weights"
+        size = record.bytes / GIB
+        self._plot(
+            record.iteration, {f"{name}/seconds to write": written, f"{name}/size in GiB": size}
+        )
 
     def _remember(self, newest: StepLine | None) -> None:
         """Show the loss and speed of the newest step from now on, whichever attempt trained it."""
@@ -292,6 +299,8 @@ class Reporter:
         return any(line.step == step for line in counted_steps(self.lines()).validated)
 
     def _plot(self, step: int, values: dict[str, float]) -> None:
+        if self._board is None:  # of another rank
+            return
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -318,6 +327,7 @@ def plotted(line: PeriodLine) -> dict[str, float]:
 def plotted_health(line: HealthLine) -> dict[str, float]:
     """Return the values of the GPUs by their names in TensorBoard."""
     values = {
+        "GPUs/number": float(line.gpus),
         "GPUs/utilisation in per cent": line.utilisation,
         "GPUs/power of all in kW": None if line.power_w is None else line.power_w / 1000,
         "GPUs/temperature of the hottest": line.temperature,

@@ -56,9 +56,10 @@ def test_a_period_has_speed_memory_norms_and_time_by_part(make_run, layout):
     assert rest.param_norm == pytest.approx(norm_of_weights(run, 12), rel=1e-5)
     plots = EventAccumulator(str(run.root / "tensorboard")).Reload()
     assert [event.step for event in plots.Scalars("parameter norm")] == [10, 12]
-    assert {"perplexity/train", "perplexity/validation", "MFU/with attention"} <= set(
-        plots.Tags()["scalars"]
-    )
+    assert {
+        *("perplexity/train", "perplexity/validation", "MFU/with attention", "tokens"),
+        *("checkpoint/seconds to write", "checkpoint/size in GiB", "GPUs/number"),
+    } <= set(plots.Tags()["scalars"])
     lines = MetricsLog(run.files, "pretrain").read_new()
     health = [line for line in lines if isinstance(line, HealthLine)]
     assert [(line.step, line.gpus, line.power_w) for line in health] == [(10, 16, 5500.0)]

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.contract.files import read_json
 from jobs.contract.metrics_log import SkipLine
@@ -44,6 +45,8 @@ def test_skipped_steps_change_no_weights_and_later_ones_read_their_own_batches(s
     assert all(line.learning_rate == rates[line.step] for line in skipping.steps())
     summary = read_json(skipping.files.done("pretrain", 0))["summary"]
     assert (summary["steps"], summary["skipped"], summary["tokens"]) == (8, 2, 6 * 4 * 32)
+    plots = EventAccumulator(str(skipping.root / "tensorboard")).Reload()
+    assert [event.step for event in plots.Scalars("seconds/skipped step")] == [3, 4]
 
 
 def test_a_step_that_was_decided_on_is_skipped_again_and_all_else_is_equal(skipping, tmp_path):

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.checkpoints import manifest
 from jobs.contract.errors import STOPPED
@@ -108,6 +109,8 @@ def test_a_skipped_spike_changes_nothing_else(make_marked, layout, sizes):
     plain = make_marked("plain", skip_steps=(line.step,), parallel=parallel)
     plain.finish()
     assert run.losses() == plain.losses()
+    plots = EventAccumulator(str(run.root / "tensorboard")).Reload()
+    assert [event.step for event in plots.Scalars(f"spikes/{SKIPPED}")] == [line.step]
     (known,) = evidence(run)
     first, last = known["sequences"]["first"], known["sequences"]["last"]
     assert (first, last) == (4 * (line.step - 1), 4 * line.step - 1)
