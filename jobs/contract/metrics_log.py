@@ -36,6 +36,8 @@ NEWEST_SAVES = 20
 NEWEST_SPIKES = 20
 NEWEST_STEPS = 200
 """Number of the newest steps that count for a signal lead time: storage and layout may change."""
+FIRST_STEPS = 200
+"""Number of the first losses in a summary."""
 STEPS_KEPT = 1000
 """Number of the newest step times in a summary."""
 
@@ -344,6 +346,8 @@ class MetricsSummary:
 
     steps: deque[StepLine] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
     """The newest."""
+    first_losses: dict[int, float] = field(default_factory=dict)
+    """Of the first steps, by step."""
     saves: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
     """Seconds from the beginning of the newest saves to their commits."""
     blocked: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
@@ -361,7 +365,7 @@ class MetricsSummary:
         """Add the lines that follow those added so far."""
         for line in lines:
             if isinstance(line, StepLine):
-                self.steps.append(line)
+                self._add_step(line)
             elif isinstance(line, ValidationLine):
                 self.longest_validation = max(self.longest_validation, line.seconds)
             elif isinstance(line, SpikeLine):
@@ -375,6 +379,11 @@ class MetricsSummary:
                 self.blocked.append(self.snapshot + line.seconds)
                 self.longest_save = max(self.longest_save, line.written)
                 self.highest_saved = max(self.highest_saved, line.step)
+
+    def _add_step(self, line: StepLine) -> None:
+        self.steps.append(line)
+        if line.step <= FIRST_STEPS:
+            self.first_losses[line.step] = line.loss
 
     def step_times(self, training: TrainingSpec | None) -> StepTimes | None:
         """Return the step times; None before the first save and the first step.

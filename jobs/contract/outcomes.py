@@ -155,7 +155,7 @@ class Alarm:
 
     code: str
     """Of a finding, or ``driver_version``, ``straggler``, ``slow_steps``, ``slow_storage``,
-    ``goodput``, ``rising_loss``, ``loss_spike``, ``restart_storm``,
+    ``goodput``, ``rising_loss``, ``stalled_learning``, ``loss_spike``, ``restart_storm``,
     ``monitor_silent``."""
     message: str
     verdict: str = "WARN"

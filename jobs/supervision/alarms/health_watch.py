@@ -12,6 +12,7 @@ from typing import Any
 from jobs.contract import metrics_log, specs
 from jobs.contract.files import write_json
 from jobs.contract.outcomes import Alarm, HealthRequest, NodeFinding
+from jobs.contract.stage_specs import TrainingSpec
 from jobs.health.monitor import records
 from jobs.notification.outbox import REPEAT_SECONDS
 from jobs.notification.sender import Sender
@@ -157,7 +158,7 @@ class HealthWatch:
             return
         self._training_due = now + TRAINING_SECONDS
         self._write_readings(now, reports)
-        for alarm in self._training_alarms(now):
+        for alarm in self._training_alarms(self._task.training, now):
             self._alarms.add(alarm)
 
     def _write_readings(self, now: float, reports: list[dict[str, Any]]) -> None:
@@ -174,12 +175,15 @@ class HealthWatch:
         except OSError as error:
             log(f"{path} could not be written: {error.strerror}")
 
-    def _training_alarms(self, now: float) -> Iterator[Alarm]:
+    def _training_alarms(self, training: TrainingSpec, now: float) -> Iterator[Alarm]:
         metrics = self._metrics()
         for alarm in (
             training_rules.slow_saves(list(metrics.saves)),
             training_rules.low_goodput(list(metrics.steps), self._attempt.began, now),
             training_rules.rising_loss(list(metrics.steps)),
+            training_rules.stalled_learning(
+                metrics.first_losses, list(metrics.steps), training.train_steps
+            ),
         ):
             if alarm is not None:
                 yield alarm

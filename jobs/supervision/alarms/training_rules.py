@@ -6,7 +6,7 @@ Nothing is decided here: an alarm is recorded, shown and sent.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.metrics_log import SpikeLine, StepLine
@@ -30,6 +30,9 @@ SMOOTHED = 200
 LOSS_FACTOR = 1.05
 LOSS_PERIODS = 3
 """Means in a row that exceed the best one."""
+STALLED_STEPS = 1000
+STALLED_SHARE = 0.2
+"""Of all steps: a rate that rises again lets the loss of a trained model rise at first."""
 
 
 def restart_storm(endings: Sequence[ExitRecord], now: float) -> Alarm | None:
@@ -85,7 +88,7 @@ def low_goodput(steps: Sequence[StepLine], began: float, now: float) -> Alarm | 
 
 
 def rising_loss(steps: Sequence[StepLine]) -> Alarm | None:
-    """Report a loss that stays above the best it had: training diverges, or has stopped to learn.
+    """Report a loss that stays above the best it had: training diverges.
 
     Args:
         steps: those trained so far, as far as they are known.
@@ -103,6 +106,31 @@ def rising_loss(steps: Sequence[StepLine]) -> Alarm | None:
         "rising_loss",
         f"the loss of the last {LOSS_PERIODS * SMOOTHED} steps is {means[-1]:.4g}, and was "
         f"{best:.4g} up to step {step:,}",
+    )
+
+
+def stalled_learning(
+    first: Mapping[int, float], steps: Sequence[StepLine], total: int
+) -> Alarm | None:
+    """Report a loss that is not below that of the first steps after a fifth of the training.
+
+    Args:
+        first: losses of the first steps, by step.
+        steps: the newest.
+        total: number of steps of the whole training.
+    """
+    newest = [line.loss for line in steps][-LOSS_PERIODS * SMOOTHED :]
+    if not first or len(newest) < LOSS_PERIODS * SMOOTHED:
+        return None
+    if steps[-1].step < max(STALLED_STEPS, STALLED_SHARE * total):
+        return None
+    now, before = statistics.fmean(newest), statistics.fmean(first.values())
+    if now < before:
+        return None
+    return Alarm(
+        "stalled_learning",
+        f"the loss of the last {len(newest)} steps is {now:.4g}, and was {before:.4g} in the first "
+        f"{len(first)}: training has learnt nothing",
     )
 
 

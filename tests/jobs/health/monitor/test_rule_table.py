@@ -17,6 +17,7 @@ OF_SUPERVISOR = {
     "slow_storage",
     "goodput",
     "rising_loss",
+    "stalled_learning",
     "loss_spike",
     "restart_storm",
     "monitor_silent",

@@ -87,6 +87,21 @@ def test_a_noisy_loss_that_falls_or_rests_is_not_reported(seed: int) -> None:
         assert training_rules.rising_loss(lines(losses)) is None
 
 
+def test_a_training_whose_loss_is_where_it_began_is_reported() -> None:
+    first = dict.fromkeys(range(1, 201), 2.0)
+    resting, falling = lines([2.0] * 1000), lines([2.0] * 400 + [1.99] * 600)
+
+    assert training_rules.stalled_learning(first, resting, 5000) == Alarm(
+        "stalled_learning",
+        "the loss of the last 600 steps is 2, and was 2 in the first 200: training has learnt "
+        "nothing",
+    )
+    assert training_rules.stalled_learning(first, falling, 5000) is None
+    assert training_rules.stalled_learning(first, resting, 5001) is None, "it may still begin to"
+    assert training_rules.stalled_learning(first, resting[:999], 1000) is None
+    assert training_rules.stalled_learning({}, resting, 1000) is None
+
+
 def test_each_spike_is_an_alarm_of_its_own() -> None:
     spikes = [metric_lines.spike(7), metric_lines.spike(9)]
 
