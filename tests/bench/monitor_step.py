@@ -26,6 +26,7 @@ from tests.bench import REPOSITORY, Figure, confidence, environment, loop, ratio
 from tests.bench.monitor import GPUS, INTERVAL, NODE, wait_for
 
 ROUNDS = 10
+KINDS = ("wall", "processor")
 STEP_SECONDS = 0.02
 """Least time of a step, by which the training is long enough."""
 
@@ -56,13 +57,13 @@ def figures(rounds: int = ROUNDS, interval: float = INTERVAL) -> list[Figure]:
             text=True,
         )
     found = json.loads(done.stdout.splitlines()[-1])
-    each = ratios(found["beside"], found["alone"])
-    low, high = confidence(each)
+    walls, processors = (ratios(found["beside"][k], found["alone"][k]) for k in KINDS)
+    low, high = confidence(walls)
     note = (
-        f"{low:.4f} to {high:.4f} at 95 % over {len(each)} pairs of {interval:g} s on one core; "
-        f"a step takes {1000 * statistics.median(found['alone']):.0f} ms"
+        f"of processor time {statistics.median(processors):.4f}; {low:.4f} to {high:.4f} at 95 % over {len(walls)} pairs of {interval:g} s on one core; "
+        f"a step takes {1000 * statistics.median(found['alone']['wall']):.0f} ms"
     )
-    return [Figure("monitor_step_ratio", statistics.median(each), "< 1.005", note)]
+    return [Figure("monitor_step_ratio", statistics.median(walls), "< 1.005", note)]
 
 
 class Enough(Exception):
@@ -81,17 +82,17 @@ class Turns(loop.Observer):
         self.is_warm = False
         self.clock = loop.Clock()
         self.clock.start()
-        self.turns: dict[bool, list[float]] = {False: [], True: []}
-        """By whether the monitor ran beside."""
+        self.turns: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+        """Seconds per step, of wall and processor time, by whether the monitor ran beside."""
 
     def step(self) -> None:
         """Note the end of a step, and of a turn."""
         self.steps += 1
-        wall, _ = self.clock.stop()
+        wall, processor = self.clock.stop()
         if wall < self.seconds:
             return
         if self.is_warm:
-            self.turns[self.is_beside].append(wall / self.steps)
+            self.turns[self.is_beside].append((wall / self.steps, processor / self.steps))
             self.is_beside = not self.is_beside
         if len(self.turns[False]) == len(self.turns[True]) == self.rounds:
             raise Enough
@@ -100,7 +101,7 @@ class Turns(loop.Observer):
         self.clock.start()
 
 
-def measure(root: Path, rounds: int, interval: float) -> dict[str, list[float]]:
+def measure(root: Path, rounds: int, interval: float) -> dict[str, dict[str, tuple[float, ...]]]:
     """Train in this process, with the monitor on its core."""
     from jobs.runtime.context import context_from
 
@@ -123,7 +124,10 @@ def measure(root: Path, rounds: int, interval: float) -> dict[str, list[float]]:
         monitor.kill()
         monitor.wait()
     pairs = min(map(len, turns.turns.values()))
-    return {"beside": turns.turns[True][:pairs], "alone": turns.turns[False][:pairs]}
+    sides = {"beside": turns.turns[True][:pairs], "alone": turns.turns[False][:pairs]}
+    return {
+        name: dict(zip(KINDS, zip(*side, strict=True), strict=True)) for name, side in sides.items()
+    }
 
 
 if __name__ == "__main__":
