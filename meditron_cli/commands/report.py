@@ -60,6 +60,8 @@ def command(
     on. An unfinished run is reported as far as it is. With a second RUN, the paired tests compare
     its scores with those of the first.
     """
+    if page is not None and (scores or published or answers):
+        raise click.UsageError("--html shows all; leave --scores, --published and --answers out")
     if published:
         if names:
             raise click.UsageError("--published is of no run; leave RUN out")

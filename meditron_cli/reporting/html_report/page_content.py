@@ -10,7 +10,7 @@ from typing import Any
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FINETUNE, PRETRAIN, FinetuneSpec
-from meditron_cli.reporting import comparisons, score_tables, scores, tables
+from meditron_cli.reporting import comparisons, finetuned, score_tables, scores, tables
 from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.reporting.html_report import charts, curves
@@ -50,6 +50,15 @@ class CurveGroup:
     data: Mapping[str, curves.Data]
     most: int
     """Tokens at the right end."""
+
+
+def notes(reports: Sequence[RunReport]) -> list[str]:
+    """Return the warnings of ``meditron report`` about the rows that models were finetuned on."""
+    return [
+        f"{report.name}: {sentence}" if len(reports) > 1 else sentence
+        for report in reports
+        for sentence in finetuned.notes(report.results["finetuned"])
+    ]
 
 
 def curve_groups(reports: Sequence[RunReport]) -> Iterator[CurveGroup]:

@@ -110,6 +110,7 @@ def of_runs(reports: Sequence[RunReport], records: Sequence[Mapping[str, Any]]) 
         "summaries": [list(summary.sentences(report, record["size"])) for report, record in both],
         "figures": [list(summary.figures(report.results)) for report in reports],
         "labels": summary.FIGURES,
+        "notes": page_content.notes(reports),
         "energy": [(item.name, list(summary.energy_rows(item.results))) for item in reports],
         "provenance": [(item.name, list(provenance.rows(item, record))) for item, record in both],
         "differences": provenance.differences(records) if len(records) > 1 else [],

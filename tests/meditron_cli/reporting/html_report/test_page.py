@@ -192,6 +192,18 @@ def test_a_page_has_the_command_that_changed_the_configuration_last(
     assert commands["command"] == " ".join(first["command"])
 
 
+def test_warnings_about_the_rows_of_a_finetuned_model_are_on_the_page() -> None:
+    model = {
+        "model": "taught",
+        "prepared": {"difference": "taught: 10 items, 5 fewer than expected"},
+    }
+    one: Any = SimpleNamespace(name="a", results={"finetuned": [model]})
+    other: Any = SimpleNamespace(name="b", results={"finetuned": []})
+
+    assert page_content.notes([one]) == ["taught: 10 items, 5 fewer than expected"]
+    assert page_content.notes([one, other]) == ["a: taught: 10 items, 5 fewer than expected"]
+
+
 def test_the_columns_of_numbers_of_a_table() -> None:
     rows = [("loss", "random", None, "5.0 s", ""), ("step", "1", "2,500", "-", None)]
     table = ("t", ("what", "first", "last", "time", "note"), [*rows, ("mfu", "3", "4", "1 s", "-")])
@@ -278,7 +290,10 @@ def test_what_cannot_be_made_is_refused(trained: Bench) -> None:
     three = trained("report", name, name, name)
     misplaced = trained("report", "--html", name)
 
-    assert {one.exit_code for one in (twice, nowhere, three, misplaced)} == {2}
+    partly = trained("report", name, "--scores", "--html", "page.html")
+
+    assert {one.exit_code for one in (twice, nowhere, three, misplaced, partly)} == {2}
+    assert "error: --html shows all; leave --scores, --published and --answers out" in partly.stderr
     assert f"error: --html: {name} does not end in .html" in misplaced.stderr
     assert "hint: name runs before --html" in misplaced.stderr
     assert "error: a run is named twice" in twice.stderr
