@@ -129,7 +129,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 def fancy(stream: IO[str]) -> bool:
     """Return whether a stream is a terminal with cursor control."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def clear() -> None:

@@ -29,8 +29,25 @@ TAIL_BYTES = 16 * 1024
 LOG_LINES = 40
 LIST_SECONDS = 15.0
 """Between two looks for logs: the folder of an attempt may hold thousands of files."""
+LOGS = 16
+"""Newest logs of an attempt that are looked at between two such looks."""
 NODES = 256
 """Nodes whose reports are read at most."""
+
+
+class Due:
+    """When something has to be done again."""
+
+    def __init__(self) -> None:
+        self._since = self.at = 0.0
+
+    def set(self, now: float, seconds: float) -> None:
+        """Have it done after so many seconds."""
+        self._since, self.at = now, now + seconds
+
+    def is_reached(self, now: float, early: float = 0.0) -> bool:
+        """Return whether its time has come, so many seconds early, or the clock was set back."""
+        return not self._since <= now < self.at - early
 
 
 class CurveReader:
@@ -114,16 +131,17 @@ class LogReader:
     def __init__(self, run: RunDir) -> None:
         self._run = run
         self._attempt: Attempt | None = None
-        self._due = 0.0
+        self._list_due = Due()
         self._paths: list[Path] = []
         self._known: list[tuple[int, Path]] = []
         self._end: LogEnd | None = None
 
     def read(self, attempt: Attempt, now: float) -> LogEnd | None:
         """Return the newest lines of an attempt; None where it has written none."""
-        if attempt != self._attempt or now >= self._due:
-            self._attempt, self._due = attempt, now + LIST_SECONDS
-            self._paths = self._list(attempt)
+        if attempt != self._attempt or self._list_due.is_reached(now):
+            self._attempt = attempt
+            self._list_due.set(now, LIST_SECONDS)
+            self._paths = sorted(self._list(attempt), key=modified, reverse=True)[:LOGS]
         written = sorted(((modified(path), path) for path in self._paths), reverse=True)
         if self._known != written:
             self._known, ends = (
@@ -156,7 +174,7 @@ def tail(path: Path) -> tuple[str, ...]:
             text = file.read().decode(errors="replace")
     except OSError:
         return ()
-    whole = text if size <= TAIL_BYTES else text.partition("\n")[2]
+    whole = text if size <= TAIL_BYTES else text.partition("\n")[2] or text
     lines = LogFilter().keep(whole).splitlines()
     return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 

@@ -57,7 +57,10 @@ class SchedulerPoll:
         about = {(stage, *job, begun) for opened in jobs for stage, job, begun in opened}
         if about != self._about:
             self._about, self._interval = about, self._shortest
-        if kinds and self._thread is None and now >= self._asked_at + self._interval:
+        is_due = (
+            not self._asked_at <= now < self._asked_at + self._interval
+        )  # the clock may go back
+        if kinds and self._thread is None and is_due:
             self._ask(records, now)
         return [
             self._known(record, opened, now) for record, opened in zip(records, jobs, strict=True)

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import termios
+import time
 import tty
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +20,8 @@ from rich.text import Text
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGWINCH)
 """Signals that the view waits for; ``q`` and the end of the input count as ``QUIT``."""
 QUIT = -1
+ASCII_TERMINALS = ("linux", "vt100", "vt102", "vt220")
+"""Consoles without braille characters and blocks."""
 
 
 class Terminal:
@@ -45,7 +48,7 @@ class Terminal:
             before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             stack.callback(signal.set_wakeup_fd, before)
             self._sources = [self._pipe[0]]
-            if sys.stdin.isatty():
+            if sys.stdin and sys.stdin.isatty():
                 self._take_keys(stack)
             self._live = Live(
                 console=self._console,
@@ -80,8 +83,8 @@ class Terminal:
 
     @property
     def ascii_only(self) -> bool:
-        """Return whether the terminal's encoding has no more than ASCII."""
-        return self._console.options.ascii_only
+        """Return whether the terminal's encoding, or its font, has no more than ASCII."""
+        return self._console.options.ascii_only or os.environ.get("TERM", "") in ASCII_TERMINALS
 
     def draw(self, lines: Sequence[Text]) -> None:
         """Show the lines of a screen in the place of those before."""
@@ -91,17 +94,21 @@ class Terminal:
         """Wait for a signal, a key that leaves, or so many seconds; return the signal, ``QUIT``,
         or 0.
         """
-        ready, _, _ = select.select(self._sources, [], [], max(0.0, seconds))
-        if self._pipe[0] in ready:
-            received = os.read(self._pipe[0], 512)
-            return next(number for number in (*SIGNALS, 0) if number in received or not number)
-        if ready:
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select(self._sources, [], [], left)
+            if self._pipe[0] in ready:
+                received = os.read(self._pipe[0], 512)
+                return next(number for number in (*SIGNALS, 0) if number in received or not number)
+            if not ready:
+                return 0
             try:
                 keys = os.read(ready[0], 512)
             except OSError:  # the terminal is gone
                 return QUIT
-            return QUIT if not keys or b"q" in keys or b"Q" in keys else 0
-        return 0
+            if not keys or b"q" in keys or b"Q" in keys:
+                return QUIT
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -86,7 +86,8 @@ def watch(
             sys.exit(128 + signal.SIGTERM)
         if received == QUIT:
             return
-        os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z; `fg` continues here
+        os.kill(os.getpid(), signal.SIGTSTP)  # Ctrl-Z; `fg` continues here, and so does the
+        # kernel at once where no shell could: SIGSTOP would leave such a terminal stuck.
         page = watched.read(services.clock.now())
 
 

@@ -13,7 +13,13 @@ from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.follow import FINAL, require_present
 from meditron_cli.reporting.health.alarms import newest
 from meditron_cli.reporting.live.page import NodeReading, RunPage, RunRow, RunsPage
-from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader, modified
+from meditron_cli.reporting.live.readers import (
+    CurveReader,
+    Due,
+    LogReader,
+    ReportReader,
+    modified,
+)
 from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
 from meditron_cli.reporting.reasons import task_errors, waiting
 from meditron_cli.reporting.run_times import Measurer, RunTimes
@@ -46,12 +52,12 @@ class WatchedRun:
         self._names: dict[tuple[str, int], str] = {}
         self._reports = ReportReader(run)
         self._nodes: list[NodeReading] = []
-        self._nodes_due = 0.0
+        self._nodes_due = Due()
         self._log = LogReader(run)
         self._times: RunTimes | None = None
         self._errors: list[task_errors.TaskFailure] = []
         self._measured: tuple[object, ...] = ()
-        self._times_due = 0.0
+        self._times_due = Due()
 
     def read(self, now: float) -> RunPage:
         """Return the run as it is now.
@@ -60,14 +66,18 @@ class WatchedRun:
             ConfigError: its directory was removed, or cannot be read.
         """
         require_present(self._run)
-        record = self._records.read().require_readable()
-        (infos,) = self.poll.answers([record], now)
+        record, answered = self._records.read(), self.poll.asked.at
+        (infos,) = self.poll.answers([record.require_readable()], now)
+        if self.poll.asked.at != answered:
+            # A job that ended before the new answer has its exit record meanwhile.
+            record = self._records.read().require_readable()
         view = state.derive_view(record, infos, now)
         attempts = attempts_of(record.history)
         running = running_attempts(attempts, view)
         self._measure(record, infos, view, now)
-        if now >= self._nodes_due:
-            self._nodes, self._nodes_due = self._reports.read(running), now + REPORT_SECONDS
+        if self._nodes_due.is_reached(now):
+            self._nodes = self._reports.read(running)
+            self._nodes_due.set(now, REPORT_SECONDS)
         task = shown_training(record, view)
         curve = self._curve(task)
         progress = record.stages[task[0]].progress if task else None
@@ -114,13 +124,15 @@ class WatchedRun:
         """Sum up times and errors after new events, else now and then."""
         states = [(name, *stage.task_states.items()) for name, stage in view.stages.items()]
         about = (len(record.history.events), states)
-        if now < self._times_due - (TIMES_SECONDS if about != self._measured else 0.0):
+        early = TIMES_SECONDS if about != self._measured else 0.0
+        if not self._times_due.is_reached(now, early):
             return
         began = time.process_time()
         self._times = self._measurer.measure(record, view, now)
         self._errors = task_errors.of_run(self._run, record, infos, now)
         self._measured = about
-        self._times_due = now + TIMES_SECONDS + SHARE * (time.process_time() - began)
+        seconds = SHARE * (time.process_time() - began)
+        self._times_due.set(now, TIMES_SECONDS + seconds)
 
 
 def running_attempts(attempts: Iterable[Attempt], view: RunView) -> list[Attempt]:

@@ -64,6 +64,15 @@ def test_an_hour_without_a_change_costs_some_twenty_queries(polled: Polled) -> N
     assert polled.poll.asked.due - polled.poll.asked.at == pytest.approx(240, abs=2)
 
 
+def test_a_clock_that_is_set_back_does_not_postpone_the_next_query(polled: Polled) -> None:
+    polled.at(5000)
+    polled.scheduler.put("7", JobState.ACTIVE, "RUNNING")
+    found = polled.at(2000)
+
+    assert found is not None
+    assert found.state is JobState.ACTIVE
+
+
 def test_a_change_of_the_answer_makes_the_next_query_soon(polled: Polled) -> None:
     for second in range(0, HOUR, 2):
         polled.at(5000 + second)

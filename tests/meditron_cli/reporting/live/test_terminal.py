@@ -123,10 +123,35 @@ def test_all_runs_have_a_view_of_their_own(
     assert_as_before(shell, tmp_path, 0)
 
 
-def test_a_terminal_without_cursor_control_gets_plain_text(
-    terminal: Callable[..., Tmux], run: RunDir
+def test_a_view_without_job_control_is_not_suspended(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
 ) -> None:
-    shell = terminal(100, 30, TERM="dumb")
+    """Nobody could continue it: `xterm -e meditron …`, `ssh -t HOST meditron …`."""
+    shell = terminal()
+    shell.command("set-option", "remain-on-exit", "on")
+    start(shell, f"exec {WATCH} {run.name}", tmp_path)
+    shell.press("C-z")
+    shell.wait_for_text("q leaves")
+    shell.press("q")
+
+    shell.wait_for(lambda shown: shell.value("pane_dead") == "1")
+    assert shell.value("pane_dead_status") == "0"
+
+
+def test_a_console_without_braille_gets_ascii(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+) -> None:
+    shell = terminal(80, 24, TERM="linux")
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+
+    assert shell.screen().isascii()
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_without_cursor_control_gets_plain_text(
+    terminal: Callable[..., Tmux], run: RunDir, kind: str
+) -> None:
+    shell = terminal(100, 30, TERM=kind)
     shell.type(f"{WATCH} {run.name}")
     shell.wait_for_text("stage ")
 
@@ -136,11 +161,12 @@ def test_a_terminal_without_cursor_control_gets_plain_text(
     shell.wait_for_text("interrupted")
 
 
+@pytest.mark.parametrize("keyboard", ["/dev/null", "&-"])
 def test_a_view_without_a_keyboard_ends_with_a_signal(
-    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path, keyboard: str
 ) -> None:
     shell = terminal()
-    start(shell, f"{WATCH} {run.name} </dev/null", tmp_path)
+    start(shell, f"{WATCH} {run.name} <{keyboard}", tmp_path)
     shell.press("C-c")
 
     assert_as_before(shell, tmp_path, 130)

@@ -101,6 +101,40 @@ def test_new_lines_appear_and_times_are_summed_again_later(
     assert later.last_steps["pretrain", 0, 2] == 14
 
 
+def test_a_clock_that_is_set_back_postpones_nothing(meditron: Bench, trained: TaskRecords) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    meditron.clock.time += 1_000_000
+    page(meditron, watched)
+    trained.steps(2, 13, 14, begin=280)
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    (folder / "ranks-00000.log").write_text("first\n")
+    found = page(meditron, watched, -1_000_000)
+
+    assert found.last_steps["pretrain", 0, 2] == 14
+    assert [node.node for node in found.nodes] == ["node1"]
+    assert found.log is not None
+
+
+def test_a_job_that_ended_before_the_answer_has_its_exit_record(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    """It is not taken for failed where its record was read before the query ended."""
+
+    def end() -> None:
+        trained.exit(2, 300, "preempted", "requeue", last_step=12)
+        meditron.scheduler.put_stage("pretrain", JobState.QUEUED, "PENDING", "BeginTime")
+        meditron.scheduler.when_asked = lambda: None
+
+    meditron.scheduler.when_asked = end
+    found = WatchedRun(meditron.services(), trained.run).read(meditron.clock.now())
+
+    assert not found.asked.asking
+    assert found.attempts[-1].cause == "preempted"
+    assert found.view.stages["pretrain"].state == "pending"
+
+
 def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> None:
     watched = WatchedRun(meditron.services(), trained.run)
     page(meditron, watched)
@@ -243,6 +277,20 @@ def test_a_log_is_the_one_that_was_written_last(meditron: Bench, trained: TaskRe
     assert found.lines == ("first", "second")
     assert later is not None
     assert (later.name, later.lines) == ("stages/pretrain/attempts/2/ranks-00000.log", ("third",))
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_of_a_line_longer_than_what_is_read_the_end_is_shown(
+    meditron: Bench, trained: TaskRecords, end: str
+) -> None:
+    attempt = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts[-1]
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ranks-00000.log").write_text("first\n" + "x" * 100_000 + "last" + end)
+    found = LogReader(trained.run).read(attempt, 0)
+
+    assert found is not None
+    assert [text[-5:] for text in found.lines] == ["xlast"]
 
 
 def test_steps_that_are_trained_again_replace_later_ones() -> None:
