@@ -132,6 +132,10 @@ class Chromium:
             button = {"button": "left", "buttons": 1, "clickCount": 1}
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse to a point of the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def screenshot(self, file: Path) -> None:
         """Write the whole page as PNG."""
         image = self.call("Page.captureScreenshot", captureBeyondViewport=True)

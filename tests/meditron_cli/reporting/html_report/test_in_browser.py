@@ -190,3 +190,30 @@ def test_a_drag_over_a_chart_zooms_all_of_its_kind(browser: Chromium, page: Path
     assert 0 < width[0] < width[1] < 5_120_000
     assert seen(browser) == width
     assert browser.messages == []
+
+
+ROWS = """
+(async () => {
+  const seen = () => [...document.querySelectorAll("#vg-tooltip-element.visible tr")];
+  while (!seen().length) await new Promise((wake) => setTimeout(wake, 20));
+  return seen().map((row) => [...row.cells].map((cell) => [cell.textContent, cell.offsetTop]));
+})()
+"""
+"""Wait until values are shown; return of each its name and text with their places."""
+
+
+def test_pointing_at_a_curve_shows_its_values_beside_their_names(
+    browser: Chromium, page: Path
+) -> None:
+    browser.open(page, 1400)
+    browser.run("document.getElementById('pretrain-loss').scrollIntoView({ block: 'center' })")
+    box = browser.run(
+        "JSON.parse(JSON.stringify(document.getElementById('pretrain-loss').getBoundingClientRect()))"
+    )
+
+    for place in (400, 401, 402):
+        browser.point(box["left"] + place, box["top"] + 80)
+
+    rows = browser.run(ROWS)
+    assert [name for (name, _), _ in rows] == ["step", "tokens", "loss", "least", "largest"]
+    assert all(left == right for (_, left), (_, right) in rows)
