@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from jobs.contract.stage_specs import ModelSpec, TrainingSpec, VocabularySpec
+from jobs.contract.units import plural
 from jobs.conversion.run_facts import Corpus, Cost, Losses, RunFacts, Score
 
 UNKNOWN = "not recorded"
@@ -273,15 +274,18 @@ def training(card: CardInput) -> str:
 
 
 def cost_rows(cost: Cost) -> Iterator[tuple[str, str]]:
-    """Yield time, energy and emissions of the training."""
+    """Yield time, price, energy and emissions of the training."""
     found = cost.footprint
     yield "GPU-hours, interrupted attempts included", f"{found.gpu_hours:,.1f}"
+    if found.price is not None:
+        yield "price of the GPU-hours", f"{found.price:,.2f} {cost.currency}".rstrip()
     if found.kwh is None:
         yield "energy", UNKNOWN
         return
     how = {"counter": "the GPUs' counters", "power": "the GPUs' power over time"}[cost.source]
     overhead = f", a PUE of {cost.pue:g}" if cost.pue else ", GPUs alone"
-    yield "energy", f"{found.kwh:,.1f} kWh ({how}{overhead})"
+    rest = f"; {plural(cost.unmeasured, 'attempt')} not measured" if cost.unmeasured else ""
+    yield "energy", f"{found.kwh:,.1f} kWh ({how}{overhead}{rest})"
     if found.kg_co2 is not None:
         yield "emissions", f"{found.kg_co2:,.1f} kg CO2 equivalent"
 

@@ -83,6 +83,9 @@ class Cost:
     source: str
     """Of the energy: ``counter``, or ``power`` where it is power times time; empty without."""
     pue: float | None
+    currency: str = ""
+    unmeasured: int = 0
+    """Attempts of which the energy is not known."""
 
 
 @dataclass(frozen=True)
@@ -126,22 +129,22 @@ def gather(run: RunDir, step: int, model: str = "") -> RunFacts:
 
 
 def cost(run: RunDir, stage: str, index: int, cluster: Mapping[str, Any]) -> Cost | None:
-    """Return the cost of a training, of the attempts that have ended; its energy is known where
-    that of each is.
-    """
+    """Return the cost of a training, of the attempts that have ended; None without GPUs."""
     task = specs.read_task(run, stage, index)
     if task is None or not task.gpus_per_node:
         return None
     exits = RunHistory.of(EventLog(run).read_new()).task(stage, index).exits
     seconds = sum(ending.ended - ending.started for ending in exits)
     energies = [ending.energy_j for ending in exits if ending.energy_j is not None]
-    kwh = sum(energies) / JOULES_PER_KWH if energies and len(energies) == len(exits) else None
-    sources = {ending.energy_source for ending in exits}
+    kwh = sum(energies) / JOULES_PER_KWH if energies else None
+    sources = {ending.energy_source for ending in exits if ending.energy_j is not None}
     accounting = cluster.get("accounting") or {}
     return Cost(
         Footprint.of(seconds / 3600 * task.nodes * task.gpus_per_node, kwh, accounting),
         "" if kwh is None else "counter" if sources == {"counter"} else "power",
         accounting.get("pue"),
+        accounting.get("currency") or "",
+        len(exits) - len(energies),
     )
 
 

@@ -161,13 +161,15 @@ def test_scores_stand_beside_those_before_training():
 
 def test_the_cost_of_a_training_is_shown():
     accounting = {"pue": 1.1, "kg_co2_per_kwh": 0.016, "price_per_gpu_hour": 1.5}
-    cost = Cost(Footprint.of(42_496, 27_622, accounting), "counter", 1.1)
+    cost = Cost(Footprint.of(42_496, 27_622, accounting), "counter", 1.1, "CHF", 2)
     facts = dataclasses.replace(CARD.facts, cost=cost)
 
     found = rows(model_card.render(dataclasses.replace(CARD, facts=facts)))
 
     assert found["GPU-hours, interrupted attempts included"] == "42,496.0"
-    assert found["energy"] == "30,384.2 kWh (the GPUs' counters, a PUE of 1.1)"
+    assert found["price of the GPU-hours"] == "63,744.00 CHF"
+    energy = "30,384.2 kWh (the GPUs' counters, a PUE of 1.1; 2 attempts not measured)"
+    assert found["energy"] == energy
     assert found["emissions"] == "486.1 kg CO2 equivalent"
 
     unknown = dataclasses.replace(CARD.facts, cost=Cost(Footprint.of(8, None, {}), "", None))

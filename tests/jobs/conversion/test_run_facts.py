@@ -183,4 +183,5 @@ def test_the_cost_is_that_of_all_attempts_on_gpus(trained):
     assert (cost.footprint.gpu_hours, cost.footprint.kwh, cost.source) == (32.0, 2.0, "power")
     records.start(3, 200.0)
     records.exit(3, 3600, "crash", "requeue")
-    assert run_facts.gather(trained, 60).cost.footprint.kwh is None
+    more = run_facts.gather(trained, 60).cost
+    assert (more.footprint.kwh, more.source, more.unmeasured) == (2.0, "power", 1)
