@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from jobs.contract.metrics_log import (
+    HealthLine,
     MetricLine,
     PeriodLine,
     SaveLine,
@@ -96,6 +97,22 @@ def save(after: int, attempt: int = 1, **fields: Any) -> SaveLine:
     seconds = fields.get("seconds", 1.0)
     values: dict[str, Any] = {"seconds": seconds, "written": seconds, "bytes": 1, "time": 0.0}
     return SaveLine(step=after, attempt=attempt, **{**values, **fields})
+
+
+def health(number: int, attempt: int = 1, **fields: Any) -> HealthLine:
+    """Return the line of the GPUs' readings at a step."""
+    values: dict[str, Any] = {
+        "gpus": 16,
+        "utilisation": 97.5,
+        "power_w": 5500.0,
+        "temperature": 71.0,
+        "sm_clock_mhz": None,
+        "memory_bytes": 6e10,
+        "energy_j": 1e6,
+        "findings": 1,
+        "time": 0.0,
+    }
+    return HealthLine(step=number, attempt=attempt, **{**values, **fields})
 
 
 def append(run: RunDir, *lines: MetricLine, stage: str = "pretrain", index: int = 0) -> None:

@@ -17,7 +17,7 @@ from meditron_cli.reporting.tables import clock
 from meditron_cli.runs.state import eta
 from meditron_cli.runs.views import RunView
 
-COLUMNS = ("model", "state", "steps", "rows", "epochs", "loss", "validation", "from")
+COLUMNS = ("model", "state", "steps", "rows", "epochs", "loss", "validation", "goodput", "from")
 
 
 def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
@@ -46,6 +46,7 @@ def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
                 "target_step": spec.train_steps,
                 "epochs": spec.train_steps * spec.global_batch_size / rows if rows else None,
                 "eta_s": eta(progress, progress.time) if progress else None,
+                "goodput": times.goodput_of(FINETUNE, index),
                 "from": spec.start.text,
                 "loss_first": trained[0].loss if trained else None,
                 "loss_last": trained[-1].loss if trained else None,
@@ -77,6 +78,7 @@ def rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
             None if model["epochs"] is None else f"{model['epochs']:.3g}",
             change(model["loss_first"], model["loss_last"]),
             change(model["validation_first"], model["validation_last"]),
+            None if model["goodput"] is None else f"{model['goodput']:.0%}",
             model["from"],
         )
         for model in found

@@ -54,8 +54,8 @@ class RunTimes:
     """Of pretraining, oldest first, also those of steps that were redone."""
     last_steps: Mapping[tuple[str, int, int], int]
     """The last step of each attempt of a training that made one, by stage, index and number."""
-    training: TimeAccount | None
-    """Of pretraining; None before it could start."""
+    accounts: Mapping[tuple[str, int], TimeAccount]
+    """The time of each training that could start, by stage and index."""
     stages: Mapping[str, StageTime]
     total_s: float | None
     """From the first submission to the last end, or to now while anything is active."""
@@ -69,11 +69,23 @@ class RunTimes:
         return self.trainings.get((PRETRAIN, 0)) or counted_steps(())
 
     @property
+    def training(self) -> TimeAccount | None:
+        """Return the time of pretraining; None before it could start."""
+        return self.accounts.get((PRETRAIN, 0))
+
+    def goodput_of(self, stage: str, index: int) -> float | None:
+        """Return the share of a training's time of steps that count; None before the first one."""
+        account = self.accounts.get((stage, index))
+        return account.goodput if account and account.buckets["training"] else None
+
+    @property
     def goodput(self) -> float | None:
-        """Return the share of the time of steps that count; None before the first one."""
-        if self.training is None or not self.training.buckets["training"]:
-            return None
-        return self.training.goodput
+        """Return that of pretraining; of the finetunings together in a run that has only these."""
+        if self.training is not None:
+            return self.goodput_of(PRETRAIN, 0)
+        wall = fsum(account.wall for account in self.accounts.values())
+        trained = fsum(account.buckets["training"] for account in self.accounts.values())
+        return trained / wall if trained else None
 
     @property
     def queued_s(self) -> float | None:
@@ -166,12 +178,15 @@ def of_lines(
             [item for item in recorded if item.stage == name], work, end_if_open(stage.state, now)
         )
     ]
-    training = None
-    if PRETRAIN in view.stages:
-        training = account(record, view, PRETRAIN, ended, work.get((PRETRAIN, 0), ()), now)
+    accounts = {
+        task: found
+        for task in lines
+        if task[0] in view.stages and (found := account(record, view, task, ended, work[task], now))
+    }
     stages = {name: stage_time(record, ended, name) for name in record.stages}
-    if training:
-        stages[PRETRAIN] = replace(stages[PRETRAIN], queued_s=training.buckets["queue"])
+    if (PRETRAIN, 0) in accounts:
+        queued = accounts[(PRETRAIN, 0)].buckets["queue"]
+        stages[PRETRAIN] = replace(stages[PRETRAIN], queued_s=queued)
     nodes, gpus = hours(record, ended)
     corrected = correct(recorded, ended)
     return RunTimes(
@@ -184,7 +199,7 @@ def of_lines(
             for task, items in work.items()
             for number, step in goodput.last_steps(items).items()
         },
-        training=training,
+        accounts=accounts,
         stages=stages,
         total_s=total_seconds(record, view, ended, now),
         node_hours=nodes,
@@ -228,18 +243,21 @@ def with_ends(
 def account(
     record: RunRecord,
     view: RunView,
-    stage: str,
+    task: tuple[str, int],
     ended: Sequence[Attempt],
     work: Sequence[Work],
     now: float,
 ) -> TimeAccount | None:
-    """Divide the time of the stage that trains; None before it could start."""
-    attempts = [attempt for attempt in ended if attempt.stage == stage]
-    submission_times = [event.time for event in submissions(record, stage)]
-    ready = ready_at(record, view, stage, submission_times, ended)
+    """Divide the time of a training; None before it could start."""
+    stage, index = task
+    others = [attempt for attempt in ended if attempt.stage != stage]
+    attempts = [item for item in ended if (item.stage, item.index) == task]
+    submission_times = [e.time for e in submissions(record, stage) if index in e.indices]
+    ready = ready_at(record, view, stage, submission_times, [*others, *attempts])
     if ready is None:
         return None
-    end = end_if_open(view.stages[stage].state, now)
+    stage_view = view.stages[stage]
+    end = end_if_open(stage_view.task_states.get(index, stage_view.state), now)
     return goodput.account(attempts, submission_times, work, ready, end)
 
 

@@ -21,7 +21,7 @@ from jobs.contract.rundir import RunDir
 
 from .. import metric_lines
 from ..conftest import Bench
-from ..metric_lines import save, step, validation
+from ..metric_lines import health, save, step, validation
 from .wandb_server import WandbServer
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ Start = Callable[[str], subprocess.Popen[str]]
 def run(meditron: Bench) -> RunDir:
     meditron.submit()
     lines = [step(number, loss=5 / number, time=1e9 + number) for number in range(1, STEPS + 1)]
-    metric_lines.append(meditron.run(), *lines, validation(STEPS), save(STEPS))
+    metric_lines.append(meditron.run(), *lines, validation(STEPS), save(STEPS), health(STEPS))
     return meditron.run()
 
 
@@ -110,12 +110,15 @@ def test_mlflow_has_every_step_once_after_a_kill_and_a_repetition(
     assert finish(start("mlflow")).startswith(f"run {run.name}: ")
     assert losses() == [(number, 5 / number) for number in range(1, STEPS + 1)]
     assert finish(start("mlflow")) == f"run {run.name}: 0 lines sent to mlflow\n"
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
+        query = "select step, value from metrics where key = 'health/power_w'"
+        assert opened.execute(query).fetchall() == [(STEPS, 5500.0)]
 
 
 def test_wandb_has_every_line_once_in_order_after_a_kill_and_a_repetition(
     start: Start, run: RunDir, server: WandbServer
 ) -> None:
-    assert finish(start("wandb")) == f"run {run.name}: {STEPS + 2} lines sent to wandb\n"
+    assert finish(start("wandb")) == f"run {run.name}: {STEPS + 3} lines sent to wandb\n"
     assert finish(start("wandb")) == f"run {run.name}: 0 lines sent to wandb\n"
     more = [step(number, attempt=2, loss=1.0, time=2e9 + number) for number in range(2900, 40000)]
     metric_lines.append(run, *more)
@@ -128,8 +131,9 @@ def test_wandb_has_every_line_once_in_order_after_a_kill_and_a_repetition(
     finish(start("wandb"))
 
     rows = server.history()
-    assert [row["_step"] for row in rows] == list(range(1, STEPS + 2 + len(more) + 1))
+    assert [row["_step"] for row in rows] == list(range(1, STEPS + 3 + len(more) + 1))
     assert rows[0]["training_step"] == 1
+    assert (rows[STEPS + 2]["training_step"], rows[STEPS + 2]["health/power_w"]) == (STEPS, 5500.0)
     assert (rows[-1]["training_step"], rows[-1]["train/loss"]) == (39999, 1.0)
     assert rows[-1]["_timestamp"] == 2e9 + 39999
     assert server.config["model.layers"]["value"] == 4

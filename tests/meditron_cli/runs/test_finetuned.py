@@ -20,6 +20,7 @@ from jobs.contract.stage_specs import EvaluateSpec, FinetuneSpec, PrepareSpec, S
 from meditron_cli.inputs import finetuned as inputs
 from meditron_cli.inputs import problems
 from meditron_cli.reporting import finetuned
+from meditron_cli.reporting.goodput import BUCKETS, TimeAccount
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
 from meditron_cli.runs.views import RunView, StageView
@@ -186,7 +187,9 @@ def test_a_table_shows_progress_and_losses_of_each_model(run: RunDir) -> None:
     write_json(run.progress("finetune", 0), {**times_of, **progress})
     steps = counted_steps([metric_lines.step(1, loss=2.0), metric_lines.step(2, loss=1.5)])
     trainings = {("finetune", 0): steps}
-    times = RunTimes((), (), trainings, (), {}, None, {}, None, 0.0, 0.0)
+    spent = TimeAccount({**dict.fromkeys(BUCKETS, 0.0), "training": 3.0, "queue": 1.0}, 1.0)
+    accounts = {("finetune", 0): spent}
+    times = RunTimes((), (), trainings, (), {}, accounts, {}, None, 0.0, 0.0)
     stage = StageView(
         "finetune", "running", 1, 0, 1, 2, 480, None, None, task_states={0: "running"}
     )
@@ -197,9 +200,10 @@ def test_a_table_shows_progress_and_losses_of_each_model(run: RunDir) -> None:
     assert finetuned.rows(found) == [
         (
             *("medqa", "running, 1:06:30 left", "2/480", None, None),
-            *("2.000 to 1.500", None, "the last step"),
+            *("2.000 to 1.500", None, "75%", "the last step"),
         )
     ]
+    assert times.goodput == 0.75
     (prepared,) = [{**one, "epochs": 3.0184, "prepared": COUNTS} for one in found]
     assert finetuned.rows([prepared])[0][3:5] == (9_873, "3.02")
     assert finetuned.notes([prepared]) == [

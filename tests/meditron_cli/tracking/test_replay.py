@@ -17,7 +17,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.tracking.replay import CHUNK, Point, Replay, metrics, points
 
 from ... import metric_lines
-from ...metric_lines import period, save, skip, snapshot, step, validation
+from ...metric_lines import health, period, save, skip, snapshot, step, validation
 
 
 @dataclass
@@ -45,6 +45,25 @@ def replay(run: RunDir, tracker: FakeTracker) -> int:
 
 def steps(tracker: FakeTracker) -> list[tuple[int, int]]:
     return [(point.step, point.attempt) for point in tracker.received]
+
+
+def test_readings_of_gpus_are_sent_even_if_their_step_was_redone(run: RunDir) -> None:
+    metric_lines.append(run, step(1), health(1), step(1, attempt=2))
+    tracker = FakeTracker()
+
+    replay(run, tracker)
+
+    assert [point.values for point in tracker.received if point.line == 2] == [
+        {
+            "health/gpus": 16.0,
+            "health/utilisation": 97.5,
+            "health/power_w": 5500.0,
+            "health/temperature": 71.0,
+            "health/memory_bytes": 6e10,
+            "health/energy_j": 1e6,
+            "health/findings": 1.0,
+        }
+    ]
 
 
 def test_every_line_is_sent_once_in_order_and_a_second_replay_adds_nothing(run: RunDir) -> None:
