@@ -5,6 +5,7 @@ Nothing is decided here: an alarm is recorded, shown and sent.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -33,6 +34,8 @@ LOSS_PERIODS = 3
 STALLED_STEPS = 1000
 STALLED_SHARE = 0.2
 """Of all steps: a rate that rises again lets the loss of a trained model rise at first."""
+FALLING = 2.0
+"""Standard errors by which a loss falls that is learning."""
 
 
 def restart_storm(endings: Sequence[ExitRecord], now: float) -> Alarm | None:
@@ -77,8 +80,18 @@ def low_goodput(steps: Sequence[StepLine], began: float, now: float) -> Alarm | 
     start = max(now - GOODPUT_SECONDS, steps[0].time)
     if now - start < LEAST_SECONDS:
         return None
-    share = sum(line.seconds for line in steps if line.time > start) / (now - start)
+    trained = sum(line.seconds for line in steps if line.time > start)
+    share = trained / (now - start)
     if share >= GOODPUT:
+        return None
+    longest = max(
+        later - line.time
+        for line, later in zip(steps, [*(one.time for one in steps[1:]), now], strict=True)
+    )
+    # The steps may be too short for those that are known to fill an hour: one pause is no rate.
+    is_hour = start == now - GOODPUT_SECONDS
+    is_pause = trained >= GOODPUT * (now - start - longest)
+    if is_pause and not is_hour and now - start - trained < (1 - GOODPUT) * GOODPUT_SECONDS:
         return None
     minutes = (now - start) / 60
     return Alarm(
@@ -125,13 +138,22 @@ def stalled_learning(
     if steps[-1].step < max(STALLED_STEPS, STALLED_SHARE * total):
         return None
     now, before = statistics.fmean(newest), statistics.fmean(first.values())
-    if now < before:
+    if now < before or is_falling([line.loss for line in steps]):
         return None
     return Alarm(
         "stalled_learning",
         f"the loss of the last {len(newest)} steps is {now:.4g}, and was {before:.4g} in the first "
         f"{len(first)}: training has learnt nothing",
     )
+
+
+def is_falling(losses: Sequence[float]) -> bool:
+    """Return whether the later half of some losses is below the earlier one by more than noise."""
+    half = len(losses) // 2
+    halves = losses[:half], losses[half:]
+    earlier, later = map(statistics.fmean, halves)
+    noise = math.sqrt(sum(statistics.variance(part) / len(part) for part in halves))
+    return earlier - later > FALLING * noise
 
 
 def spikes(lines: Iterable[SpikeLine]) -> Iterator[Alarm]:

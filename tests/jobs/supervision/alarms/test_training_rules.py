@@ -68,6 +68,25 @@ def test_an_hour_with_little_training_is_reported() -> None:
     assert training_rules.low_goodput([], NOW - 7200, NOW) is None
 
 
+def test_one_pause_among_short_steps_is_not_an_hour_with_little_training() -> None:
+    """Of a training with short steps less than an hour is known."""
+    begun = NOW - 7200
+    whole = [metric_lines.step(n, time=NOW - 1000 + n, seconds=1.0) for n in range(1000)]
+    after_pause = [
+        metric_lines.step(n, time=NOW - 1480 + n + (480 if n > 600 else 0), seconds=1.0)
+        for n in range(1000)
+    ]
+    pauses = [
+        metric_lines.step(n, time=NOW - 1600 + n + 60 * (n // 100), seconds=1.0)
+        for n in range(1000)
+    ]
+
+    assert training_rules.low_goodput(after_pause, begun, NOW) is None
+    assert training_rules.low_goodput(whole, begun, NOW + 480) is None
+    assert training_rules.low_goodput(pauses, begun, NOW) is not None
+    assert training_rules.low_goodput(whole, begun, NOW + 1100) is not None, "it may hang"
+
+
 def test_a_loss_that_stays_above_its_best_is_reported() -> None:
     rising = lines([2.0] * 400 + [2.4] * 600)
 
@@ -100,6 +119,18 @@ def test_a_training_whose_loss_is_where_it_began_is_reported() -> None:
     assert training_rules.stalled_learning(first, resting, 5001) is None, "it may still begin to"
     assert training_rules.stalled_learning(first, resting[:999], 1000) is None
     assert training_rules.stalled_learning({}, resting, 1000) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_falls_from_a_bump_is_learning(seed: int) -> None:
+    """The rate rose to its maximum: the loss is above the first ones, and falls."""
+    dice = random.Random(seed)
+    first = {n: 1.55 + dice.gauss(0, 0.05) for n in range(1, 201)}
+    falling = [1.68 - 0.0001 * n + dice.gauss(0, 0.05) for n in range(1000)]
+    resting = [1.60 + dice.gauss(0, 0.05) for n in range(1000)]
+
+    assert training_rules.stalled_learning(first, lines(falling), 5000) is None
+    assert training_rules.stalled_learning(first, lines(resting), 5000) is not None
 
 
 def test_each_spike_is_an_alarm_of_its_own() -> None:
