@@ -54,6 +54,9 @@ def running(
     try:
         yield
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):  # a probe may be stuck in the kernel
-            process.wait(LEAVE_SECONDS)
+        # A probe may be stuck in the kernel. Of what srun has started, Slurm ends what is left.
+        for end in (process.terminate, *(() if prefix else (process.kill,))):
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVE_SECONDS)
+                break

@@ -22,7 +22,8 @@ from jobs.contract.errors import FAILED
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import FORMAT, read_json, write_json
 from jobs.contract.job import LOCAL_JOB
-from jobs.supervision import attempt_runner
+from jobs.supervision import attempt_runner, node_monitors
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks
 
 from ... import system
@@ -953,6 +954,24 @@ def test_a_gpu_that_fails_ends_the_ranks_and_is_the_cause(bench: Bench, tmp_path
         f"{NODE} is unhealthy: GPU 0: XID 79: the GPU has fallen off the bus (xid)"
     )
     assert not processes_about(bench.run.root)
+
+
+def test_a_monitor_that_is_stopped_does_not_outlive_its_attempt(bench: Bench) -> None:
+    """The next attempt of the job has its own."""
+    task = bench.task("pass", gpus_per_node=1)
+    attempt = AttemptRef(bench.run, "curate", 0, 1, 0.0)
+    attempt.folder.mkdir(parents=True)
+
+    with node_monitors.running(attempt, task, os.environ):
+        wait_until(lambda: list(attempt.folder.glob("monitor-*.json")))
+        [monitor] = filter(is_monitor, processes_about(bench.run.root))
+        os.kill(monitor, signal.SIGSTOP)
+
+    wait_until(lambda: is_gone(monitor))
+
+
+def is_monitor(pid: int) -> bool:
+    return b"jobs.health.monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_ranks_that_die_with_their_gpu_died_of_it(bench: Bench, tmp_path: Path) -> None:
