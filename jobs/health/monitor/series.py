@@ -75,10 +75,12 @@ class NodeSeries:
         self.first: Sample | None = None
 
     def add(self, sample: Sample) -> None:
-        """Append a sample, and forget those before the window."""
+        """Append a sample; forget those before the window, or all where the clock was set back."""
         self.first = self.first or sample
         for gpu in sample.gpus:
             self._first_gpus.setdefault(gpu.index, gpu)
+        if self._samples and sample.time < self._samples[-1].time:
+            self._samples.clear()
         self._samples.append(sample)
         while self._samples[0].time < sample.time - WINDOW_SECONDS:
             self._samples.popleft()

@@ -75,7 +75,7 @@ class GpuSummary:
         which it was not read, else power times time.
         """
         if isinstance(gpu.power, int) and seconds <= LONGEST_GAP_SECONDS:
-            self.since += gpu.power / MILLI * seconds
+            self.since += gpu.power / MILLI * max(0.0, seconds)  # the clock may be set back
         if not isinstance(gpu.energy, int):
             return
         if self.counter is not None and gpu.energy >= self.counter:

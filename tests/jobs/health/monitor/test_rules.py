@@ -11,6 +11,8 @@ from jobs.health.findings import Expected, HealthFinding, HealthVerdict
 from jobs.health.monitor import gpu_rules, node_rules, rules
 from jobs.health.monitor.node_reader import StuckProbe
 from jobs.health.monitor.rules import NodeRules
+from jobs.health.monitor.series import NodeSeries
+from jobs.health.monitor.summary import NodeSummary
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import (
     Disk,
@@ -378,6 +380,30 @@ def test_a_counter_that_was_reset_counts_from_zero() -> None:
     (finding,) = found(series)
 
     assert finding.evidence == {"new": 290}
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, -100.0, 86_400.0])
+def test_a_clock_that_is_set_leaves_no_finding_and_no_old_samples(jump: float) -> None:
+    series = NodeSeries()
+    samples = [
+        dataclasses.replace(one, time=one.time + (jump if n >= WINDOW else 0.0))
+        for n, one in enumerate(steady(2 * WINDOW))
+    ]
+    for sample in samples:
+        series.add(sample)
+
+    assert len(list(series)) == WINDOW
+    assert found(samples) == []
+
+
+def test_energy_by_power_over_time_never_falls() -> None:
+    summary, series = NodeSummary(), on_gpu(3, 0, 1, 2, 3, energy=Unknown("not supported", 3))
+    for sample in (*series, dataclasses.replace(series[0], time=series[0].time - 60)):
+        before = summary.to_json()["energy_j"]
+        summary.add(sample)
+        assert summary.to_json()["energy_j"] >= before
+
+    assert summary.to_json()["energy_source"] == "power"
 
 
 def test_skipped_codes_are_omitted() -> None:
