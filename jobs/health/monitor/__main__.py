@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -26,7 +28,7 @@ from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
 from jobs.health import preflight
 from jobs.health.findings import Expected, HealthFinding
-from jobs.health.monitor import prometheus, records
+from jobs.health.monitor import prometheus, records, xid_rules
 from jobs.health.monitor.node_reader import PROBE_SECONDS, NodeReader
 from jobs.health.monitor.rules import NodeRules
 from jobs.health.monitor.summary import NodeSummary
@@ -96,39 +98,68 @@ class Monitor:
         self._summary = NodeSummary()
         self._log = records.SampleLog(records.log_path(self._folder, index, self._node))
         self._events: list[XidEvent] = []
+        self._logged = 0
+        """Events that stand in the samples."""
+        self._counts: Counter[tuple[int | None, str, int]] = Counter()
+        """Of events so far, by GPU and number."""
         self._findings: dict[tuple[Any, ...], HealthFinding] = {}
         """All so far, each with its worst verdict and its first time."""
         self._beats: dict[int, Path] = {}
         """The heartbeat file of each rank of this node."""
         self._started = time.time()
-        self._problem = ""
+        self._problems: dict[str, str] = {}
+        """The newest problem of each file that is written."""
         self._task = specs.load_task(run, stage, index)
         self._textfile = textfile(run, self._task)
+        if self._textfile is not None:
+            prometheus.remove_stale(self._textfile.parent, self._started)
 
     def watch(self, stop: threading.Event, interval: float) -> None:
         """Sample the node until a stop is requested, or the attempt's folder is gone; and once more
         then, since what has just ended the ranks may be a GPU.
         """
         due = time.monotonic()
-        while not stop.is_set() and self._folder.exists():
-            events = list(self._listener.received())
-            if events or time.monotonic() >= due:
-                self._sample(events)
+        while not stop.is_set() and not self._is_gone():
+            if self._receive() or time.monotonic() >= due:
+                self._sample()
                 due = time.monotonic() + interval
             stop.wait(POLL_SECONDS)
-        if self._reader.devices.handles and self._folder.exists():
+        if self._reader.devices.handles and not self._is_gone():
             time.sleep(LAST_SECONDS)
-            self._sample(list(self._listener.received()))
+            self._receive()
+            self._sample()
         if self._textfile is not None:
             with suppress(OSError):  # its readings would stand for those of a job that is gone
                 self._textfile.unlink(missing_ok=True)
 
-    def _sample(self, events: list[XidEvent]) -> None:
+    def _is_gone(self) -> bool:
+        """Return whether the attempt's folder was removed, not just a file server that is gone."""
+        try:
+            self._folder.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _receive(self) -> bool:
+        """Take in the events that have arrived; return whether one may change a verdict: the first
+        two of a kind.
+        """
+        is_new = False
+        for event in self._listener.received():
+            key = (event.gpu, event.uuid, event.number)
+            self._counts[key] += 1
+            is_new |= self._counts[key] <= 2
+            if self._counts[key] <= xid_rules.MOST_EVENTS:
+                self._events.append(event)
+        return is_new
+
+    def _sample(self) -> None:
         sample, stuck = self._reader.read()
         if not self._listens and self._reader.devices.handles:
             self._listener.start(self._reader.devices)
             self._listens = True
-        self._events += events
         self._rules.add(sample)
         self._summary.add(sample)
         current = self._rules.findings(stuck, self._events)
@@ -147,7 +178,8 @@ class Monitor:
             **self._summary.to_json(),
             **overhead(),
         }
-        self._write(report, records.sample_line(sample, ranks, events))
+        self._write(report, records.sample_line(sample, ranks, self._events[self._logged :]))
+        self._logged = len(self._events)
 
     def _note(self, finding: HealthFinding) -> None:
         """Keep a finding with its first time; log it when it is new or worse than before."""
@@ -173,20 +205,27 @@ class Monitor:
         ]
 
     def _write(self, report: dict[str, Any], line: dict[str, Any]) -> None:
-        """Write the report, the line and the metrics; log a problem once."""
-        try:
-            write_json(records.report_path(self._folder, self._index, self._node), report)
-            self._log.append(line)
-            self._export(report)
-        except OSError as error:
-            self._log_problem(f"the node's health could not be written: {error.strerror}")
-        except ImportError:
-            self._log_problem("textfile_dir needs prometheus_client: pip install meditron[all]")
+        """Write the report, the line and the metrics, each on its own: they may lie on different
+        disks.
+        """
+        path = records.report_path(self._folder, self._index, self._node)
+        self._write_safely("health", lambda: write_json(path, report))
+        self._write_safely("samples", lambda: self._log.append(line))
+        self._write_safely("metrics", lambda: self._export(report))
 
-    def _log_problem(self, text: str) -> None:
-        if text != self._problem:
-            log(text)
-        self._problem = text
+    def _write_safely(self, what: str, write: Callable[[], None]) -> None:
+        """Write one of the files; log a problem once."""
+        try:
+            write()
+        except OSError as error:
+            problem = f"the node's {what} could not be written: {error.strerror}"
+        except ImportError:
+            problem = "textfile_dir needs prometheus_client: pip install meditron[all]"
+        else:
+            return
+        if problem != self._problems.get(what):
+            log(problem)
+        self._problems[what] = problem
 
     def _export(self, report: dict[str, Any]) -> None:
         """Write the metrics of node_exporter's textfile collector, where the site has it."""
@@ -198,16 +237,25 @@ class Monitor:
             "stage": stage,
             "task": str(index),
             "attempt": str(attempt),
-            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "job": job_id(),
             "node": self._node,
         }
         prometheus.write(self._textfile, labels, report)
 
 
+def job_id() -> str:
+    """Return the job of this process; empty without Slurm."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
 def textfile(run: rundir.RunDir, task: specs.TaskSpec) -> Path | None:
-    """Return the path of the metrics for node_exporter; None where the profile has no folder."""
-    name = f"meditron-{run.name}-{task.stage}-{task.index}.prom"
-    return Path(task.site.textfile_dir) / name if task.site.textfile_dir else None
+    """Return the path of the metrics for node_exporter; None where the profile has no folder. Runs
+    of several users may share a node, and a name.
+    """
+    if not task.site.textfile_dir:
+        return None
+    name = f"{run.name}-{task.stage}-{task.index}-{job_id() or os.getpid()}"
+    return Path(task.site.textfile_dir) / f"{prometheus.PREFIX}{name}.prom"
 
 
 def driver_version(sample: Sample) -> str | None:

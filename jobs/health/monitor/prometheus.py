@@ -6,11 +6,19 @@ Prometheus warns of each rate over one. prometheus_client is imported where it i
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+PREFIX = "meditron-"
+"""Beginning of the files' names."""
+MODE = 0o644
+STALE_SECONDS = 900.0
+"""Age of a file whose monitor is gone: one that runs replaces its file every 15 seconds."""
 
 MILLI = 1e-3
 MEGA = 1e6
@@ -71,7 +79,7 @@ def write(path: Path, labels: Mapping[str, str], report: Mapping[str, Any]) -> N
         ImportError: prometheus_client is not installed.
         OSError: the file cannot be written.
     """
-    from prometheus_client import CollectorRegistry, write_to_textfile
+    from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     energies = {gpu["index"]: gpu["energy_j"] for gpu in report["gpus"]}
@@ -100,7 +108,30 @@ def write(path: Path, labels: Mapping[str, str], report: Mapping[str, Any]) -> N
         findings.add_metric((*labels.values(), *names), count)
     registry = CollectorRegistry()
     registry.register(_Readings([*families, findings]))
-    write_to_textfile(str(path), registry)
+    replace(path, generate_latest(registry))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace the file at once; node_exporter, another user, may read it whatever our umask is.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(part, flags, MODE), "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), MODE)
+    part.replace(path)
+
+
+def remove_stale(folder: Path, now: float) -> None:
+    """Remove what monitors left that were killed; what other users left stays."""
+    for pattern in (f"{PREFIX}*.prom", f".{PREFIX}*.prom.part"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                if now - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
 
 class _Readings:

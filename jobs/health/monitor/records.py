@@ -217,6 +217,8 @@ class SampleLog:
 
     path: Path
     limit: int = LOG_BYTES
+    is_cut: bool = False
+    """The last line was not written whole: the disk was full."""
 
     def append(self, line: dict[str, Any]) -> None:
         """Append a line; begin a new file where this one is full.
@@ -224,11 +226,13 @@ class SampleLog:
         Raises:
             OSError: it cannot be written.
         """
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        data = b"\n" * self.is_cut + json.dumps(line, separators=(",", ":")).encode() + b"\n"
         if self._size() + len(data) > self.limit:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        self.is_cut = True
         with self.path.open("ab") as file:
             file.write(data)
+        self.is_cut = False
 
     def _size(self) -> int:
         try:

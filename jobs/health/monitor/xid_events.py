@@ -69,12 +69,14 @@ class XidListener:
             self.problem = failed if isinstance(failed, Unknown) else self.problem
             uuid = attempt(nvml.nvmlDeviceGetUUID, handle)
             known[_address(handle)] = (index, uuid if isinstance(uuid, str) else "")
+        registered = self.problem
         while True:
-            event = attempt(nvml.nvmlEventSetWait_v2, events, WAIT_MILLISECONDS)
+            event = attempt(_wait, nvml, events)
+            has_failed = isinstance(event, Unknown) and event.nvml != TIMEOUT
+            self.problem = event if has_failed else registered
             if not isinstance(event, Unknown):
                 self._put(nvml, event, known)
-            elif event.nvml != TIMEOUT:
-                self.problem = event
+            elif has_failed:
                 time.sleep(RETRY_SECONDS)
 
     def _put(self, nvml: Any, event: Any, known: Mapping[int | None, tuple[int, str]]) -> None:
@@ -86,6 +88,10 @@ class XidListener:
 
 def _address(handle: Any) -> int | None:
     return ctypes.cast(handle, ctypes.c_void_p).value
+
+
+def _wait(nvml: Any, events: Any) -> Any:
+    return nvml.nvmlEventSetWait_v2(events, WAIT_MILLISECONDS)
 
 
 def _register(nvml: Any, handle: Any, events: Any) -> None:

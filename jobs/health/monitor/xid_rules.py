@@ -16,6 +16,9 @@ CONTAINED = 94
 BURST_SECONDS = 5.0
 """The same XID within so many seconds is one error (arXiv 2503.11901)."""
 
+MOST_EVENTS = 100
+"""Of one number on one GPU that are counted: a program may cause thousands a second."""
+
 VERDICTS = {
     XidAction.IGNORE: HealthVerdict.OK,
     XidAction.REPORT: HealthVerdict.WARN,
@@ -52,5 +55,6 @@ def outcomes(events: Iterable[XidEvent]) -> Iterator[XidOutcome]:
             continue
         evidence = {"xid": number, "times": len(times), "action": action.value}
         repeated = f", {len(times)} times" if len(times) > 1 else ""
+        repeated += " or more" if len(times) == MOST_EVENTS else ""
         message = f"XID {number}: {xid.meaning(number)}{repeated}"
         yield XidOutcome(gpu, uuid, times[0], Outcome(verdict, message, evidence))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
 from jobs.health.monitor import records
+from jobs.health.monitor.xid_rules import MOST_EVENTS
 from jobs.health.xid import XID, XidAction
 
 from ....corpus_specs import curate_spec
+from ....disks import fill, mounted
 from ....fake_nvml import build, environment, write_readings
+from ....ranks import wait_until
 from ....task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[4]
@@ -40,7 +44,8 @@ class Node:
         self.folder.mkdir(parents=True)
         self.readings = folder / "readings"
         self.library = library
-        self.process: subprocess.Popen[str] | None = None
+        self.errors = folder.parent / f"{folder.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, readings: Mapping[str, object], *options: str, **health: Any) -> None:
         """Start the monitor, which samples some five times a second."""
@@ -49,13 +54,18 @@ class Node:
         write_json(self.run.spec("curate", 0), specs.to_json(task))
         write_readings(self.readings, readings)
         names = [str(self.run.root), "curate", "0", "1", "--interval", "0.2", *options]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.health.monitor", *names],
-            cwd=REPOSITORY,
-            env={**environment(self.library, self.readings), "SLURMD_NODENAME": "node07"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.health.monitor", *names],
+                cwd=REPOSITORY,
+                env={
+                    **environment(self.library, self.readings),
+                    "SLURMD_NODENAME": "node07",
+                    "SLURM_JOB_ID": "4187",
+                },
+                stderr=errors,
+                umask=0o077,
+            )
 
     def report(self) -> dict[str, Any]:
         """Return the newest report; empty before the first."""
@@ -76,14 +86,17 @@ class Node:
         """End the monitor as the supervisor does; return its log."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=SECONDS)
-        assert self.process.returncode == 0, log
-        return log
+        assert self.process.wait(SECONDS) == 0, self.log()
+        return self.log()
 
-    def kill(self) -> None:
+    def log(self) -> str:
+        """Return what the monitor has logged so far."""
+        return self.errors.read_text()
+
+    def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +108,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node(library: Path, tmp_path: Path) -> Iterator[Node]:
     node = Node(library, tmp_path)
     yield node
-    node.kill()
+    node.close()
 
 
 def codes(report: Mapping[str, Any]) -> set[tuple[str, str, int | None]]:
@@ -258,14 +271,32 @@ def test_a_probe_that_hangs_is_a_finding_and_blocks_no_other(node: Node) -> None
 
 
 def test_metrics_for_node_exporter_stand_while_the_monitor_runs(node: Node, tmp_path: Path) -> None:
-    path = tmp_path / "meditron-run-curate-0.prom"
+    """They are those of a run, a task and a job: several may share a node, and a name."""
+    path = tmp_path / "meditron-run-curate-0-4187.prom"
     node.start({"count": 1}, textfile_dir=str(tmp_path))
     node.wait(lambda report: report["samples"] >= 2)
-    text = path.read_text()
+    text, mode = path.read_text(), path.stat().st_mode
     node.stop()
 
     assert 'meditron_gpu_power_watts{attempt="1",gpu="GPU-00000000-' in text
-    assert not path.exists()
+    assert mode & 0o777 == 0o644
+    assert not list(tmp_path.glob("*.prom*"))
+
+
+def test_metrics_of_monitors_that_were_killed_are_removed_by_the_next(
+    node: Node, tmp_path: Path
+) -> None:
+    names = ("meditron-old-pretrain-0-7.prom", ".meditron-old-pretrain-0-7.prom.part", "dcgm.prom")
+    for name in (*names, "meditron-new-pretrain-0-8.prom"):
+        (tmp_path / name).write_text("")
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+
+    node.start({"count": 1}, textfile_dir=str(tmp_path))
+    node.wait(lambda report: report["samples"])
+
+    left = {path.name for path in tmp_path.iterdir()} & {*names, "meditron-new-pretrain-0-8.prom"}
+    assert left == {"dcgm.prom", "meditron-new-pretrain-0-8.prom"}
 
 
 def test_a_folder_for_metrics_that_cannot_be_written_is_logged_once(
@@ -276,7 +307,42 @@ def test_a_folder_for_metrics_that_cannot_be_written_is_logged_once(
 
     log = node.stop()
 
-    assert log == "the node's health could not be written: No such file or directory\n"
+    assert log == "the node's metrics could not be written: No such file or directory\n"
+
+
+def test_a_full_disk_of_the_run_leaves_the_metrics_and_is_logged_once(
+    library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics").mkdir()
+    with mounted(tmp_path / "disk", "256k") as disk, closing(Node(library, disk)) as node:
+        node.start({"count": 1}, textfile_dir=str(tmp_path / "metrics"))
+        node.wait(lambda report: report["samples"])
+        ballast, path = fill(disk), tmp_path / "metrics/meditron-run-curate-0-4187.prom"
+        wait_until(lambda: "health could not" in node.log())
+        before = path.stat().st_mtime_ns
+        wait_until(lambda: path.stat().st_mtime_ns > before)
+        ballast.unlink()
+        samples = node.report()["samples"]
+        node.wait(lambda report: report["samples"] > samples)
+        lines = list(records.read_samples(node.folder, 0, "node07"))
+        log = node.stop()
+
+    assert log.count("the node's health could not be written: No space left on device") == 1
+    assert lines[-1]["gpus"]
+
+
+def test_a_storm_of_one_xid_is_counted_up_to_a_limit(node: Node) -> None:
+    storm = {f"event.{number}": "0 31" for number in range(3 * MOST_EVENTS)}
+    node.start({"count": 1, **storm})
+
+    report = node.wait(
+        lambda report: report["findings"] and report["now"][0]["evidence"]["times"] == MOST_EVENTS
+    )
+
+    assert report["now"][0]["message"].endswith("100 times or more")
+    node.stop()
+    samples = records.read_samples(node.folder, 0, "node07")
+    assert sum(len(sample["xids"]) for sample in samples) == MOST_EVENTS
 
 
 def test_a_driver_that_starts_later_is_read_then(node: Node) -> None:
@@ -326,6 +392,5 @@ def test_a_monitor_whose_attempt_is_gone_ends(node: Node) -> None:
     os.rename(node.run.root, node.run.root.with_name("moved"))
 
     assert node.process is not None
-    node.process.communicate(timeout=SECONDS)
-    assert node.process.returncode == 0
+    assert node.process.wait(SECONDS) == 0
     assert not node.run.root.exists()
