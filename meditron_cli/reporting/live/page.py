@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,12 +123,13 @@ class RunPage:
     goodput: float | None = None
     attempts: Sequence[Attempt] = ()
     """Of all stages, in the order in which they began."""
-    running: Collection[tuple[str, int, int]] = ()
-    """Stage, index and number of the attempts in which their tasks run."""
+    open_attempts: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    """The state of the task, running or unknown, of attempts that may run, by stage, index and
+    number."""
     last_steps: Mapping[tuple[str, int, int], int] = field(default_factory=dict)
     """The last step of each attempt of a training, by stage, index and number."""
     nodes: Sequence[NodeReading] = ()
-    """Of the running attempts."""
+    """Of the open attempts."""
     alarms: Sequence[AlarmEvent] = ()
     """The newest of each kind and node, oldest first."""
     log: LogEnd | None = None

@@ -25,6 +25,7 @@ from meditron_cli.reporting.live.drawing import (
     flow,
     level,
     line,
+    shortened,
     timeline,
     wrapped,
 )
@@ -248,13 +249,13 @@ def stretch(page: RunPage, attempt: Attempt, end: float) -> Stretch:
     """Return an attempt in its strip."""
     if attempt.ended is not None:
         return Stretch(attempt.began, attempt.ended, outcome_style(attempt), attempt.interrupted)
-    return Stretch(
-        attempt.began, end if is_running(page, attempt) else attempt.began, "cyan", False
-    )
+    ended = end if open_state(page, attempt) else attempt.began
+    return Stretch(attempt.began, ended, "cyan", False)
 
 
-def is_running(page: RunPage, attempt: Attempt) -> bool:
-    return (attempt.stage, attempt.index, attempt.number) in page.running
+def open_state(page: RunPage, attempt: Attempt) -> str:
+    """Return the state of the task of an attempt that may run; empty of another."""
+    return page.open_attempts.get((attempt.stage, attempt.index, attempt.number), "")
 
 
 def outcome_style(attempt: Attempt) -> str:
@@ -268,8 +269,8 @@ def attempt_line(page: RunPage, attempt: Attempt, end: float, width: int) -> Tex
     name = f"{attempt.stage} {attempt.number}" if width >= WIDE else f"#{attempt.number}"
     ended = end if attempt.ended is None else attempt.ended
     step = page.last_steps.get((attempt.stage, attempt.index, attempt.number))
-    style = "cyan" if attempt.end is None else outcome_style(attempt)
-    outcome = "running" if is_running(page, attempt) else "not recorded"
+    outcome = open_state(page, attempt) or "not recorded"
+    style = STYLES.get(outcome, "cyan") if attempt.end is None else outcome_style(attempt)
     parts: list[Part] = [f"{name} ", (f"{duration(max(0.0, ended - attempt.began))}  ", "dim")]
     if step is not None:
         parts.append((f"to step {step}  ", "dim"))
@@ -313,7 +314,7 @@ def node_line(page: RunPage, node: NodeReading, names: int, width: int, glyphs: 
             (f"  {hottest:.0f} °C", "red" if hottest >= HOT else "") if hottest else "",
             f"  {power / 1000:.1f} kW" if power else "",
         ]
-    return line(node.node[:names].ljust(names + 1), *cells, *state)
+    return line(shortened(node.node, names, glyphs).ljust(names + 1), *cells, *state)
 
 
 def heat(gpu: GpuReading) -> str:

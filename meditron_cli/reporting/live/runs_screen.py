@@ -81,8 +81,8 @@ def run_line(row: RunRow, names: int, width: int, glyphs: Glyphs) -> Text:
     """Return the line of a run: its first stage that has not succeeded, how far it is."""
     run = row.view
     stage = next((item for item in run.stages.values() if item.state != "succeeded"), None)
-    done, total = stage.measure if stage else (1.0, 1)
-    share = done / total if total else 0.0
+    done, total = stage.measure if stage else (1.0 if run.stages else 0.0, 1)
+    share = min(done / total, 1.0) if total else 0.0
     style = STYLES.get(run.state, "")
     parts: list[Part] = [
         shortened(run.name, names, glyphs).ljust(names + 1),

@@ -73,15 +73,15 @@ class WatchedRun:
             record = self._records.read().require_readable()
         view = state.derive_view(record, infos, now)
         attempts = attempts_of(record.history)
-        running = running_attempts(attempts, view)
+        opened = open_attempts(attempts, view)
         self._measure(record, infos, view, now)
         if self._nodes_due.is_reached(now):
-            self._nodes = self._reports.read(running)
+            self._nodes = self._reports.read(opened)
             self._nodes_due.set(now, REPORT_SECONDS)
         task = shown_training(record, view)
         curve = self._curve(task)
         progress = record.stages[task[0]].progress if task else None
-        spoken = [*attempts[-1:], *running[-1:]]
+        spoken = [*attempts[-1:], *opened][-1:]
         return RunPage(
             now=now,
             view=view,
@@ -93,11 +93,13 @@ class WatchedRun:
             tokens_per_s=progress.tokens_per_s if progress else None,
             goodput=self._times.goodput if self._times else None,
             attempts=attempts,
-            running={(item.stage, item.index, item.number) for item in running},
+            open_attempts={
+                (item.stage, item.index, item.number): state for item, state in opened.items()
+            },
             last_steps=self._times.last_steps if self._times else {},
-            nodes=self._nodes if running else [],
+            nodes=self._nodes if opened else [],
             alarms=newest(record.history.alarms),
-            log=self._log.read(spoken[-1], now) if spoken else None,
+            log=self._log.read(spoken[0], now) if spoken else None,
             errors=list(task_errors.sentences(self._run, view, self._errors)),
             waiting=list(waiting.sentences(self._run, record, view, infos)),
             asked=self.poll.asked,
@@ -135,16 +137,18 @@ class WatchedRun:
         self._times_due.set(now, TIMES_SECONDS + seconds)
 
 
-def running_attempts(attempts: Iterable[Attempt], view: RunView) -> list[Attempt]:
-    """Return the attempts in which tasks run now: the newest of each task that runs."""
+def open_attempts(attempts: Iterable[Attempt], view: RunView) -> dict[Attempt, str]:
+    """Return the attempts in which tasks run now, the newest of each, and the state of the task.
+    While Slurm does not answer it is unknown, and their monitors and logs may report more.
+    """
     newest = {(attempt.stage, attempt.index): attempt for attempt in attempts}
-    return [
-        attempt
+    return {
+        attempt: state
         for (name, index), attempt in newest.items()
         if attempt.ended is None
         and name in view.stages
-        and view.stages[name].task_states.get(index) == "running"
-    ]
+        and (state := view.stages[name].task_states.get(index, "")) in ("running", "unknown")
+    }
 
 
 def shown_training(record: RunRecord, view: RunView) -> tuple[str, int] | None:

@@ -84,7 +84,7 @@ FULL = RunPage(
     speed=speed._speed([period(230, mfu=0.412, tokens_per_s=12300.0)], 3.0, 3.5, 4.0),
     goodput=0.87,
     attempts=ATTEMPTS,
-    running={("pretrain", 0, 3)},
+    open_attempts={("pretrain", 0, 3): "running"},
     last_steps={("pretrain", 0, 1): 100, ("pretrain", 0, 2): 180},
     nodes=(NodeReading("gpu07", NOW - 8, GPUS), NodeReading("gpu08", NOW - 200, GPUS[:2])),
     alarms=(
@@ -240,9 +240,23 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert "pretrain running   ######---" in found
 
 
+def test_an_attempt_of_which_slurm_does_not_report_is_unknown() -> None:
+    page = replace(FULL, open_attempts={("pretrain", 0, 3): "unknown"})
+
+    assert "pretrain 3 33m 20s  unknown on gpu07" in text(page)
+
+
+def test_long_names_of_nodes_differ() -> None:
+    names = [f"a-rather-long-name-{number:03d}" for number in (17, 18)]
+    nodes = [NodeReading(name, NOW, GPUS) for name in names]
+
+    assert "a-rath…me-017 " in (found := text(RunPage(NOW, view(TRAINING), nodes=nodes), 40, 24))
+    assert "a-rath…me-018 " in found
+
+
 def test_an_attempt_without_an_end_that_does_not_run_is_not_recorded() -> None:
     page = RunPage(NOW, view(TRAINING), attempts=[attempt(1, 900), attempt(2, 500)],
-                   running={("pretrain", 0, 2)})  # fmt: skip
+                   open_attempts={("pretrain", 0, 2): "running"})  # fmt: skip
     found = text(page)
 
     assert "pretrain 1 15m 00s  not recorded" in found

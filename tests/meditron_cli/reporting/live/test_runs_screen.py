@@ -64,3 +64,10 @@ def test_a_screen_is_filled_and_never_exceeded(width: int, height: int) -> None:
 
         assert len(found) == height
         assert max(map(cell_len, found)) <= width
+
+
+def test_a_run_that_cannot_be_read_is_not_shown_as_done() -> None:
+    unreadable = RunView("med-7b-1", "unknown", "", {}, None, None, "plan.json: not JSON")
+    found = shown(120, rows=[RunRow(unreadable, 1)])
+
+    assert found[3].startswith("med-7b-1 unknown   ──────────   0%  plan.json: not JSON")

@@ -83,7 +83,7 @@ def test_a_run_has_its_curve_speed_attempts_and_goodput(
     assert found.speed.mfu == 0.4
     assert found.goodput == pytest.approx(120 / 290)
     assert [(item.number, item.cause) for item in found.attempts] == [(1, "preempted"), (2, "")]
-    assert found.running == {("pretrain", 0, 2)}
+    assert found.open_attempts == {("pretrain", 0, 2): "running"}
     assert found.last_steps == {("pretrain", 0, 1): 10, ("pretrain", 0, 2): 12}
 
 
@@ -145,7 +145,7 @@ def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> Non
 
     assert [alarm.code for alarm in found.alarms] == ["load"]
     assert found.attempts[-1].cause == "node_fail"
-    assert found.running == set()
+    assert found.open_attempts == {}
 
 
 def test_a_run_that_ends_is_asked_about_no_more(
@@ -241,6 +241,20 @@ def test_a_gpu_has_the_worst_of_its_findings(meditron: Bench, trained: TaskRecor
 
     assert [gpu.verdict for gpu in node.gpus] == ["", "DRAIN"]
     assert [gpu.power_w for gpu in node.gpus] == [650.0, None]
+
+
+def test_monitors_and_logs_are_read_while_slurm_is_silent(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    meditron.scheduler.silent = True
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    found = page(meditron, WatchedRun(meditron.services(), trained.run))
+
+    assert found.view.state == "unknown"
+    assert found.open_attempts == {("pretrain", 0, 2): "unknown"}
+    assert [node.node for node in found.nodes] == ["node1"]
 
 
 @pytest.mark.parametrize(
