@@ -73,7 +73,7 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         log_signs=log_patterns.find(tail(attempt.ranks_log).splitlines(), is_labelled(task)),
     )
     step_after = checkpoint_step(attempt.run, task, history, metrics)
-    progress = Progress(attempt.step, step_after, last_step(attempt, task))
+    progress = Progress(attempt.step, step_after, last_step(attempt, task, metrics))
     return Evidence(facts, observed, traces, slurm, progress)
 
 
@@ -152,12 +152,21 @@ def checkpoint_step(
     return None if lost else 0
 
 
-def last_step(attempt: AttemptRef, task: specs.TaskSpec | None) -> int | None:
-    """Return the last recorded step of this attempt, saved or not; None without one."""
+def last_step(
+    attempt: AttemptRef, task: specs.TaskSpec | None, metrics: MetricsReader
+) -> int | None:
+    """Return the last recorded step of this attempt, saved or not; None without one.
+
+    A step is in the metrics once it has ended, and in the progress some seconds later.
+    """
     if task is None or task.training is None:
         return None
     progress = progress_record.read(attempt.run, attempt.stage, attempt.index)
-    return int(progress.done) if progress and progress.attempt == attempt.number else None
+    found = [int(progress.done)] if progress and progress.attempt == attempt.number else []
+    lines = metrics.current().steps
+    if lines and lines[-1].attempt == attempt.number:
+        found.append(lines[-1].step)
+    return max(found, default=None)
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

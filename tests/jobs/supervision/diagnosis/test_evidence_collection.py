@@ -19,6 +19,7 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Observed, RankExit, SlurmReport
 
+from .... import metric_lines
 from ....progress_files import write_progress
 from ...checkpoint_files import write_checkpoint
 from ...conftest import Workbench
@@ -193,5 +194,13 @@ def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     write_progress(bench.run, "pretrain", attempt=3, done=17)
     attempt = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)
 
-    assert evidence_collection.last_step(attempt, task) == 17
-    assert evidence_collection.last_step(dataclasses.replace(attempt, number=4), task) is None
+    metrics = MetricsReader(attempt.run, "pretrain")
+    other = dataclasses.replace(attempt, number=4)
+
+    assert evidence_collection.last_step(attempt, task, metrics) == 17
+    assert evidence_collection.last_step(other, task, metrics) is None
+
+    metric_lines.append(attempt.run, metric_lines.step(19, attempt.number))
+
+    assert evidence_collection.last_step(attempt, task, metrics) == 19
+    assert evidence_collection.last_step(other, task, metrics) is None
