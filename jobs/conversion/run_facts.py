@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from jobs.contract import done_markers, specs
-from jobs.contract.attempt_history import RunHistory
+from jobs.contract.attempt_history import RunHistory, TaskHistory
 from jobs.contract.events import EventLog
 from jobs.contract.files import read_small
 from jobs.contract.metrics_log import MetricsLog, counted_steps
@@ -133,8 +133,9 @@ def cost(run: RunDir, stage: str, index: int, cluster: Mapping[str, Any]) -> Cos
     task = specs.read_task(run, stage, index)
     if task is None or not task.gpus_per_node:
         return None
-    exits = RunHistory.of(EventLog(run).read_new()).task(stage, index).exits
-    seconds = sum(ending.ended - ending.started for ending in exits)
+    history = RunHistory.of(EventLog(run).read_new()).task(stage, index)
+    exits = history.exits
+    seconds = allocated_seconds(history)
     energies = [ending.energy_j for ending in exits if ending.energy_j is not None]
     kwh = sum(energies) / JOULES_PER_KWH if energies else None
     sources = {ending.energy_source for ending in exits if ending.energy_j is not None}
@@ -146,6 +147,18 @@ def cost(run: RunDir, stage: str, index: int, cluster: Mapping[str, Any]) -> Cos
         accounting.get("currency") or "",
         len(exits) - len(energies),
     )
+
+
+def allocated_seconds(history: TaskHistory) -> float:
+    """Return the seconds of the task's allocations, each from its first start to its last end: the
+    GPUs are held between two attempts in one, too.
+    """
+    times: dict[tuple[str, int], list[float]] = {}
+    for ending in history.exits:
+        start = history.started.get(ending.attempt)
+        allocation = ending.job_id, start.restarts if start else 0
+        times.setdefault(allocation, []).extend((ending.started, ending.ended))
+    return sum(max(moments) - min(moments) for moments in times.values())
 
 
 def training_of(run: RunDir, model: str) -> tuple[str, int, TrainingSpec | None]:

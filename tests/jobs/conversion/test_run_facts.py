@@ -175,13 +175,25 @@ def test_the_cost_is_that_of_all_attempts_on_gpus(trained):
     write_json(trained.spec("pretrain", 0), specs.to_json(task))
     records = TaskRecords(trained, 1_700_000_000.0)
     for attempt, source in ((1, "power"), (2, "counter")):
-        records.start(attempt, 100.0)
+        records.start(attempt, 100.0, restarts=attempt)
         records.exit(attempt, 3600, "crash", "requeue", energy_j=3.6e6, energy_source=source)
 
     cost = run_facts.gather(trained, 60).cost
 
     assert (cost.footprint.gpu_hours, cost.footprint.kwh, cost.source) == (32.0, 2.0, "power")
-    records.start(3, 200.0)
+    records.start(3, 200.0, restarts=3)
     records.exit(3, 3600, "crash", "requeue")
     more = run_facts.gather(trained, 60).cost
     assert (more.footprint.kwh, more.source, more.unmeasured) == (2.0, "power", 1)
+
+
+def test_gpus_are_held_between_two_attempts_in_one_allocation(trained):
+    task = dataclasses.replace(specs.load_task(trained, "pretrain", 0), gpus_per_node=8, nodes=2)
+    write_json(trained.spec("pretrain", 0), specs.to_json(task))
+    records = TaskRecords(trained, 1_700_000_000.0)
+    for attempt, begun, ended in ((1, 0, 3600), (2, 5400, 7200)):
+        records.start(attempt, begun)
+        began = records.zero + begun
+        records.exit(attempt, ended, "crash", "restart", started=began)
+
+    assert run_facts.gather(trained, 60).cost.footprint.gpu_hours == 32.0
