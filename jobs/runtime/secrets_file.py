@@ -25,7 +25,7 @@ def read(name: str) -> dict[str, str]:
     path = Path(name)
     try:
         mode = path.stat().st_mode
-        lines = path.read_bytes().decode(errors="replace").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise TaskError(f"{path}: {error.strerror}", "set environment.secrets_file") from error
     if stat.S_IMODE(mode) & 0o077:

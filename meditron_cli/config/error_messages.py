@@ -42,6 +42,8 @@ NOUNS = {
 }
 """The expected kind of value, by pydantic's error type."""
 
+ADDRESS = "an address"
+
 LIMITS = {
     "greater_than": ("above", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -74,11 +76,24 @@ def translate(
             note_value(root, error, problems)
     for where, nouns in expected.items():
         node = find(root, where) or root
-        message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
         known = keys_at(model, where) if nouns == [SECTION] else []
-        if known and isinstance(node, ScalarNode) and node.value is not None:
-            message += f"; its keys: {', '.join(known)}"
-        problems.add(node.location, key_text(where), message)
+        problems.add(node.location, key_text(where), kind_message(where, node, nouns, known))
+
+
+def kind_message(where: KeyPath, node: Node, nouns: list[str], known: list[str]) -> str:
+    """Return that a value is of another kind than expected."""
+    found = ADDRESS if is_address(where, node) else described(node, nouns[0])
+    message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {found}"
+    if known and isinstance(node, ScalarNode) and node.value is not None:
+        message += f"; its keys: {', '.join(known)}"
+    return message
+
+
+def is_address(where: KeyPath, node: Node | None) -> bool:
+    """Return whether a value is an address of a receiver by mistake, which is never printed."""
+    if where[:1] != ("notify",) or not isinstance(node, ScalarNode):
+        return False
+    return any(letter in node.text for letter in ":@")
 
 
 def without_variants(error: ErrorDetails) -> ErrorDetails:
@@ -132,7 +147,8 @@ def value_message(root: Node, error: ErrorDetails) -> str:
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"expected one of {', '.join(choices)}, found {text!r}{did_you_mean(text, choices)}"
     if kind == "value_error":
-        return f"{context['error']}, found {text!r}"
+        found = ADDRESS if is_address(error["loc"], node) else repr(text)
+        return f"{context['error']}, found {found}"
     if kind == "finite_number":
         return f"must be a finite number, found {text}"
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}"

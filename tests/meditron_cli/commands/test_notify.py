@@ -73,6 +73,17 @@ def test_receivers_are_listed_by_name_and_never_by_address(told: Bench) -> None:
     assert SECRET not in listed.output
 
 
+def test_a_secrets_file_of_another_system_is_read(told: Bench, project: Path) -> None:
+    """With the mark and the ends of lines that editors of Windows write."""
+    secrets = project / "secrets"
+    secrets.write_bytes(b"\xef\xbb\xbf" + secrets.read_bytes().replace(b"\n", b"\r\n"))
+
+    assert [row["by"] for row in json.loads(notify(told, "--json").stdout)["receivers"]] == [
+        "command",
+        "service",
+    ]
+
+
 def test_a_test_is_sent_to_each_receiver(told: Bench, project: Path) -> None:
     need("apprise")
     with http_server() as received:
@@ -174,6 +185,20 @@ def test_a_wrong_receiver_is_one_sentence_with_its_place(
 
     assert result.exit_code == 2
     assert f": {sentence}" in result.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("written", ["{{to: '{}'}}", "'{}'", "{{to: TEAM, events: '{}'}}"])
+def test_an_address_in_the_experiment_is_refused_without_it(
+    meditron: Bench, project: Path, written: str
+) -> None:
+    with (project / "experiment.yaml").open("a") as file:
+        file.write(f"\nnotify: [{written.format('https://chat.example.org/' + SECRET)}]\n")
+
+    result = meditron("notify", "--cluster", "local", "--size", "tiny")
+
+    assert result.exit_code == 2
+    assert ": notify[0]" in result.stderr.splitlines()[0]
+    assert SECRET not in result.output
 
 
 def test_a_run_keeps_names_of_addresses_alone(told: Bench, project: Path) -> None:
