@@ -36,7 +36,7 @@ NODES = 256
 
 
 class Due:
-    """When something has to be done again."""
+    """A time at which something has to be done again."""
 
     def __init__(self) -> None:
         self._since = self.at = 0.0
