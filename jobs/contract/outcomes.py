@@ -142,6 +142,8 @@ class NodeFinding:
     verdict: str
     """``DRAIN`` or ``FATAL``."""
     message: str
+    gpu_uuid: str = ""
+    """Of the GPU at fault, where it is one."""
 
     @property
     def sentence(self) -> str:

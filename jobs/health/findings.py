@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.contract.outcomes import NodeFinding
 from jobs.health.sample import Gpu, Sample, Unknown
 
 
@@ -110,6 +111,28 @@ class Expected:
 def finding(sample: Sample, code: str, outcome: Outcome, gpu: Gpu | None = None) -> HealthFinding:
     """Return an outcome about a node, or one of its GPUs, as a finding."""
     return finding_about(_subject(sample.node, gpu), code, outcome, sample.time)
+
+
+AGAINST = (HealthVerdict.DRAIN.name, HealthVerdict.FATAL.name)
+
+
+def against_nodes(reports: Iterable[Mapping[str, Any]]) -> list[NodeFinding]:
+    """Return the findings against nodes of reports: of preflight checks or of monitors."""
+    return [
+        NodeFinding(
+            report["node"], item["code"], item["verdict"], message_of(item),
+            item.get("subject", {}).get("uuid") or "",
+        )
+        for report in reports
+        for item in report["findings"]
+        if item["verdict"] in AGAINST
+    ]  # fmt: skip
+
+
+def message_of(item: Mapping[str, Any]) -> str:
+    """Return the message of a finding in a report, with its GPU."""
+    gpu = item.get("subject", {}).get("gpu")
+    return str(item["message"]) if gpu is None else f"GPU {gpu}: {item['message']}"
 
 
 def finding_about(subject: Subject, code: str, outcome: Outcome, time: float) -> HealthFinding:

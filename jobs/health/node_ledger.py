@@ -94,11 +94,12 @@ def strike(  # noqa: PLR0913 - one keyword per field of the entry
     run: str = "",
     stage: str = "",
     attempt: int = 0,
+    gpu_uuid: str = "",
 ) -> NodeEntry:
     """Create an entry that counts from now on, for its verdict's lifetime."""
     expires = now + LIFETIME_SECONDS[verdict]
     return NodeEntry(
-        now, node, code, verdict, run, attempt, " ".join(evidence.split()), expires, stage=stage
+        now, node, code, verdict, run, attempt, " ".join(evidence.split()), expires, gpu_uuid, stage
     )
 
 

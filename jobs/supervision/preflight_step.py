@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, UNHEALTHY
 from jobs.contract.files import read_small
 from jobs.contract.outcomes import NodeFinding
+from jobs.health.findings import against_nodes
 from jobs.runtime.log import log
 from jobs.slurm.steps import one_per_node
 from jobs.supervision.attempt_records import AttemptRef
@@ -25,8 +26,6 @@ from jobs.supervision.ranks import launcher
 POLL_SECONDS = 0.2
 SCRATCH_SECONDS = 20.0
 """For temporary files to be removed."""
-
-AGAINST = frozenset({"DRAIN", "FATAL"})
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def beside_ranks(task: specs.TaskSpec, step_name: str) -> list[str]:
 
 def combine(attempt: AttemptRef, code: int) -> PreflightResult:
     """Combine the reports and the exit code of the preflight check."""
-    findings = tuple(findings_in(health_reports(attempt)))
+    findings = tuple(against_nodes(health_reports(attempt)))
     fatal: dict[str, NodeFinding] = {}
     for finding in findings:
         if finding.verdict == "FATAL":
@@ -139,14 +138,6 @@ def timed_out(attempt: AttemptRef, nodes: Collection[str], seconds: float) -> Pr
 def health_reports(attempt: AttemptRef) -> list[dict[str, Any]]:
     """Read the preflight reports of this attempt's nodes; unreadable ones are skipped."""
     return [report for path in attempt.files("health") if (report := read_small(path))]
-
-
-def findings_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
-    """Yield the findings against a node."""
-    for report in reports:
-        for item in report["findings"]:
-            if item["verdict"] in AGAINST:
-                yield NodeFinding(report["node"], item["code"], item["verdict"], item["message"])
 
 
 def scratch(attempt: AttemptRef, task: specs.TaskSpec) -> Path:

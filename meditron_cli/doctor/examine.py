@@ -261,7 +261,12 @@ def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
     """Return ledger entries for a report's problems of nodes, as of the report's time."""
     return [
         node_ledger.strike(
-            item.node, node_ledger.verdict_of(item), item.code, item.message, float(report["time"])
+            item.node,
+            node_ledger.verdict_of(item),
+            item.code,
+            item.message,
+            float(report["time"]),
+            gpu_uuid=item.gpu_uuid,
         )
         for item in rules_probe.node_problems(report)
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from jobs.contract import outcomes
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.contract.units import GIB, plural
-from jobs.supervision import preflight_step
+from jobs.health.findings import against_nodes
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, SiteFinding, unknown
 
 Report = Mapping[str, Any]
@@ -180,7 +180,7 @@ def node_problems(report: Report) -> list[outcomes.NodeFinding]:
         {"node": host["node"], "findings": host["health"].get("findings", ())}
         for host in report["hosts"]
     )
-    return list(preflight_step.findings_in(reports))
+    return against_nodes(reports)
 
 
 def peers(report: Report) -> Iterator[SiteFinding]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from jobs.contract.files import FORMAT, read_lines, read_small
 from jobs.contract.json_fields import from_fields
-from jobs.contract.outcomes import NodeFinding
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import GpuMemory, LinkErrors, RemappedRows, Sample, SlowTime, Unknown
 
@@ -135,25 +134,6 @@ class _Newest:
 @dataclass(frozen=True)
 class _Gpu:
     index: int
-
-
-def node_findings(reports: Iterable[Mapping[str, Any]]) -> list[NodeFinding]:
-    """Return the findings against nodes in their reports."""
-    return [
-        NodeFinding(report["node"], item["code"], item["verdict"], message(item))
-        for report in reports
-        for item in report["findings"]
-        if item["verdict"] in AGAINST
-    ]
-
-
-AGAINST = ("DRAIN", "FATAL")
-
-
-def message(item: Mapping[str, Any]) -> str:
-    """Return the message of a finding, with its GPU."""
-    gpu = item["subject"]["gpu"]
-    return item["message"] if gpu is None else f"GPU {gpu}: {item['message']}"
 
 
 def energy(reports: Iterable[Mapping[str, Any]]) -> tuple[float | None, str]:

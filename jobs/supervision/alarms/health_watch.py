@@ -13,6 +13,7 @@ from jobs.contract import metrics_log, specs
 from jobs.contract.files import write_json
 from jobs.contract.outcomes import Alarm, HealthRequest, NodeFinding
 from jobs.contract.stage_specs import TrainingSpec
+from jobs.health.findings import against_nodes, message_of
 from jobs.health.monitor import records
 from jobs.notification.outbox import REPEAT_SECONDS
 from jobs.notification.sender import Sender
@@ -115,7 +116,7 @@ class HealthWatch:
         return records.read_reports(self._attempt.folder, self._attempt.index, self._nodes)
 
     def _findings(self, reports: list[dict[str, Any]]) -> tuple[NodeFinding, ...]:
-        found = [*records.node_findings(reports), *self._slow.values()]
+        found = [*against_nodes(reports), *self._slow.values()]
         return tuple(sorted(found, key=lambda item: item.verdict != "FATAL"))
 
     def _leave_after_save(self, finding: NodeFinding) -> HealthRequest | None:
@@ -273,9 +274,7 @@ def node_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:
                 evidence = item["evidence"]
                 parts = (item["subject"]["gpu"], *map(evidence.get, ("port", "xid", "probe")))
                 key = "/".join(str(part) for part in parts if part is not None)
-                yield Alarm(
-                    item["code"], records.message(item), item["verdict"], report["node"], key
-                )
+                yield Alarm(item["code"], message_of(item), item["verdict"], report["node"], key)
 
 
 def driver_alarms(reports: list[dict[str, Any]]) -> Iterator[Alarm]:

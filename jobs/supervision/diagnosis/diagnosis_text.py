@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobs.contract.outcomes import RootCause
@@ -11,6 +11,9 @@ from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 
 MESSAGE_LIMIT = 300
 """Characters of an exception's message that a sentence repeats."""
+
+MESSAGES = 3
+"""Messages that a sentence repeats."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ def one_line(text: str) -> str:
     """Return a sentence on one line, without its full stop, cut to twice ``MESSAGE_LIMIT``."""
     line = " ".join(text.split()).rstrip(". ")
     return line if len(line) <= 2 * MESSAGE_LIMIT else line[: 2 * MESSAGE_LIMIT - 1] + "…"
+
+
+def joined(messages: Iterable[str]) -> str:
+    """Return different messages in one, and the number of those that are too many."""
+    different = list(dict.fromkeys(messages))
+    more = len(different) - MESSAGES
+    return "; ".join(different[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def slurm_state(evidence: Evidence) -> str:

@@ -16,6 +16,7 @@ from jobs.supervision.diagnosis.diagnosis_text import (
     at_step,
     attempt_name,
     job_name,
+    joined,
     node_of,
     of_node,
     only_node,
@@ -42,7 +43,8 @@ def unhealthy_node(evidence: Evidence) -> DiagnosisText | None:
         )
     cause = RootCause.GPU_HARDWARE if evidence.observed.ranks_started else RootCause.UNHEALTHY
     first = next(finding for finding in fatal if not is_storage(finding))
-    sentence = f"{first.node} is unhealthy: {first.message} ({first.code})"
+    found = [f"{item.message} ({item.code})" for item in fatal if item.node == first.node]
+    sentence = f"{first.node} is unhealthy: {joined(found)}"
     return DiagnosisText(cause, sentence, first.node, parts=("", first.code))
 
 

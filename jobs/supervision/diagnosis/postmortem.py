@@ -11,6 +11,7 @@ from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.events import StartEvent
 from jobs.contract.job import Job
 from jobs.contract.metrics_log import MetricsReader
+from jobs.health.findings import against_nodes
 from jobs.health.monitor import records
 from jobs.slurm import srun_output
 from jobs.slurm.client import Client
@@ -42,11 +43,11 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     slurm = allocation.recorded_report(client, run.name, start)
     before = history.observed.get(start.attempt)
     reports = records.read_reports(attempt.folder, attempt.index, start.nodes)
-    preflight = preflight_step.findings_in(preflight_step.health_reports(attempt))
+    preflight = against_nodes(preflight_step.health_reports(attempt))
     observed = Observed(
         ranks_started=attempt.ranks_log.exists(),
         failures=tuple(srun_output.failures(evidence_collection.read_text(attempt.srun_log))),
-        findings=(*preflight, *records.node_findings(reports)),
+        findings=(*preflight, *against_nodes(reports)),
         storage_refuses=slurm.storage_requeue,
         diagnosis=before.diagnosis if before else None,
     )

@@ -332,12 +332,22 @@ def chance(evidence: Evidence) -> float:
 
 
 def suspects(case: RetryCase) -> tuple[NodeEntry, ...]:
-    """Return this attempt's entries for the node ledger, one per node: the worst."""
+    """Return this attempt's entries for the node ledger, one per node: the worst, with the evidence
+    of all that are as bad.
+    """
     if not case.on_slurm:
         return ()
     entries = [*finding_entries(case), *cause_entries(case)]
     entries.sort(key=lambda entry: node_ledger.SEVERITY.index(entry.verdict))
-    return tuple({entry.node: entry for entry in reversed(entries)}.values())
+    worst: dict[str, list[NodeEntry]] = {}
+    for item in entries:
+        same = worst.setdefault(item.node, [item])
+        if item.verdict == same[0].verdict and item is not same[0]:
+            same.append(item)
+    return tuple(
+        replace(same[0], evidence=diagnosis_text.joined(item.evidence for item in same))
+        for same in worst.values()
+    )
 
 
 def cause_entries(case: RetryCase) -> list[NodeEntry]:
@@ -361,13 +371,16 @@ def finding_entries(case: RetryCase) -> list[NodeEntry]:
             node_ledger.verdict_of(finding),
             finding.code,
             finding.message,
+            finding.gpu_uuid,
         )
         for finding in case.evidence.observed.findings
         if finding.verdict in ("FATAL", "DRAIN") and not failure_causes.is_storage(finding)
     ]
 
 
-def entry(case: RetryCase, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
+def entry(
+    case: RetryCase, node: str, verdict: str, code: str, evidence: str, gpu_uuid: str = ""
+) -> NodeEntry:
     attempt = case.evidence.attempt
     return node_ledger.strike(
         node,
@@ -378,4 +391,5 @@ def entry(case: RetryCase, node: str, verdict: str, code: str, evidence: str) ->
         run=attempt.run,
         stage=attempt.stage,
         attempt=attempt.number,
+        gpu_uuid=gpu_uuid,
     )

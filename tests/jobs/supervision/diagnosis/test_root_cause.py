@@ -24,6 +24,7 @@ LOCAL = RecoveryOptions(scheduler="local", nodes=("laptop",))
 HANG = Hang("step", 130.0, 120.0, 2, "gpu02", "stopped by a signal (state T)")
 FATAL = NodeFinding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
 DRAIN = replace(FATAL, verdict="DRAIN")
+XID = NodeFinding("gpu02", "xid", "FATAL", "XID 79")
 FULL = NodeFinding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
 
 PEERS = tuple(rank(number, 1, "RuntimeError", PEER) for number in range(3))
@@ -243,6 +244,10 @@ def test_a_failure_without_a_known_cause_while_storage_refuses_files_is_of_stora
         (
             evidence(findings=(FATAL,), ranks_started=False),
             "gpu02 is unhealthy: GPU 3 has fallen off the bus (gpu_lost)",
+        ),
+        (
+            evidence(findings=(FATAL, XID, replace(FATAL, node="gpu01"))),
+            "gpu02 is unhealthy: GPU 3 has fallen off the bus (gpu_lost); XID 79 (xid)",
         ),
         (
             killed(oom_kills=2),

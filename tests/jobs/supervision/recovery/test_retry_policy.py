@@ -463,6 +463,17 @@ def test_a_finding_that_does_not_end_the_work_is_listed_all_the_same() -> None:
     }
 
 
+def test_an_entry_has_all_that_is_as_bad_and_its_gpu() -> None:
+    lost = replace(LOST, gpu_uuid="GPU-3")
+    others = [replace(lost, code="xid", message=f"XID {number}") for number in (79, 62, 48, 79)]
+    mild = replace(lost, code="pcie_width", verdict="DRAIN", message="x8 of x16")
+
+    (entry,) = decide(evidence(findings=(mild, lost, *others))).suspects
+
+    assert (entry.code, entry.verdict, entry.gpu_uuid) == ("gpu_lost", "FATAL", "GPU-3")
+    assert entry.evidence == "GPU 3 has fallen off the bus; XID 79; XID 62; and 1 more"
+
+
 def test_a_failed_node_is_listed_although_slurm_acts() -> None:
     decision = decide(evidence(failed_node="gpu02"))
 
