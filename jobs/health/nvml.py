@@ -386,26 +386,32 @@ RENUMBERED = ((575, 0), (580, 82))
 
 
 def _link_errors(nvml: Any, handle: Any) -> LinkErrors:
-    """Return the errors of all links: by the totals of cards up to Ampere, else by those over all
-    ports.
+    """Return the errors of all links: of each link since Hopper, else by the totals of cards that
+    do not count so (as NVIDIA's resiliency extension does, shared_utils/health_check.py).
     """
     try:
-        replays, recoveries, flit, data = (
-            _field(nvml, handle, field) for field in LINK_TOTAL_FIELDS
-        )
-        return LinkErrors(replays, recoveries, flit + data)
+        return LinkErrors(*(_of_links(nvml, handle, field) for field in LINK_ERROR_FIELDS))
     except nvml.NVMLError as error:
         if error.value not in (NOT_SUPPORTED, INVALID_ARGUMENT):
             raise
-    return LinkErrors(*(_field(nvml, handle, (field, ALL_LINKS)) for field in LINK_ERROR_FIELDS))
+    replays, recoveries, flit, data = (_field(nvml, handle, field) for field in LINK_TOTAL_FIELDS)
+    return LinkErrors(replays, recoveries, flit + data)
 
 
 LINK_TOTAL_FIELDS = (52, 59, 38, 45)
 """NVML_FI_DEV_NVLINK_{REPLAY,RECOVERY,CRC_FLIT,CRC_DATA}_ERROR_COUNT_TOTAL."""
 LINK_ERROR_FIELDS = (161, 162, 163)
-"""NVML_FI_DEV_NVLINK_ERROR_DL_{REPLAY,RECOVERY,CRC}."""
-ALL_LINKS = 0xFFFFFFFF
-"""The scope that sums over all links."""
+"""NVML_FI_DEV_NVLINK_ERROR_DL_{REPLAY,RECOVERY,CRC}; Blackwell has none of them."""
+
+
+def _of_links(nvml: Any, handle: Any, field: int) -> int:
+    """Return the sum of a field over all links; one beyond the card's last is not supported."""
+    links = range(nvml.NVML_NVLINK_MAX_LINKS)
+    values = nvml.nvmlDeviceGetFieldValues(handle, [(field, link) for link in links])
+    known = [_value(nvml, value) for value in values if value.nvmlReturn == nvml.NVML_SUCCESS]
+    if not known:
+        raise nvml.NVMLError(values[0].nvmlReturn)
+    return sum(known)
 
 
 def _pcie_fatal(nvml: Any, handle: Any) -> int:
@@ -413,14 +419,8 @@ def _pcie_fatal(nvml: Any, handle: Any) -> int:
 
 
 def _link_failures(nvml: Any, handle: Any) -> int:
-    """Return the failed recoveries of all links, whose counters are one per link."""
-    field = nvml.NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS
-    links = range(nvml.NVML_NVLINK_MAX_LINKS)
-    values = nvml.nvmlDeviceGetFieldValues(handle, [(field, link) for link in links])
-    known = [_value(nvml, value) for value in values if value.nvmlReturn == nvml.NVML_SUCCESS]
-    if not known:
-        raise nvml.NVMLError(values[0].nvmlReturn)
-    return sum(known)
+    """Return the failed recoveries of all links."""
+    return _of_links(nvml, handle, nvml.NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS)
 
 
 def _ecc_corrected(nvml: Any, handle: Any) -> int:

@@ -269,7 +269,9 @@ int nvmlDeviceGetFieldValues(Device *device, int count, FieldValue *values) {
         values[i].type = 1;
         values[i].value.u = (unsigned)number(device->index, key, values[i].field == 82 ? 45 : 0);
         strcat(key, ".error");
-        values[i].result = (int)number(device->index, key, SUCCESS);
+        /* an A100 counts the errors of each link in other fields */
+        values[i].result = (int)number(device->index, key, values[i].field >= 161 && values[i].field <= 163
+                                                               ? NOT_SUPPORTED : SUCCESS);
     }
     return SUCCESS;
 }

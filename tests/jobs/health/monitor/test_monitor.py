@@ -115,6 +115,21 @@ def codes(report: Mapping[str, Any]) -> set[tuple[str, str, int | None]]:
     return {(item["verdict"], item["code"], item["subject"]["gpu"]) for item in report["findings"]}
 
 
+def test_errors_of_links_are_the_sum_of_each_link_where_a_card_counts_so(node: Node) -> None:
+    """The card has as many links as the library asks for."""
+    counts = {f"gpu.field.{field}": n for n, field in enumerate((161, 162, 163), 1)}
+    supported = {f"gpu.field.{field}.error": 0 for field in (161, 162, 163)}
+    totals = {f"gpu.field.{field}": 900 for field in (52, 59, 38, 45)}
+
+    node.start({"count": 1, **counts, **supported, **totals})
+
+    node.wait(lambda report: report["samples"] >= 1)
+    node.stop()
+    first = next(iter(records.read_samples(node.folder, 0, "node07")))
+    named = dict(zip((*records.GPU_FIELDS, "memory_used"), first["gpus"][0], strict=True))
+    assert named["link_errors"] == [36, 72, 108]
+
+
 @pytest.mark.parametrize(
     ("driver", "field"),
     [("570.133.20", 269), ("575.57.08", 251), ("580.65.06", 251), ("580.82.07", 269), ("r", 269)],
