@@ -23,10 +23,9 @@ class XidAction(Enum):
 
 _XIDS: dict[XidAction, tuple[int, ...]] = {
     XidAction.RETRY: (68,),
-    XidAction.CONFIRM: (8, 13, 31, 32, 38, 44, 60, 69, 94, 109),
+    XidAction.CONFIRM: (8, 13, 31, 32, 38, 44, 60, 69, 94, 109, *range(144, 151)),
     XidAction.EXCLUDE: (
         *(46, 48, 61, 62, 74, 95, 110, 119, 120, 136, 140),
-        *range(144, 151),
         *(155, 156, 158, 167, 171, 172),
     ),
     XidAction.REPAIR: (54, 64, 79, 143, 151),
@@ -41,7 +40,8 @@ _XIDS: dict[XidAction, tuple[int, ...]] = {
 XID = {number: action for action, numbers in _XIDS.items() for number in numbers}
 """XID number → action. From NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors) and the
 checks of leptonai/gpud, facebookresearch/gcm and Azure/azurehpc-health-checks; unproven on
-hardware. 43, 45 and 137 follow when ranks are killed.
+hardware. 43, 45 and 137 follow when ranks are killed. 144 to 150, of NVLink 5, are harmless or
+need a reset by a code that NVML's events lack: the recovery action shows which.
 """
 
 

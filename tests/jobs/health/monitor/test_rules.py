@@ -345,6 +345,17 @@ def test_an_unknown_xid_is_reported_and_an_informational_one_is_not() -> None:
     assert xids((0, 1, 43), (0, 1, 63)) == []
 
 
+def test_an_error_of_nvlink_5_is_fatal_where_the_gpu_needs_a_reset() -> None:
+    """Most of its causes need nothing (NVIDIA's catalogue, decoding of XID 144 to 150)."""
+    heard = [XidEvent(0, 1, "GPU-1", 145)]
+
+    assert brief(found(steady(3), events=heard)) == [("WARN", "xid", 1)]
+    assert brief(found(on_gpu(3, 1, last=1, recovery_action=1), events=heard)) == [
+        ("FATAL", "recovery_action", 1),
+        ("WARN", "xid", 1),
+    ]
+
+
 def test_a_second_contained_error_on_a_gpu_condemns_it_but_the_same_one_told_twice_does_not() -> (
     None
 ):
