@@ -89,8 +89,9 @@ class PeriodLine:
     """Seconds of the steps in which a rank waited for its samples: those of the rank that waited
     longest."""
     communication: float = field(metadata={"key": "communication_s"})
-    """Seconds of the steps from the end of a rank's backward pass to the reduced gradients, and in
-    the reduction of the loss: the mean over ranks. It includes waiting for slower ranks.
+    """Seconds of the steps from the end of a rank's backward pass to the reduced gradients, in the
+    reduction of the loss, and of its forward pass waiting for weights of other ranks: the mean over
+    ranks. It includes waiting for slower ranks.
     """
     checkpoint: float = field(metadata={"key": "checkpoint_s"})
     """Seconds for which training waited for saves since the period before."""

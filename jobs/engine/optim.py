@@ -44,6 +44,15 @@ class Updater:
             if piece.ddp_config.overlap_param_gather:
                 piece.start_param_sync(force_sync=True)
 
+    def gathering(self) -> Iterator[Any]:
+        """Yield the groups of parameters that arrive in the forward pass; ``finish_param_sync`` of
+        each waits for the slowest rank.
+        """
+        for piece in self.wrapped:
+            if piece.ddp_config.overlap_param_gather:
+                yield from piece.bucket_groups
+                yield from piece.expert_parallel_bucket_groups
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Hold the pieces in eval mode within the block."""

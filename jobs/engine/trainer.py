@@ -174,6 +174,8 @@ class Trainer:
         config.finalize_model_grads_func = self.measures.communicating_in(
             config.finalize_model_grads_func
         )
+        for buckets in self.updater.gathering():
+            buckets.finish_param_sync = self.measures.communicating_in(buckets.finish_param_sync)
 
     def resume(self) -> None:
         """Load the newest valid checkpoint; without any, stay at step 0 with the first weights.

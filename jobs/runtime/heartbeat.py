@@ -75,8 +75,9 @@ class Pace(NamedTuple):
     data: float
     """Seconds in which it waited for samples."""
     communication: float
-    """Seconds from the end of its backward pass to the reduced gradients, and in the reduction of
-    the loss, so that a rank that is faster than its peers has more of them."""
+    """Seconds from the end of its backward pass to the reduced gradients, in the reduction of the
+    loss, and of its forward pass waiting for weights of other ranks, so that a rank that is faster
+    than its peers has more of them."""
 
 
 @dataclass(frozen=True)

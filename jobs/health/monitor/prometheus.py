@@ -56,7 +56,7 @@ RANK_METRICS = (
     ),
     Metric(
         "meditron_rank_communication_seconds_total",
-        "Part from the end of the backward pass to the reduced gradients.",
+        "Part in which the rank waited for gradients, the loss and weights of other ranks.",
         "communication",
     ),
 )
