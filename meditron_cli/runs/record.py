@@ -127,6 +127,8 @@ class RunRecord:
         Raises:
             ConfigError: it cannot.
         """
+        if self.unreadable:
+            raise request.UnreadableRun(self.problem, self.unreadable)
         if self.problem:
             raise ConfigError(self.problem, hint=self.hint)
         return self

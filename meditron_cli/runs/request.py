@@ -42,10 +42,16 @@ class Request:
 class UnreadableRun(ConfigError):
     """A refusal of the system to read a file of a run, or an error of its storage."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        self.reason = error.strerror or str(error)
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
         """Of the system, such as ``Permission denied``."""
-        super().__init__(f"{error.filename or path} cannot be read: {self.reason}")
+        super().__init__(message)
+
+    @classmethod
+    def of_error(cls, path: Path, error: OSError) -> UnreadableRun:
+        """Return the error about a path, or the file that the system names."""
+        reason = error.strerror or str(error)
+        return cls(f"{error.filename or path} cannot be read: {reason}", reason)
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnreadableRun(path, error) from error
+        raise UnreadableRun.of_error(path, error) from error
 
 
 def note_request(run: RunDir, request: Request, history: RunHistory) -> None:
@@ -150,7 +156,7 @@ def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     except FormatError as error:
         raise other_version(path, error) from error
     except OSError as error:
-        raise UnreadableRun(path, error) from error
+        raise UnreadableRun.of_error(path, error) from error
     if missing := [key for key in keys if key not in content]:
         raise ConfigError(
             f"{path}: {missing[0]} is missing; the file is damaged", hint=HINT_DAMAGED

@@ -137,6 +137,8 @@ class RunPage:
     """Sentences of ``reasons.task_errors``, each followed by its hint."""
     waiting: Sequence[str] = ()
     """Sentences of ``reasons.waiting``, each followed by its hint."""
+    problem: str = ""
+    """Why the run cannot be read now, so that this is how it was before."""
     asked: Asked = Asked()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.contract.files import read_small
@@ -162,7 +163,10 @@ class LogReader:
         folder = self._run.attempt(attempt.stage, attempt.number)
         is_local = ":" in attempt.job_id  # its logs have names of processes
         job = "*" if is_local else f"{glob.escape(attempt.job_id)}_*"
-        return [folder / f"ranks-{attempt.index:05d}.log", *folder.glob(f"{job}.out")]
+        paths = [folder / f"ranks-{attempt.index:05d}.log"]
+        with suppress(OSError):
+            paths += folder.glob(f"{job}.out")
+        return paths
 
 
 def tail(path: Path) -> tuple[str, ...]:

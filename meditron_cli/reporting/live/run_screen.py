@@ -79,7 +79,8 @@ def run_screen(page: RunPage, size: tuple[int, int], ascii_only: bool = False) -
             2, len(page.log.lines) if page.log else 0, 6, right=True,
         ),
     ]  # fmt: skip
-    return screen(head, sections, footer(page.asked, page.now, width), size, glyphs)
+    foot = line((page.problem, "red")) if page.problem else footer(page.asked, page.now, width)
+    return screen(head, sections, foot, size, glyphs)
 
 
 def heading(page: RunPage, width: int) -> Text:
@@ -359,7 +360,8 @@ def footer(asked: Asked, now: float, width: int) -> Text:
     if asked.at is None:
         return text.append("  waiting for Slurm", "yellow")
     if asked.silent:
-        return text.append("  Slurm does not answer", "yellow")
-    text.append(f"  Slurm answered {max(0.0, now - asked.at):.0f} s ago", "dim")
+        text.append("  Slurm does not answer", "yellow")
+    else:
+        text.append(f"  Slurm answered {max(0.0, now - asked.at):.0f} s ago", "dim")
     due = "now" if asked.asking else f"again in {max(0.0, asked.due - now):.0f} s"
     return text.append(f", asked {due}", "dim") if width >= WIDE else text

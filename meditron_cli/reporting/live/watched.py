@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.contract import specs
@@ -24,7 +25,7 @@ from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
 from meditron_cli.reporting.reasons import task_errors, waiting
 from meditron_cli.reporting.run_times import Measurer, RunTimes
 from meditron_cli.reporting.speed import Speed
-from meditron_cli.runs import open_jobs, state, store
+from meditron_cli.runs import open_jobs, request, state, store
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
@@ -32,7 +33,7 @@ from meditron_cli.services import Services
 
 REPORT_SECONDS = 15.0
 """Between two reads of monitors' reports, which are written so often."""
-TIMES_SECONDS = 60.0
+TIMES_SECONDS = 20.0
 """Between two sums of the whole run's times, where no event is new."""
 SHARE = 100
 """Times what the last sum took until the next one, at least: a run may have 10,000 attempts."""
@@ -58,16 +59,27 @@ class WatchedRun:
         self._errors: list[task_errors.TaskFailure] = []
         self._measured: tuple[object, ...] = ()
         self._times_due = Due()
+        self._page: RunPage | None = None
 
     def read(self, now: float) -> RunPage:
-        """Return the run as it is now.
+        """Return the run as it is now; as it was before, with the reason, while it cannot be read.
 
         Raises:
-            ConfigError: its directory was removed, or cannot be read.
+            ConfigError: it was removed, is damaged, or could not be read before either.
         """
-        require_present(self._run)
-        record, answered = self._records.read(), self.poll.asked.at
-        (infos,) = self.poll.answers([record.require_readable()], now)
+        try:
+            with request.reading(self._run.root):
+                require_present(self._run)
+                self._page = self._read(now)
+        except request.UnreadableRun as error:
+            if self._page is None:
+                raise
+            return replace(self._page, problem=error.message)
+        return self._page
+
+    def _read(self, now: float) -> RunPage:
+        record, answered = self._records.read().require_readable(), self.poll.asked.at
+        (infos,) = self.poll.answers([record], now)
         if self.poll.asked.at != answered:
             # A job that ended before the new answer has its exit record meanwhile.
             record = self._records.read().require_readable()

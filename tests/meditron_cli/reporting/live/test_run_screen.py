@@ -215,12 +215,18 @@ def test_a_pending_stage_has_its_reason_and_start() -> None:
         (Asked(), "nothing runs or waits"),
         (Asked("local", NOW, NOW), "q leaves"),
         (Asked("slurm"), "waiting for Slurm"),
-        (Asked("slurm", NOW - 5, NOW, silent=True), "Slurm does not answer"),
+        (Asked("slurm", NOW - 5, NOW, silent=True), "Slurm does not answer, asked again in 0 s"),
         (Asked("slurm", NOW - 99, NOW - 84, asking=True), "answered 99 s ago, asked now"),
     ],
 )
 def test_the_last_line_tells_how_old_the_answer_is(asked: Asked, words: str) -> None:
     assert words in shown(RunPage(NOW, view(TRAINING), asked=asked))[-1]
+
+
+def test_the_last_line_has_the_reason_why_a_run_cannot_be_read() -> None:
+    page = replace(FULL, problem="plan.json cannot be read: Stale file handle")
+
+    assert shown(page)[-1] == "plan.json cannot be read: Stale file handle"
 
 
 def test_more_nodes_than_lines_are_counted_and_those_with_findings_come_first() -> None:

@@ -217,6 +217,25 @@ def test_what_stops_a_run_has_the_words_of_status(
     assert [*found.waiting, *found.errors] == printed[-count:]
 
 
+def test_a_run_that_cannot_be_read_stays_with_the_reason_until_it_can(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    watched = WatchedRun(meditron.services(), trained.run)
+    page(meditron, watched)
+    events, aside = trained.run.events, trained.run.root / "aside"
+    events.rename(aside)
+    events.mkdir()  # root may read any file
+    before = page(meditron, watched, 2)
+    events.rmdir()
+    aside.rename(events)
+    found = page(meditron, watched, 2)
+
+    assert before.problem == f"{events} cannot be read: Is a directory"
+    assert [item.number for item in before.attempts] == [1, 2]
+    assert found.problem == ""
+    assert found.now == before.now + 4
+
+
 def test_gpus_are_those_of_the_running_attempt(meditron: Bench, trained: TaskRecords) -> None:
     for attempt, used in ((1, 5), (2, 98)):
         folder = trained.run.attempt("pretrain", attempt)
