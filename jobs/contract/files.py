@@ -50,12 +50,12 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Name the file in an error of the storage that does not."""
+def naming(path: str | Path, part: str | Path = "") -> Iterator[None]:
+    """Name the file in an error of the storage that does not, or names a temporary part of it."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or str(error.filename) == str(part):
             error.filename = str(path)
         raise
 
@@ -66,7 +66,7 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     """
     make_folder(path.parent)
     part = path.with_name(f".{path.name}.{uuid4().hex}")
-    with naming(path):
+    with naming(path, part):
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)

@@ -52,6 +52,11 @@ def test_an_error_of_the_storage_names_the_file(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
+def test_a_folder_that_takes_no_file_is_reported_by_the_file_that_was_meant() -> None:
+    with pytest.raises(OSError, match=r"'/proc/page\.html'"):
+        write_bytes(Path("/proc/page.html"), b"")
+
+
 def test_an_error_of_appending_names_the_file() -> None:
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
         append_lines(Path("/dev/full"), ["a line"])
