@@ -22,30 +22,45 @@ class AlarmLog:
         self._sender = sender
         self._raised: dict[tuple[str, str, str], str] = {}
         """Verdict by code, node and key."""
+        self._waiting: list[AlarmEvent] = []
+        """Alarms that are not recorded yet."""
+        self._problem = ""
 
-    def add(self, alarm: Alarm) -> None:
-        """Log and record an alarm that is new, or worse than before."""
-        key = (alarm.code, alarm.node, alarm.key)
-        if self._raised.get(key) == alarm.verdict:
+    def add(self, *alarms: Alarm) -> None:
+        """Log and record the alarms that are new, or worse than before; and those that could not be
+        recorded earlier. Many nodes may have the same trouble at once: they are written together,
+        and one process sends them.
+        """
+        self._waiting += [self._event(alarm) for alarm in alarms if self._is_new(alarm)]
+        if not self._waiting:
             return
+        try:
+            events.append(self._attempt.run, *self._waiting)
+        except OSError as error:
+            problem = f"alarms could not be recorded: {error.strerror}"
+            if problem != self._problem:
+                log(problem)
+            self._problem = problem
+            return
+        self._waiting, self._problem = [], ""
+        self._sender.send()
+
+    def _is_new(self, alarm: Alarm) -> bool:
+        key = (alarm.code, alarm.node, alarm.key)
+        is_new = self._raised.get(key) != alarm.verdict
         self._raised[key] = alarm.verdict
+        return is_new
+
+    def _event(self, alarm: Alarm) -> AlarmEvent:
         log(f"{alarm.verdict} {alarm.sentence}")
         attempt = self._attempt
-        try:
-            events.append(
-                attempt.run,
-                AlarmEvent(
-                    time.time(),
-                    attempt.stage,
-                    attempt.index,
-                    attempt.number,
-                    alarm.code,
-                    alarm.verdict,
-                    alarm.message,
-                    alarm.node,
-                ),
-            )
-        except OSError as error:
-            log(f"the alarm could not be recorded: {error.strerror}")
-            return
-        self._sender.send()
+        return AlarmEvent(
+            time.time(),
+            attempt.stage,
+            attempt.index,
+            attempt.number,
+            alarm.code,
+            alarm.verdict,
+            alarm.message,
+            alarm.node,
+        )

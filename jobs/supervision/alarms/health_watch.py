@@ -98,9 +98,8 @@ class HealthWatch:
             self._send_due = now + SEND_SECONDS
             self._sender.send()
         reports = self._reports()
-        for alarm in (*node_alarms(reports), *driver_alarms(reports)):
-            self._alarms.add(alarm)
-        self._watch_monitors(reports)
+        silent = self._silent_monitors(reports)
+        self._alarms.add(*node_alarms(reports), *driver_alarms(reports), *silent)
         alive = [one for one in reports if self._reads_of(one["node"]) < SILENT_READS]
         self._watch_training(now, alive)
         found = self._findings(reports)
@@ -134,8 +133,8 @@ class HealthWatch:
     def _reads_of(self, node: str) -> int:
         return self._silent_reads.get(node, (0.0, 0))[1]
 
-    def _watch_monitors(self, reports: list[dict[str, Any]]) -> None:
-        """Raise an alarm for a monitor that was killed, is stopped, or did not start: its node is
+    def _silent_monitors(self, reports: list[dict[str, Any]]) -> Iterator[Alarm]:
+        """Yield an alarm for a monitor that was killed, is stopped, or did not start: its node is
         not watched, and its last readings are no present ones. Looks are counted, as clocks jump.
         """
         times = {report["node"]: report["time"] for report in reports}
@@ -146,7 +145,7 @@ class HealthWatch:
                 minutes = SILENT_READS * READ_SECONDS / 60
                 text = f"its monitor has not reported for {minutes:.0f} minutes"
                 if "monitor_silent" not in self._task.health.get("skip", ()):
-                    self._alarms.add(Alarm("monitor_silent", text, node=node))
+                    yield Alarm("monitor_silent", text, node=node)
 
     # ---- the training
 
@@ -159,8 +158,7 @@ class HealthWatch:
             return
         self._training_due = now + TRAINING_SECONDS
         self._write_readings(now, reports)
-        for alarm in self._training_alarms(self._task.training, now):
-            self._alarms.add(alarm)
+        self._alarms.add(*self._training_alarms(self._task.training, now))
 
     def _write_readings(self, now: float, reports: list[dict[str, Any]]) -> None:
         """Write the newest readings for rank 0, which has them in its metrics

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.contract import rundir
@@ -436,6 +437,40 @@ def test_news_that_waited_are_sent_while_the_ranks_run(attempt: Attempt, tmp_pat
 
     attempt.senders[0].wait(PATIENCE)
     assert "pretrain started" in told.read_text()
+
+
+def test_the_same_trouble_of_many_nodes_is_sent_by_one_process(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "runs", pretrain=1)
+    attempt.ref = replace(attempt.ref, run=run)
+    tell(run, {"PAGER": f"command:/usr/bin/tee {tmp_path}/told"})
+    for node in NODES:
+        attempt.report(node, ("WARN", "network_errors", None), ("WARN", "load", None))
+
+    attempt.later(attempt.watch())
+
+    children = [child.cmdline() for child in psutil.Process().children()]
+    assert sum("jobs.notification" in words for words in children) == 1
+    attempt.senders[0].wait(PATIENCE)
+    assert "network_errors is bad (4 times)" in (tmp_path / "told").read_text()
+
+
+def test_alarms_that_could_not_be_recorded_are_later(
+    attempt: Attempt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch, log = attempt.watch(), attempt.ref.run.events
+    log.mkdir()
+    attempt.report("node01", ("WARN", "load", None))
+    attempt.later(watch)
+    attempt.later(watch)
+    log.rmdir()
+
+    attempt.later(watch)
+    attempt.later(watch)
+
+    assert attempt.alarms() == [("WARN", "load", "node01")]
+    assert capsys.readouterr().err.count("could not be recorded") == 1
 
 
 def test_a_task_that_does_not_train_is_watched_for_its_nodes_alone(attempt: Attempt) -> None:
