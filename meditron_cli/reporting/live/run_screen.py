@@ -266,8 +266,14 @@ def outcome_style(attempt: Attempt) -> str:
 
 
 def attempt_line(page: RunPage, attempt: Attempt, end: float, width: int) -> Text:
-    """Return an attempt: its node, how long it lasted, its last step, its root cause and why."""
-    name = f"{attempt.stage} {attempt.number}" if width >= WIDE else f"#{attempt.number}"
+    """Return an attempt: its node, how long it lasted, its last step, its root cause and why. A
+    stage of several tasks is followed by the task.
+    """
+    stage = page.view.stages.get(attempt.stage)
+    task = f"[{attempt.index}]" if stage and stage.total > 1 else ""
+    name = (
+        f"{attempt.stage}{task} {attempt.number}" if width >= WIDE else f"#{attempt.number}{task}"
+    )
     ended = end if attempt.ended is None else attempt.ended
     step = page.last_steps.get((attempt.stage, attempt.index, attempt.number))
     outcome = open_state(page, attempt) or "not recorded"

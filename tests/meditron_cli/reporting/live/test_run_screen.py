@@ -252,6 +252,14 @@ def test_an_attempt_of_which_slurm_does_not_report_is_unknown() -> None:
     assert "pretrain 3 33m 20s  unknown on gpu07" in text(page)
 
 
+@pytest.mark.parametrize(("width", "name"), [(80, "evaluate[1] 1 8m"), (40, "#1[1] 8m")])
+def test_attempts_of_a_stage_of_several_tasks_name_the_task(width: int, name: str) -> None:
+    began = StartEvent(NOW - 500, "evaluate", 1, 1, "7_1", NOW - 500)
+    page = replace(FULL, attempts=[Attempt(began)], open_attempts={("evaluate", 1, 1): "running"})
+
+    assert name in text(page, width)
+
+
 def test_long_names_of_nodes_differ() -> None:
     names = [f"a-rather-long-name-{number:03d}" for number in (17, 18)]
     nodes = [NodeReading(name, NOW, GPUS) for name in names]
