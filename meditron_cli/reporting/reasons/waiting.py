@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from jobs.contract.rundir import RunDir
-from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
+from jobs.slurm.states import HELD_BY_USER
 from meditron_cli.runs import release, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView, StageView
@@ -24,21 +24,22 @@ def sentences(
     run: RunDir, record: RunRecord, view: RunView, infos: Mapping[str, JobInfo]
 ) -> Iterator[str]:
     """Yield why stages wait that do not start by themselves, each followed by its hint, if any."""
-    yield from held(run, view)
+    yield from held(run, record, infos)
     yield from unconfirmed(run, record)
     yield from blocked(run, record, view, infos)
 
 
-def held(run: RunDir, view: RunView) -> Iterator[str]:
-    """Yield who holds the jobs of pending stages, and how to release them."""
-    for stage in view.stages.values():
-        if stage.state != "pending":
-            continue
-        if stage.pending_reason == HELD_BY_USER:
-            yield f"{stage.stage}: its owner holds it; `scontrol release` lets it start"
-        elif is_held_after_launch(stage.pending_reason):
-            yield f"{stage.stage}: Slurm holds it after a failed launch"
-            yield f"hint: `{store.command(run, 'resume')}` releases it"
+def held(run: RunDir, record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
+    """Yield which jobs of unfinished tasks are held, and how to release them."""
+    for name, stage in record.stages.items():
+        ids = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
+        if own := [job for job in ids if job in infos and infos[job].reason == HELD_BY_USER]:
+            yield f"{name}: its owner holds {release.jobs_text(own)}"
+            arrays = dict.fromkeys(job.partition("_")[0] for job in own)
+            yield f"hint: `scontrol release {' '.join(arrays)}` lets it start"
+    for name, ids in release.held_jobs(record, infos).items():
+        yield f"{name}: Slurm holds {release.jobs_text(ids)} after a failed launch"
+        yield f"hint: `{store.command(run, 'resume')}` releases it"
 
 
 def unconfirmed_stages(record: RunRecord) -> list[str]:

@@ -128,10 +128,13 @@ def test_only_stages_that_read_the_file_stop_are_shown_as_stopping(meditron: Ben
     ("reason", "advice"),
     [
         ("Priority", ""),
-        ("JobHeldUser", "curate: its owner holds it; `scontrol release` lets it start\n"),
+        (
+            "JobHeldUser",
+            "curate: its owner holds job 101_0\nhint: `scontrol release 101` lets it start\n",
+        ),
         (
             "launch failed requeued held",
-            "curate: Slurm holds it after a failed launch\n"
+            "curate: Slurm holds job 101_0 after a failed launch\n"
             "hint: `meditron resume {run}` releases it\n",
         ),
     ],
@@ -347,6 +350,19 @@ def test_the_same_error_of_several_tasks_is_shown_once(
         "tokenize tasks 0, 2: docs.jsonl:7: no text",
         "hint: fix the line",
         f"hint: `meditron resume {run.name}` continues it",
+    ]
+
+
+def test_a_held_task_of_a_stage_that_runs_is_shown(meditron: Bench) -> None:
+    """The stage runs, and cannot finish."""
+    meditron.submit()
+    meditron.scheduler.put_stage("tokenize", JobState.ACTIVE)
+    for job in ("102_1", "102_2"):
+        meditron.scheduler.put(job, JobState.QUEUED, "PENDING", "JobHeldUser")
+
+    assert meditron("status", meditron.run().name).stdout.splitlines()[-2:] == [
+        "tokenize: its owner holds job 102_1 and 1 more",
+        "hint: `scontrol release 102` lets it start",
     ]
 
 

@@ -198,7 +198,7 @@ def let_a_stage_wait_for_ever(meditron: Bench, fail: Callable[..., None]) -> Non
 @pytest.mark.parametrize(
     ("change", "count"),
     [
-        (hold, 1),
+        (hold, 2),
         (hold_after_launch, 2),
         (leave_unconfirmed, 2),
         (let_a_stage_fail, 4),
