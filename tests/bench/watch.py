@@ -18,11 +18,10 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.text import Text
 
-from jobs.contract.files import FORMAT, append_lines, write_json
+from jobs.contract.files import FORMAT, append_lines
 from jobs.contract.metrics_log import to_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN
-from jobs.health.monitor import records
 from meditron_cli.reporting.live.run_screen import run_screen
 from meditron_cli.reporting.live.terminal import QUIT
 from meditron_cli.reporting.live.watch import show
@@ -39,6 +38,7 @@ from tests.bench.status import (
     make_plan,
     make_run,
 )
+from tests.monitor_reports import write_report
 
 HOUR = 3600.0
 ATTEMPTS = 300
@@ -177,8 +177,7 @@ def write_reports(run: RunDir, time: float) -> None:
         for index in range(8)
     ]
     for node in NODES:
-        path = records.report_path(run.attempt(PRETRAIN, ATTEMPTS), 0, node)
-        write_json(path, {"node": node, "time": time, "now": [], "newest": gpus})
+        write_report(run.attempt(PRETRAIN, ATTEMPTS), node, time=time, newest=gpus)
 
 
 def cpu_seconds() -> float:
