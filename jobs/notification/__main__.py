@@ -6,6 +6,7 @@ sends at a time, by a lock; the next one sends what it leaves. Standard library 
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
@@ -22,7 +23,7 @@ from jobs.contract.notification import NotifySettings
 from jobs.contract.rundir import RunDir
 from jobs.notification import delivery, message
 from jobs.notification.news import KINDS, NewsReader
-from jobs.notification.outbox import OLDEST_SECONDS, Outbox
+from jobs.notification.outbox import OLDEST_SECONDS, REPEAT_SECONDS, Outbox
 from jobs.runtime import secrets_file
 from jobs.runtime.log import log
 
@@ -75,13 +76,12 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     reader = NewsReader(run, wanted)
     news = list(reader.news(values))
     outbox.add(news, settings.targets, now)
-    if news or outbox.offset - start > UNREAD_BYTES:
-        keep(run, outbox)
+    is_kept = keep(run, outbox) if news or outbox.offset - start > UNREAD_BYTES else True
     waiting = {name: receiver for name, receiver in outbox.receivers.items() if receiver.items}
     due = [name for name, receiver in waiting.items() if receiver.is_due(now)]
     if len(due) < len(waiting) and reader.nothing_follows():
         due = [name for name, receiver in waiting.items() if receiver.is_due(now, True)]
-    if not due:
+    if not due or not (is_kept or is_first(run, now)):
         return
     failures, problem = failures_of(run, settings, outbox, due, seconds)
     if problem != outbox.problem and problem:
@@ -93,10 +93,27 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     keep(run, outbox)
 
 
-def keep(run: RunDir, outbox: Outbox) -> None:
-    """Write the state; not where the run was removed meanwhile, whose folder must not reappear."""
+def keep(run: RunDir, outbox: Outbox) -> bool:
+    """Write the state; not where the run was removed meanwhile, whose folder must not reappear.
+    Return False where the disk takes nothing.
+    """
     if run.events.exists():
-        write_json(run.notify_state, outbox.to_json())
+        try:
+            write_json(run.notify_state, outbox.to_json())
+        except OSError as error:
+            log(f"it could not be noted what is sent: {error.strerror}")
+            return False
+    return True
+
+
+def is_first(run: RunDir, now: float) -> bool:
+    """Return whether nothing was sent lately, and note that by the time of the settings' file: a
+    full disk takes no state, and is worth a message. The tasks of an array send one together.
+    """
+    if 0 <= now - run.notify.stat().st_mtime < REPEAT_SECONDS:
+        return False
+    os.utime(run.notify)
+    return True
 
 
 def new_events(run: RunDir, offset: int, oldest: float) -> tuple[list[dict[str, object]], int]:
@@ -138,7 +155,8 @@ def failures_of(
 def report(run: RunDir, name: str, error: str) -> None:
     """Record a failure, which is done once until it has another reason."""
     log(f"the notification to {name} was not delivered: {error}" if name else error)
-    append_event(run, "notification", to=name, error=error)
+    with suppress(OSError):
+        append_event(run, "notification", to=name, error=error)
 
 
 if __name__ == "__main__":

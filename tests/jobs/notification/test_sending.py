@@ -20,6 +20,7 @@ from jobs.notification import __main__ as sending
 from jobs.notification.outbox import OLDEST_SECONDS
 from jobs.notification.sender import Sender
 
+from ...disks import fill, mounted
 from ...message_servers import program, sendmail
 from ...ranks import PATIENCE, wait_until
 from .runs import end, happen, make_run, start, tell
@@ -203,6 +204,22 @@ def test_without_a_readable_address_the_reason_is_logged_once(run: RunDir, tmp_p
     send(run)
 
     assert notes(run)[1:] == [("PAGER", f"{secrets} has no line PAGER=…")]
+
+
+def test_a_full_disk_of_the_run_is_told_once(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "256k") as disk:
+        run = make_run(disk, pretrain=1)
+        tell(run, {"PAGER": page(tmp_path)})
+        happen(run, failed())
+        run.notify_lock.touch()
+        os.utime(run.notify, (0, 0))
+        fill(disk)
+
+        for _ in range(3):
+            assert start_sender(run).wait(PATIENCE) == 0
+
+    [text] = pages(tmp_path)
+    assert "failed: no text" in text
 
 
 def test_a_sender_that_is_killed_while_it_sends_leaves_it_to_the_next(
