@@ -1,4 +1,4 @@
-"""What a rank's pace counts as waiting for others."""
+"""The time that the pace of a rank counts as waiting for others."""
 
 from __future__ import annotations
 
