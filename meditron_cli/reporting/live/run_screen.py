@@ -237,11 +237,11 @@ def attempt_lines(page: RunPage, width: int, height: int, glyphs: Glyphs) -> lis
     for attempt in page.attempts:
         shown.setdefault(attempt.stage, []).append(stretch(page, attempt, end))
     names = max(map(len, shown))
+    listed = [item for item in page.attempts if item.interrupted or item.ended is None]
     strips = [
         line(name.ljust(names + 1), *timeline(items, begin, end, max(1, width - names - 1), glyphs))
         for name, items in shown.items()
-    ][-max(1, height - 1) :]
-    listed = [item for item in page.attempts if item.interrupted or item.ended is None]
+    ][-max(1, height - bool(listed)) :]
     newest = listed[::-1][: max(0, height - len(strips))]
     return [*strips, *(attempt_line(page, item, end, width) for item in newest)]
 

@@ -260,6 +260,20 @@ def test_attempts_of_a_stage_of_several_tasks_name_the_task(width: int, name: st
     assert name in text(page, width)
 
 
+def test_every_stage_has_its_strip_where_no_attempt_broke_off() -> None:
+    ends = {"cause": RootCause.COMPLETED, "action": RetryAction.FINISH}
+    attempts = []
+    for place, name in enumerate(("curate", "tokenize", "index")):
+        item = attempt(1, 900 - 100 * place, 850 - 100 * place, **ends)
+        assert item.end is not None
+        start, end = replace(item.start, stage=name), replace(item.end, stage=name)
+        attempts.append(Attempt(start, end, item.ended))
+    found = shown(RunPage(NOW, view(*PIPELINE), attempts=attempts))
+
+    strips = found[next(place for place, row in enumerate(found) if "3 attempts" in row) + 1 :]
+    assert [row.split()[0] for row in strips[:3]] == ["curate", "tokenize", "index"]
+
+
 def test_long_names_of_nodes_differ() -> None:
     names = [f"a-rather-long-name-{number:03d}" for number in (17, 18)]
     nodes = [NodeReading(name, NOW, GPUS) for name in names]
