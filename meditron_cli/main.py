@@ -94,6 +94,10 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if ctx.resilient_parsing:  # a shell completes: nothing is refused, `help` is passed over
+            args = args[args[0] == "help" :]
+            is_known = args and args[0] in COMMANDS
+            return super().resolve_command(ctx, args) if is_known else (None, None, args)
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             raise click.UsageError(f"no such command: {name}{_instead(name)}", ctx)

@@ -19,12 +19,14 @@ CHANGES = {
     "zsh": (
         "compadd -U -V unsorted -a completions",
         "local space=(); [[ $completions[1] == *= ]] && space=(-S '')\n"
+        "        local option=${words[CURRENT]%%=*}\n"
+        '        [[ $words[CURRENT] == --*=* ]] && completions=("$option="$^completions)\n'
         '        compadd -U -V unsorted "${space[@]}" -a completions',
     ),
     "fish": ('string split ","', 'string split --max 1 ","'),
 }
 """Text of click's script, and what replaces it: no space follows ``KEY=``, as none does in fish,
-where descriptions have commas.
+where descriptions have commas; zsh keeps ``--OPTION=`` before a value.
 """
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from meditron_cli.reporting.tables import Table
 
-NUMBER = re.compile(r"[-+±]?[\d.,:]+(e[-+]?\d+)?( ?[%a-zA-Z]{1,3})?")
+NUMBER = re.compile(r"[-+±]?[\d.,:]+(±[\d.,]+)?(e[-+]?\d+)?( ?[%a-zA-Z]{1,3})?")
 EMPTY = (None, "", "-")
 ONE_LINE = 24
 """Letters of a cell that is not broken: wider tables scroll."""

@@ -18,7 +18,11 @@ def test_script_of_each_shell_calls_meditron(meditron: Bench, shell: str) -> Non
 
     assert result.exit_code == 0
     assert f"_MEDITRON_COMPLETE={shell}_complete" in result.stdout
-    ours = {"bash": "compopt -o nospace", "zsh": "space=(-S '')", "fish": "split --max 1"}
+    ours = {
+        "bash": "compopt -o nospace",
+        "zsh": 'completions=("$option="$^completions)',
+        "fish": "split --max 1",
+    }
     assert ours[shell] in result.stdout
 
 
@@ -51,6 +55,25 @@ def test_commands_options_and_runs_are_completed(meditron: Bench) -> None:
     assert completions(meditron, "meditron logs --fo", 2) == ["--follow"]
     assert completions(meditron, "meditron status tri", 2) == [name]
     assert completions(meditron, "meditron cancel tri", 2) == [name]
+    assert completions(meditron, "meditron help rep", 2) == ["report"]
+    assert completions(meditron, "meditron help corpus sa", 3) == ["sample"]
+
+
+def test_a_line_with_a_wrong_command_is_completed_without_an_error(meditron: Bench) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "meditron_cli"],
+        env={
+            **os.environ,
+            "COMP_WORDS": "meditron nosuch x",
+            "COMP_CWORD": "2",
+            "_MEDITRON_COMPLETE": "bash_complete",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
