@@ -22,6 +22,7 @@ from jobs.contract.rundir import RunDir
 from jobs.health.monitor import records
 from meditron_cli.reporting import speed
 from meditron_cli.reporting.attempts import Attempt
+from meditron_cli.reporting.live.drawing import clean
 from meditron_cli.reporting.live.page import Curve, LogEnd, NodeReading
 from meditron_cli.reporting.log_filter import LogFilter
 from meditron_cli.reporting.speed import Speed
@@ -179,7 +180,7 @@ def tail(path: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     whole = text if size <= TAIL_BYTES else text.partition("\n")[2] or text
-    lines = LogFilter().keep(whole).splitlines()
+    lines = map(clean, LogFilter().keep(whole).split("\n"))
     return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 
 

@@ -353,7 +353,7 @@ def alarm_lines(page: RunPage) -> list[Text]:
 
 def log_lines(page: RunPage, height: int) -> list[Text]:
     lines: Sequence[str] = page.log.lines if page.log else ()
-    return [line((clean(text), "dim")) for text in lines[-height:]]
+    return [line((text, "dim")) for text in lines[-height:]]
 
 
 def footer(asked: Asked, now: float, width: int) -> Text:

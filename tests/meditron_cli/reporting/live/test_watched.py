@@ -326,6 +326,18 @@ def test_of_a_line_longer_than_what_is_read_the_end_is_shown(
     assert [text[-5:] for text in found.lines] == ["xlast"]
 
 
+def test_of_a_progress_bar_the_last_state_is_a_line(meditron: Bench, trained: TaskRecords) -> None:
+    attempt = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts[-1]
+    folder = trained.run.attempt("pretrain", 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    bar = "".join(f"\r{percent}%" for percent in range(100))
+    (folder / "ranks-00000.log").write_bytes(f"first\n{bar}\n\x1b[2K\n\x00\xff\n".encode())
+    found = LogReader(trained.run).read(attempt, 0)
+
+    assert found is not None
+    assert found.lines[:2] == ("first", "99%")
+
+
 def test_steps_that_are_trained_again_replace_later_ones() -> None:
     lines = [*map(metric_lines.step, range(1, 11)), metric_lines.step(4, 2, loss=9.0)]
     reader = CurveReader()
