@@ -132,9 +132,13 @@ def _ports(sample: Sample | None) -> dict[str, Port]:
 
 
 def rise(values: Iterable[tuple[float, int]]) -> int:
-    """Return by how much a counter rose; one that was reset counts from zero."""
+    """Return by how much a counter rose; one that was reset counts from zero. A zero among others
+    adds nothing: it is a reset, after which the next value counts, or a file that was not readable.
+    """
     total, before = 0, None
     for _, value in values:
+        if before and not value:
+            continue
         if before is not None:
             total += value - before if value >= before else value
         before = value

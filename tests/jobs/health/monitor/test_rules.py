@@ -11,7 +11,7 @@ from jobs.health.findings import Expected, HealthFinding, HealthVerdict
 from jobs.health.monitor import gpu_rules, node_rules, rules
 from jobs.health.monitor.node_reader import StuckProbe
 from jobs.health.monitor.rules import NodeRules
-from jobs.health.monitor.series import NodeSeries
+from jobs.health.monitor.series import NodeSeries, rise
 from jobs.health.monitor.summary import NodeSummary
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import (
@@ -452,3 +452,21 @@ def test_a_healthy_node_raises_no_alarm(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_a_hundred_hours_of_each_of_ten_healthy_nodes_raise_no_alarm(seed: int) -> None:
     assert healthy(100, seed) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5000, 5000, 5003], 3),
+        ([0, 0, 7], 7),
+        ([5000, 2, 4], 4),
+        ([5000, 0, 4], 4),
+        ([5000, 0, 5001], 1),
+        ([5000], 0),
+        ([], 0),
+    ],
+)
+def test_a_counter_that_is_reset_or_not_readable_rises_by_what_it_counted(
+    values: list[int], expected: int
+) -> None:
+    assert rise(enumerate(values)) == expected
