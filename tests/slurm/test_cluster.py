@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import submitit
+
+from jobs.slurm.steps import one_per_node
 
 from .cluster import CPU_NODES, GPU_NODES, Cluster, ClusterError
 from .desk import wait
@@ -71,6 +74,24 @@ def test_four_tasks_on_two_nodes_receive_their_node_and_rank(
     assert [numbers for _, numbers in ranks] == ["0 0", "1 1", "2 0", "3 1"]
     first, _, second, _ = nodes = [node for node, _ in ranks]
     assert (nodes[1], nodes[3], first < second) == (first, second, True)
+
+
+def test_a_process_per_node_is_ended_by_none_of_another_node(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    """Sites may end a step some seconds after its first process: here by its environment."""
+    step = shlex.join(one_per_node(2, "--overlap"))
+    late = f"[ $SLURM_PROCID = 0 ] && exit 3; sleep 5; touch {tmp_path}/late"
+
+    job = slurm.submit(
+        f"export SLURM_WAIT=1 SLURM_KILL_BAD_EXIT=1; {step} sh -c '{late}'",
+        "--partition=low",
+        "--nodes=2",
+        "--output=/dev/null",
+    )
+    slurm.wait_job(job, "FAILED")
+
+    assert (tmp_path / "late").exists()
 
 
 def test_every_element_of_an_array_runs(slurm: Cluster, tmp_path: Path) -> None:
