@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +50,9 @@ class XidListener:
         threading.Thread(target=self._listen, args=(devices,), daemon=True).start()
 
     def received(self) -> Iterator[XidEvent]:
-        """Yield the events that have arrived since the last call."""
-        with suppress(queue.Empty):
-            while True:
-                yield self._events.get_nowait()
+        """Yield the events that have arrived since the last call, not those that arrive now."""
+        for _ in range(self._events.qsize()):
+            yield self._events.get_nowait()
 
     def _listen(self, devices: Devices) -> None:
         nvml = devices.nvml
