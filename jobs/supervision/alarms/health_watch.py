@@ -191,9 +191,8 @@ class HealthWatch:
 
     def _watch_speed(self, reports: list[dict[str, Any]]) -> None:
         """Look for stragglers, and for a training that is slow as a whole."""
-        if "straggler" in self._task.health.get("skip", ()):
-            return
-        for straggler in self._detector.stragglers():
+        is_skipped = "straggler" in self._task.health.get("skip", ())
+        for straggler in () if is_skipped else self._detector.stragglers():
             lost = straggler.lost_share() * self._seconds_left()
             costs = lost > RESTART_FACTOR * self._restart_seconds()
             verdict = "DRAIN" if straggler.node and costs else "WARN"

@@ -383,8 +383,10 @@ def test_a_profile_may_skip_stragglers(attempt: Attempt) -> None:
     watch = attempt.watch()
 
     attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
-
     assert attempt.alarms() == []
+
+    attempt.train(watch, (2.0, 0.0, 4.0), (6.0, 0.0, 0.0))
+    assert attempt.alarms() == [("WARN", "slow_steps", "")]
 
 
 def test_alarms_about_the_training_are_recorded_once(attempt: Attempt) -> None:
