@@ -25,6 +25,7 @@ from jobs.health.sample import (
     SramErrors,
     Unknown,
 )
+from jobs.health.xid import XID
 
 from ..samples import GIB, HealthyNode, steady, with_gpus, with_host
 
@@ -354,6 +355,13 @@ def test_an_error_of_nvlink_5_is_fatal_where_the_gpu_needs_a_reset() -> None:
         ("FATAL", "recovery_action", 1),
         ("WARN", "xid", 1),
     ]
+
+
+def test_every_xid_that_is_reported_has_a_meaning() -> None:
+    messages = [message for number in XID for _, message in xids((0, 1, number))]
+
+    assert len(messages) > 40
+    assert not [message for message in messages if "not in the table" in message]
 
 
 def test_a_second_contained_error_on_a_gpu_condemns_it_but_the_same_one_told_twice_does_not() -> (
