@@ -158,6 +158,12 @@ class SkipLine:
     attempt: int
 
 
+@dataclass(frozen=True)
+class _CorpusLoss:
+    loss: float
+    perplexity: float
+
+
 @dataclass(frozen=True, slots=True)
 class ValidationLine:
     """A validation after a step."""
@@ -288,7 +294,10 @@ def from_json(value: Mapping[str, Any]) -> MetricLine:
     """
     for key, kind in LINE_TYPES.items():
         if key in value:
-            return from_fields(kind, value)
+            line = from_fields(kind, value)
+            for of_corpus in line.corpora.values() if isinstance(line, ValidationLine) else ():
+                from_fields(_CorpusLoss, of_corpus if isinstance(of_corpus, dict) else {})
+            return line
     raise ValueError("a metric line of no known kind")
 
 

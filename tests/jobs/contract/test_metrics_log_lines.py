@@ -60,6 +60,20 @@ def test_lines_that_are_of_no_kind_are_skipped(tmp_path: Path) -> None:
     assert list(MetricsLog(run, "pretrain").read_new()) == [step(1), save(2)]
 
 
+@pytest.mark.parametrize(
+    "of_corpus", [{"loss": None, "perplexity": 9.0}, {"loss": float("nan")}, {"loss": 2.0}, {}, 1]
+)
+def test_a_validation_without_the_loss_of_a_corpus_is_skipped(
+    tmp_path: Path, of_corpus: object
+) -> None:
+    run = RunDir(tmp_path)
+    whole = {"loss": 2.0, "perplexity": 7.4}
+    append(run, validation(1, corpora={"med": whole}))
+    append(run, validation(2, corpora={"med": whole, "replay": of_corpus}))
+
+    assert [line.step for line in MetricsLog(run, "pretrain").read_new()] == [1]
+
+
 def test_a_training_without_metrics_has_no_lines(tmp_path: Path) -> None:
     assert list(MetricsLog(RunDir(tmp_path), "pretrain").read_new()) == []
 
