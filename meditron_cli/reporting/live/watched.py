@@ -238,9 +238,12 @@ class WatchedRuns:
         }
         records = [reader.read() for reader in self._readers.values()]
         live = [record for record in records if open_jobs.open_jobs(record, now)]
+        answered = self.poll.asked.at
         infos = dict(
             zip((record.name for record in live), self.poll.answers(live, now), strict=True)
         )
+        if self.poll.asked.at != answered:
+            records = [reader.read() for reader in self._readers.values()]
         for record in records:
             view = state.derive_view(record, infos.get(record.name, {}), now)
             views[record.name] = view

@@ -135,6 +135,21 @@ def test_a_job_that_ended_before_the_answer_has_its_exit_record(
     assert found.view.stages["pretrain"].state == "pending"
 
 
+def test_in_the_list_too_a_job_that_ended_has_its_exit_record(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    def end() -> None:
+        trained.exit(2, 300, "preempted", "submit", last_step=12)
+        meditron.scheduler.put_stage("pretrain", JobState.ENDED, "FAILED")
+        meditron.scheduler.when_asked = lambda: None
+
+    meditron.scheduler.when_asked = end
+    watched = WatchedRuns(meditron.services(), meditron.runs)
+    (row,) = watched.read(meditron.clock.now()).rows
+
+    assert row.view.stages["pretrain"].state == "stopped"
+
+
 def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> None:
     watched = WatchedRun(meditron.services(), trained.run)
     page(meditron, watched)
