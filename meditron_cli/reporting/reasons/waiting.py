@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from jobs.contract.rundir import RunDir
-from jobs.slurm.states import HELD_BY_USER
+from jobs.slurm.states import HELD_BY_ADMIN, HELD_BY_USER
 from meditron_cli.runs import release, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView, StageView
@@ -38,7 +38,11 @@ def held(run: RunDir, record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterat
             arrays = dict.fromkeys(job.partition("_")[0] for job in own)
             yield f"hint: `scontrol release {' '.join(arrays)}` lets it start"
     for name, ids in release.held_jobs(record, infos).items():
-        yield f"{name}: Slurm holds {release.jobs_text(ids)} after a failed launch"
+        is_named = any(infos[job].reason != HELD_BY_ADMIN for job in ids)
+        why = (
+            "after a failed launch" if is_named else "as an administrator asked or a launch failed"
+        )
+        yield f"{name}: Slurm holds {release.jobs_text(ids)}, {why}"
         yield f"hint: `{store.command(run, 'resume')}` releases it"
 
 

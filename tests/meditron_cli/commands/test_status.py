@@ -134,7 +134,12 @@ def test_only_stages_that_read_the_file_stop_are_shown_as_stopping(meditron: Ben
         ),
         (
             "launch failed requeued held",
-            "curate: Slurm holds job 101_0 after a failed launch\n"
+            "curate: Slurm holds job 101_0, after a failed launch\n"
+            "hint: `meditron resume {run}` releases it\n",
+        ),
+        (
+            "JobHeldAdmin",
+            "curate: Slurm holds job 101_0, as an administrator asked or a launch failed\n"
             "hint: `meditron resume {run}` releases it\n",
         ),
     ],
