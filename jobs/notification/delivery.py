@@ -283,7 +283,7 @@ def without(address: str, text: str) -> str:
     parts = re.findall(r"[\w.-]+", whole) + re.findall(r"[\w.@-]+", whole)
     for part in sorted({address, plain, *parts} - {kind}, key=len, reverse=True):
         if len(part) >= HIDDEN_LETTERS:
-            text = text.replace(part, "…")
+            text = re.sub(re.escape(part), "…", text, flags=re.IGNORECASE)  # a host is lower case
     return " ".join(text.split())
 
 

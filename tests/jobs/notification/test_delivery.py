@@ -83,7 +83,7 @@ def test_a_sendmail_that_fails_gives_its_last_line_without_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(
-        tmp_path / "sendmail", "cat >/dev/null; echo no route to doctor@example.org >&2; exit 75"
+        tmp_path / "sendmail", "cat >/dev/null; echo no route to doctor@EXAMPLE.org >&2; exit 75"
     )
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
