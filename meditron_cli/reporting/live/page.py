@@ -124,8 +124,8 @@ class RunPage:
     attempts: Sequence[Attempt] = ()
     """Of all stages, in the order in which they began."""
     open_attempts: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
-    """The state of the task, running or unknown, of attempts that may run, by stage, index and
-    number."""
+    """The state of the task of attempts that run or may run, and of one that has finished its task
+    and whose end is about to be recorded; by stage, index and number."""
     last_steps: Mapping[tuple[str, int, int], int] = field(default_factory=dict)
     """The last step of each attempt of a training, by stage, index and number."""
     nodes: Sequence[NodeReading] = ()

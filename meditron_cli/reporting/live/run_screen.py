@@ -237,7 +237,11 @@ def attempt_lines(page: RunPage, width: int, height: int, glyphs: Glyphs) -> lis
     for attempt in page.attempts:
         shown.setdefault(attempt.stage, []).append(stretch(page, attempt, end))
     names = max(map(len, shown))
-    listed = [item for item in page.attempts if item.interrupted or item.ended is None]
+    listed = [
+        item
+        for item in page.attempts
+        if item.interrupted or (item.ended is None and open_state(page, item) != "succeeded")
+    ]
     strips = [
         line(name.ljust(names + 1), *timeline(items, begin, end, max(1, width - names - 1), glyphs))
         for name, items in shown.items()
@@ -250,12 +254,13 @@ def stretch(page: RunPage, attempt: Attempt, end: float) -> Stretch:
     """Return an attempt in its strip."""
     if attempt.ended is not None:
         return Stretch(attempt.began, attempt.ended, outcome_style(attempt), attempt.interrupted)
-    ended = end if open_state(page, attempt) else attempt.began
-    return Stretch(attempt.began, ended, "cyan", False)
+    state = open_state(page, attempt)
+    style = "green" if state == "succeeded" else "cyan"
+    return Stretch(attempt.began, end if state else attempt.began, style, False)
 
 
 def open_state(page: RunPage, attempt: Attempt) -> str:
-    """Return the state of the task of an attempt that may run; empty of another."""
+    """Return the state of the task of an attempt that is open; empty of another."""
     return page.open_attempts.get((attempt.stage, attempt.index, attempt.number), "")
 
 

@@ -22,6 +22,9 @@ LONGEST = 16
 FIRST_SECONDS = 2.0
 """For the first answer, so that the first page has it."""
 
+RUNNING = "RUNNING"
+"""Slurm's word for a job that runs."""
+
 Answers = Mapping[str, Mapping[str, JobInfo]]
 """By run and job."""
 
@@ -39,7 +42,9 @@ class SchedulerPoll:
         self._answered: float | None = None
         self._asked_at = 0.0
         self._interval = 0.0
-        self._about: set[tuple[str, str, int, float, str, bool]] = set()
+        self._about: set[OpenJob] = set()
+        self._asked_about: set[OpenJob] = set()
+        self._answered_about: set[OpenJob] = set()
         self._thread: threading.Thread | None = None
         self._new: list[Answers | BaseException] = []
 
@@ -54,7 +59,7 @@ class SchedulerPoll:
         jobs = [list(_open(record, now)) for record in records]
         kinds = {job.scheduler for opened in jobs for _, job, _ in opened}
         self._kind = max(kinds, key=SHORTEST_SECONDS.__getitem__, default="")
-        about = {(stage, *job, begun) for opened in jobs for stage, job, begun in opened}
+        about = {item for opened in jobs for item in opened}
         if about != self._about:
             self._about, self._interval = about, self._shortest
         is_due = (
@@ -80,7 +85,7 @@ class SchedulerPoll:
 
     def _ask(self, records: Sequence[RunRecord], now: float) -> None:
         self.calls += 1
-        self._asked_at = now
+        self._asked_at, self._asked_about = now, self._about
         self._thread = threading.Thread(target=self._query, args=(records, now), daemon=True)
         self._thread.start()
         if self._answered is None:
@@ -106,12 +111,19 @@ class SchedulerPoll:
         longer = min(2 * self._interval, LONGEST * self._shortest)
         self._interval = longer if same else self._shortest
         self._answers, self._answered = answer, now
+        self._answered_about = self._asked_about
 
     def _known(
         self, record: RunRecord, opened: Sequence[OpenJob], now: float
     ) -> dict[str, JobInfo]:
         known = dict(self._answers.get(record.name, {}))
-        for _, job, _ in opened:
+        for item in opened:
+            _, job, runs = item
+            info = known.get(job.job_id)
+            waited = info is not None and info.state is JobState.QUEUED
+            if waited and runs and item not in self._answered_about:
+                # It has begun since it was asked about.
+                known[job.job_id] = JobInfo(job.job_id, JobState.ACTIVE, RUNNING)
             is_new = self._answered is not None and now - job.time < NEW_JOB_SECONDS
             if not is_new:
                 known.setdefault(job.job_id, JobInfo(job.job_id, JobState.UNKNOWN, ""))
@@ -119,7 +131,7 @@ class SchedulerPoll:
 
 
 OpenJob = tuple[str, TaskJob, bool]
-"""The stage of a task, its job, and whether the job has begun an attempt."""
+"""The stage of a task, its job, and whether an attempt of it has begun and not ended."""
 
 
 def _open(record: RunRecord, now: float) -> Iterator[OpenJob]:
@@ -128,7 +140,7 @@ def _open(record: RunRecord, now: float) -> Iterator[OpenJob]:
     for name, stage in record.stages.items():
         for index, job in stage.jobs.items():
             if job.job_id in ids and index not in stage.done:
-                yield name, job, index in stage.begun
+                yield name, job, index in stage.begun and index not in stage.exits
 
 
 def _states(answers: Answers) -> set[tuple[str, str, JobState, str]]:

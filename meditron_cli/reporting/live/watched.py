@@ -37,6 +37,7 @@ TIMES_SECONDS = 20.0
 """Between two sums of the whole run's times, where no event is new."""
 SHARE = 100
 """Times what the last sum took until the next one, at least: a run may have 10,000 attempts."""
+OPEN = ("running", "unknown", "succeeded")
 BEGUN = 0.02
 """Share of a stage from which its end is estimated."""
 
@@ -86,14 +87,15 @@ class WatchedRun:
         view = state.derive_view(record, infos, now)
         attempts = attempts_of(record.history)
         opened = open_attempts(attempts, view)
+        running = [item for item, state in opened.items() if state != "succeeded"]
         self._measure(record, infos, view, now)
         if self._nodes_due.is_reached(now):
-            self._nodes = self._reports.read(opened)
+            self._nodes = self._reports.read(running)
             self._nodes_due.set(now, REPORT_SECONDS)
         task = shown_training(record, view)
         curve = self._curve(task)
         progress = record.stages[task[0]].progress if task else None
-        spoken = [*attempts[-1:], *opened][-1:]
+        spoken = [*attempts[-1:], *running][-1:]
         return RunPage(
             now=now,
             view=view,
@@ -109,7 +111,7 @@ class WatchedRun:
                 (item.stage, item.index, item.number): state for item, state in opened.items()
             },
             last_steps=self._times.last_steps if self._times else {},
-            nodes=self._nodes if opened else [],
+            nodes=self._nodes if running else [],
             alarms=newest(record.history.alarms),
             log=self._log.read(spoken[0], now) if spoken else None,
             errors=list(task_errors.sentences(self._run, view, self._errors)),
@@ -150,8 +152,9 @@ class WatchedRun:
 
 
 def open_attempts(attempts: Iterable[Attempt], view: RunView) -> dict[Attempt, str]:
-    """Return the attempts in which tasks run now, the newest of each, and the state of the task.
-    While Slurm does not answer it is unknown, and their monitors and logs may report more.
+    """Return the newest attempt of each task where it has no end, and the state of the task.
+    While Slurm does not answer it is unknown, and monitors and logs may report more; of a task that
+    has succeeded the end is about to be recorded.
     """
     newest = {(attempt.stage, attempt.index): attempt for attempt in attempts}
     return {
@@ -159,7 +162,7 @@ def open_attempts(attempts: Iterable[Attempt], view: RunView) -> dict[Attempt, s
         for (name, index), attempt in newest.items()
         if attempt.ended is None
         and name in view.stages
-        and (state := view.stages[name].task_states.get(index, "")) in ("running", "unknown")
+        and (state := view.stages[name].task_states.get(index, "")) in OPEN
     }
 
 

@@ -274,6 +274,15 @@ def test_every_stage_has_its_strip_where_no_attempt_broke_off() -> None:
     assert [row.split()[0] for row in strips[:3]] == ["curate", "tokenize", "index"]
 
 
+def test_an_attempt_that_has_finished_its_task_is_not_listed_as_one_without_an_end() -> None:
+    done = stage("pretrain", "succeeded", 1, step=1000, target_step=1000)
+    page = RunPage(NOW, view(done), attempts=[attempt(1, 900)],
+                   open_attempts={("pretrain", 0, 1): "succeeded"})  # fmt: skip
+
+    assert "not recorded" not in text(page)
+    assert "pretrain 1" not in text(page)
+
+
 def test_long_names_of_nodes_differ() -> None:
     names = [f"a-rather-long-name-{number:03d}" for number in (17, 18)]
     nodes = [NodeReading(name, NOW, GPUS) for name in names]

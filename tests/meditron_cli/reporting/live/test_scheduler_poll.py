@@ -106,6 +106,22 @@ def test_a_new_job_of_the_run_is_asked_about_soon(polled: Polled) -> None:
     assert found.state is JobState.ACTIVE
 
 
+def test_a_job_that_has_begun_since_it_was_asked_about_runs(polled: Polled) -> None:
+    """Its supervisor's record is newer than Slurm's answer, which is asked for again soon."""
+    polled.at(5000)
+    begun = record("7")
+    begun.stages["pretrain"].begun.add(0)
+    (found,) = polled.poll.answers([begun], 5002)
+    due = polled.poll.asked.due
+    polled.poll.answers([begun], due)
+    while polled.poll.asked.asking:
+        (later,) = polled.poll.answers([begun], due)
+
+    assert found["7"].state is JobState.ACTIVE
+    assert due == 5015
+    assert later["7"].state is JobState.QUEUED, "Slurm's newer answer counts: it was requeued"
+
+
 def test_nothing_is_asked_where_no_job_is_open(polled: Polled) -> None:
     polled.poll.answers([RunRecord("run", Path("run"))], 5000)
 

@@ -150,6 +150,15 @@ def test_in_the_list_too_a_job_that_ended_has_its_exit_record(
     assert row.view.stages["pretrain"].state == "stopped"
 
 
+def test_a_task_that_is_done_before_its_exit_is_recorded_is_closing(
+    meditron: Bench, trained: TaskRecords, finish: Callable[..., None]
+) -> None:
+    finish(trained.run, "pretrain", 0)
+    found = page(meditron, WatchedRun(meditron.services(), trained.run))
+
+    assert found.open_attempts == {("pretrain", 0, 2): "succeeded"}
+
+
 def test_an_event_is_shown_at_once(meditron: Bench, trained: TaskRecords) -> None:
     watched = WatchedRun(meditron.services(), trained.run)
     page(meditron, watched)
