@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for place, item in enumerate(value):
             yield from flat(item, f"{prefix}[{place}]")
     else:
-        yield prefix, "-" if value is None else str(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield prefix, "-" if value is None else text
 
 
 def differences(records: Sequence[Facts]) -> list[tuple[str, ...]]:

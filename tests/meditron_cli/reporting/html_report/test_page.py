@@ -16,7 +16,14 @@ from typing import Any
 from jobs.contract.events import append_event
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
-from meditron_cli.reporting.html_report import curves, grid, page_content, render, summary
+from meditron_cli.reporting.html_report import (
+    curves,
+    grid,
+    page_content,
+    provenance,
+    render,
+    summary,
+)
 from meditron_cli.reporting.html_report.curves import Training
 from meditron_cli.reporting.html_report.summary import find
 
@@ -202,6 +209,14 @@ def test_warnings_about_the_rows_of_a_finetuned_model_are_on_the_page() -> None:
 
     assert page_content.notes([one]) == ["taught: 10 items, 5 fewer than expected"]
     assert page_content.notes([one, other]) == ["a: taught: 10 items, 5 fewer than expected"]
+
+
+def test_settings_are_written_as_in_an_experiment() -> None:
+    experiment = {"a": {"b": True, "c": None, "d": [1, "x"]}, "e": [{"f": "é"}], "g": 1e-4}
+
+    assert list(provenance.flat(experiment)) == [
+        ("a.b", "true"), ("a.c", "-"), ("a.d", '[1, "x"]'), ("e[0].f", "é"), ("g", "0.0001"),
+    ]  # fmt: skip
 
 
 def test_the_columns_of_numbers_of_a_table() -> None:
