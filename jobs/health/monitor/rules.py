@@ -72,8 +72,16 @@ class NodeRules:
             *self._stuck(stuck),
             *self._xids(events),
         ]
-        kept = [item for item in everything if item.code not in self._expected.skip]
+        kept = [self._named(item) for item in everything if item.code not in self._expected.skip]
         return sorted(kept, key=lambda item: -item.verdict)
+
+    def _named(self, item: HealthFinding) -> HealthFinding:
+        """Return a finding with the UUID of its GPU, where that was known at first."""
+        subject = item.subject
+        if subject.gpu is None or subject.uuid:
+            return item
+        named = dataclasses.replace(subject, uuid=self.series.uuid(subject.gpu))
+        return dataclasses.replace(item, subject=named)
 
     def _sustained(self) -> Iterator[HealthFinding]:
         newest = self._checked[-1] if self._checked else {}

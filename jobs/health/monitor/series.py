@@ -85,6 +85,11 @@ class NodeSeries:
         while self._samples[0].time < sample.time - WINDOW_SECONDS:
             self._samples.popleft()
 
+    def uuid(self, index: int) -> str:
+        """Return the UUID that a GPU had at first: one that is lost no longer tells it."""
+        first = self._first_gpus.get(index)
+        return first.uuid if first and isinstance(first.uuid, str) else ""
+
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._samples)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.health.sample import Gpu, GpuMemory, Sample, Unknown
+from jobs.health.sample import Gpu, GpuMemory, Sample, Unknown, value_or_none
 
 MILLI = 1000.0
 LONGEST_GAP_SECONDS = 120.0
@@ -57,11 +57,16 @@ class GpuSummary:
     memory_temperature: Mean = field(default_factory=Mean)
     sm_clock: Mean = field(default_factory=Mean)
     memory: Mean = field(default_factory=Mean)
+    uuid: str | None = None
+    """As it was read last."""
+    name: str | None = None
 
     def add(self, gpu: Gpu, time: float) -> None:
         """Add a sample, the first one too."""
         self._add_energy(gpu, time - self.time)
         self.newest, self.time = gpu, time
+        self.uuid = value_or_none(gpu.uuid) or self.uuid
+        self.name = value_or_none(gpu.name) or self.name
         self.utilisation.add(gpu.utilisation)
         self.power.add(gpu.power)
         self.temperature.add(gpu.temperature)
@@ -103,8 +108,8 @@ class GpuSummary:
         gpu = self.newest
         return {
             "index": gpu.index,
-            "uuid": None if isinstance(gpu.uuid, Unknown) else gpu.uuid,
-            "name": None if isinstance(gpu.name, Unknown) else gpu.name,
+            "uuid": self.uuid,
+            "name": self.name,
             "utilisation": self.utilisation.to_json(),
             "power_w": self.power.to_json(MILLI),
             "temperature": self.temperature.to_json(),

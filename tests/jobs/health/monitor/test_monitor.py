@@ -248,6 +248,8 @@ def test_a_gpu_that_falls_off_the_bus_is_fatal_at_once(node: Node) -> None:
 
     report = node.wait(lambda report: ("FATAL", "gpu_lost", 2) in codes(report))
     assert "off the bus" in report["findings"][0]["message"]
+    uuids = {item["subject"]["uuid"] for item in report["findings"] if item["code"] == "gpu_lost"}
+    assert uuids == {"GPU-00000002-0000-0000-0000-000000000000"} == {report["gpus"][2]["uuid"]}
     node.wait(lambda report: ("FATAL", "xid", 2) in codes(report))
 
 
