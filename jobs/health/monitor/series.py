@@ -86,7 +86,7 @@ class NodeSeries:
             self._samples.popleft()
 
     def uuid(self, index: int) -> str:
-        """Return the UUID that a GPU had at first: one that is lost no longer tells it."""
+        """Return the UUID that a GPU had at first: one that is lost returns none."""
         first = self._first_gpus.get(index)
         return first.uuid if first and isinstance(first.uuid, str) else ""
 
