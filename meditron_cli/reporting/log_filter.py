@@ -27,9 +27,12 @@ NOISE = re.compile(
     r"|WARNING:megatron\.core\."
     r"|\[Gloo\] Rank \d+ is connected to \d+ peer ranks"
     r"|(?:\[[^\]]*\]:)?\[W\d{4} [^\]]*(?:socket|ProcessGroupGloo|TCPStore)\.cpp:\d+\] "
+    r"|\[W\d{4} [^\]]*Utils\.hpp:\d+\] Warning: Environment variable "
+    r"TORCH_NCCL_(?:TRACE_BUFFER_SIZE|DEBUG_INFO_TEMP_FILE) is deprecated"
     r")"
 )
-"""Lines of submitit, of torch's rendezvous and gloo at start-up, and of megatron.core."""
+"""Lines of submitit, of torch's rendezvous and gloo at start-up, of torch about variables that
+ranks also have by their new names, and of megatron.core."""
 
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 

@@ -23,6 +23,8 @@ WARNING = (
         "[Gloo] Rank 0 is connected to 1 peer ranks.\n",
         "[W1128 10:56:41.123456789 socket.cpp:755] [c10d] client socket\n",
         "[rank0]:[W1128 10:56:41.123456789 ProcessGroupGloo.cpp:516] Warning: Unable to resolve\n",
+        "3: [W1130 12:58:38.384280828 Utils.hpp:137] Warning: Environment variable "
+        "TORCH_NCCL_TRACE_BUFFER_SIZE is deprecated; use TORCH_FR_BUFFER_SIZE instead\n",
         "WARNING:megatron.core.utils:fused kernels are not available\n",
     ],
 )
