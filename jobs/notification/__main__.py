@@ -76,11 +76,14 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     reader = NewsReader(run, wanted)
     news = list(reader.news(values))
     outbox.add(news, settings.targets, now)
-    is_kept = keep(run, outbox) if news or outbox.offset - start > UNREAD_BYTES else True
     waiting = {name: receiver for name, receiver in outbox.receivers.items() if receiver.items}
     due = [name for name, receiver in waiting.items() if receiver.is_due(now)]
     if len(due) < len(waiting) and reader.nothing_follows():
         due = [name for name, receiver in waiting.items() if receiver.is_due(now, True)]
+    for name in due:
+        outbox.receivers[name].begin(now)
+    is_changed = due or news or outbox.offset - start > UNREAD_BYTES
+    is_kept = keep(run, outbox) if is_changed else True
     if not due or not (is_kept or is_first(run, now)):
         return
     failures, problem = failures_of(run, settings, outbox, due, seconds)

@@ -75,10 +75,13 @@ class Receiver:
         most = LAST_TRIES_PER_HOUR if is_last else TRIES_PER_HOUR
         return bool(fresh) and len(self.tries) < most
 
+    def begin(self, now: float) -> None:
+        """Note that a message is sent; one whose process is killed counts too."""
+        self.tries.append(now)
+
     def note(self, now: float, error: str) -> bool:
         """Note the result of a message with all that waited; return whether a failure is new."""
         is_new = bool(error) and error != self.error
-        self.tries.append(now)
         self.error = error
         if not error:
             self.sent = {k: t for k, t in self.sent.items() if now - t < REPEAT_SECONDS}

@@ -88,6 +88,7 @@ def test_preemptions_all_day_are_few_messages_and_the_end_still_arrives() -> Non
         now = NOW + 60 * minute
         box.add([item("preempted", minute, now, f"job {minute}")], [TEAM], now)
         if box.receivers["TEAM"].is_due(now):
+            box.receivers["TEAM"].begin(now)
             box.receivers["TEAM"].note(now, "")
             sent += 1
     assert sent == TRIES_PER_HOUR
@@ -102,6 +103,7 @@ def test_a_receiver_that_is_not_reached_is_tried_few_times_an_hour() -> None:
     for number in range(1000):
         box.add([item("failed", number, NOW + number)], [TEAM], NOW + number)
         if box.receivers["TEAM"].is_due(NOW + number):
+            box.receivers["TEAM"].begin(NOW + number)
             box.receivers["TEAM"].note(NOW + number, "no answer in time")
             tries += 1
 

@@ -240,6 +240,7 @@ def test_a_sender_that_is_killed_while_it_sends_leaves_it_to_the_next(
     send(run)
 
     assert len(pages(tmp_path)) == 1
+    assert len(read_json(run.notify_state)["receivers"]["PAGER"]["tries"]) == 2
 
 
 def test_a_stop_of_the_job_lets_a_message_get_through(run: RunDir, tmp_path: Path) -> None:
