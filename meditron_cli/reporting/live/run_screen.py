@@ -304,7 +304,8 @@ def gpu_lines(page: RunPage, width: int, height: int, glyphs: Glyphs) -> list[Te
     if rest:
         used = mean(gpu.utilisation for node in rest for gpu in node.gpus)
         text = "" if used is None else f", {used:.0f} % in the mean"
-        lines.append(line((f"{plural(len(rest), 'node')} more{text}", "dim")))
+        more = " more" if shown else ""
+        lines.append(line((f"{plural(len(rest), 'node')}{more}{text}", "dim")))
     return lines
 
 

@@ -236,6 +236,7 @@ def test_more_nodes_than_lines_are_counted_and_those_with_findings_come_first() 
 
     assert "gpu40 ████████████??▂▂" in found
     assert "nodes more, 98 % in the mean" in found
+    assert "\n64 nodes, " in text(RunPage(NOW, view(TRAINING), nodes=nodes), 80, 6)
 
 
 def test_a_terminal_without_unicode_gets_ascii() -> None:
