@@ -121,13 +121,13 @@ class Monitor:
         due = time.monotonic()
         while not stop.is_set() and not self._is_gone():
             if self._receive() or time.monotonic() >= due:
-                self._sample()
+                self._sample_safely()
                 due = time.monotonic() + interval
             stop.wait(POLL_SECONDS)
         if self._reader.devices.handles and not self._is_gone():
             time.sleep(LAST_SECONDS)
             self._receive()
-            self._sample()
+            self._sample_safely()
         if self._textfile is not None:
             with suppress(OSError):  # its readings would stand for those of a job that is gone
                 self._textfile.unlink(missing_ok=True)
@@ -154,6 +154,13 @@ class Monitor:
             if self._counts[key] <= xid_rules.MOST_EVENTS:
                 self._events.append(event)
         return is_new
+
+    def _sample_safely(self) -> None:
+        """Sample the node; log an error once: the node is watched on for days."""
+        try:
+            self._sample()
+        except Exception as error:  # no thread or memory left, or a bug of a rule
+            self._log_problem("sample", f"no sample was taken: {type(error).__name__}: {error}")
 
     def _sample(self) -> None:
         sample, stuck = self._reader.read()
@@ -223,6 +230,9 @@ class Monitor:
             problem = "textfile_dir needs prometheus_client: pip install meditron[all]"
         else:
             return
+        self._log_problem(what, problem)
+
+    def _log_problem(self, what: str, problem: str) -> None:
         if problem != self._problems.get(what):
             log(problem)
         self._problems[what] = problem

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -17,8 +18,12 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
+from jobs.health.findings import Expected
 from jobs.health.monitor import records
+from jobs.health.monitor.__main__ import Monitor
+from jobs.health.monitor.node_reader import NodeReader, StuckProbe
 from jobs.health.monitor.xid_rules import MOST_EVENTS
+from jobs.health.sample import Sample
 from jobs.health.xid import XID, XidAction
 
 from ....corpus_specs import curate_spec
@@ -380,6 +385,38 @@ def test_a_node_without_gpus_is_monitored_too(node: Node, tmp_path: Path) -> Non
     report = node.wait(lambda report: report["samples"] >= 2)
 
     assert (report["gpus"], report["findings"], report["energy_j"]) == ([], [], 0)
+
+
+class BrokenReader(NodeReader):
+    """The reader of a node that has no thread left for the first two samples."""
+
+    def __init__(self, folder: Path, stop: threading.Event) -> None:
+        super().__init__(folder, {"SLURMD_NODENAME": "node07"})
+        self.stop, self.reads = stop, 0
+
+    def read(self) -> tuple[Sample, tuple[StuckProbe, ...]]:
+        self.reads += 1
+        if self.reads <= 2:
+            raise RuntimeError("can't start new thread")
+        self.stop.set()
+        return super().read()
+
+
+def test_a_sample_that_fails_is_logged_once_and_not_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node07")
+    run, stop = rundir.RunDir(tmp_path), threading.Event()
+    task = task_spec("curate", curate_spec())
+    write_json(run.spec("curate", 0), specs.to_json(task))
+    folder = run.attempt("curate", 1)
+    folder.mkdir(parents=True)
+    reader = BrokenReader(folder, stop)
+
+    Monitor(run, "curate", 0, 1, Expected(), reader).watch(stop, 0.0)
+
+    assert [report["samples"] for report in records.read_reports(folder, 0, ["node07"])] == [1]
+    assert capsys.readouterr().err.count("no sample was taken: RuntimeError") == 1
 
 
 def test_the_samples_are_bounded(tmp_path: Path) -> None:
