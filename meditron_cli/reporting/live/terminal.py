@@ -17,7 +17,8 @@ from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGWINCH)
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, *ENDING, signal.SIGTSTP, signal.SIGWINCH)
 """Signals that the view waits for; ``q`` and the end of the input count as ``QUIT``."""
 QUIT = -1
 ASCII_TERMINALS = ("linux", "vt100", "vt102", "vt220")
@@ -44,6 +45,8 @@ class Terminal:
                 stack.callback(os.close, descriptor)
                 os.set_blocking(descriptor, False)
             for number in SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # as ``nohup`` has it
                 stack.callback(signal.signal, number, signal.signal(number, _note))
             before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             stack.callback(signal.set_wakeup_fd, before)

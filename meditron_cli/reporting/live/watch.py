@@ -15,7 +15,7 @@ from rich.text import Text
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.live.run_screen import run_screen
 from meditron_cli.reporting.live.runs_screen import runs_screen
-from meditron_cli.reporting.live.terminal import QUIT, Terminal
+from meditron_cli.reporting.live.terminal import ENDING, QUIT, Terminal
 from meditron_cli.reporting.live.watched import WatchedRun, WatchedRuns
 from meditron_cli.services import Services
 
@@ -82,8 +82,8 @@ def watch(
             received = show(services, watched, draw, terminal, page)
         if received == signal.SIGINT:
             raise KeyboardInterrupt
-        if received == signal.SIGTERM:
-            sys.exit(128 + signal.SIGTERM)
+        if received in ENDING:
+            sys.exit(128 + received)
         if received == QUIT:
             return
         os.kill(os.getpid(), signal.SIGTSTP)  # Ctrl-Z; `fg` continues here, and so does the

@@ -47,7 +47,9 @@ def assert_as_before(terminal: Tmux, folder: Path, code: int) -> None:
     assert (folder / "before").read_text() == (folder / "after").read_text()
 
 
-@pytest.mark.parametrize(("way", "code"), [("q", 0), ("C-c", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("way", "code"), [("q", 0), ("C-c", 130), ("C-\\", 131), ("TERM", 143), ("HUP", 129)]
+)
 def test_leaving_the_view_restores_the_terminal(
     terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path, way: str, code: int
 ) -> None:
@@ -58,9 +60,9 @@ def test_leaving_the_view_restores_the_terminal(
     assert shell.value("cursor_flag") == "0"
     assert run.name in shell.screen()
     shell.press("x", "y")  # no key but q does anything, and none is echoed
-    if way == "SIGTERM":
+    if way in ("TERM", "HUP"):
         child = f"/proc/{shell.value('pane_pid')}/task/{shell.value('pane_pid')}/children"
-        shell.command("run-shell", f"kill $(cat {child})")
+        shell.command("run-shell", f"kill -{way} $(cat {child})")
     else:
         shell.press(way)
     assert_as_before(shell, tmp_path, code)
