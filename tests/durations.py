@@ -20,10 +20,10 @@ GATE_SECONDS = 1500
 """What CONTRIBUTING.md promises for the gate on two quiet cores."""
 SESSIONS = (("slurm",), ("engine", "end_to_end"), (FAST,))
 """The groups of its three sessions at once (see ``side_by_side.py``), which share it."""
-BUDGETS = {"full": 0, "slurm": 1000, "end_to_end": 400, "engine": 500, FAST: 900}
+BUDGETS = {"full": 0, "slurm": 1100, "end_to_end": 420, "engine": 500, FAST: 1000}
 """Seconds per group of a gate on two cores, in the order in which markers decide; 0 is no budget:
-the gate does not run the group. A slow machine took 930, 340, 439 and 802 when the first session
-was ``slurm`` alone; one group after another on a quiet one took 617, 147, 204 and 628.
+the gate does not run the group. A slow machine took 1042 (without a test that waited in vain), 413,
+426 and 993; one group after another on a quiet one took 617, 147, 204 and 628, a while ago.
 
 More is a warning and no failure: on a loaded machine the seconds are another program's, and a
 correct change must not fail for them.
