@@ -33,9 +33,9 @@ def test_groups_with_deselected_tests_have_no_figure() -> None:
 
 
 def test_a_group_over_its_budget_is_a_warning_in_the_summary() -> None:
-    assert summary({"slurm": 1001.0, "full": 4000.0, "fast": 61.2}) == [
-        "fast: 61 s of 900 s",
-        "slurm: 1001 s of 1000 s (warning: over budget)",
+    assert summary({"slurm": 1101.0, "full": 4000.0, "fast": 61.2}) == [
+        "fast: 61 s of 1000 s",
+        "slurm: 1101 s of 1100 s (warning: over budget)",
         "full: 4000 s",
     ]
 

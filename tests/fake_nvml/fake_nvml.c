@@ -401,7 +401,7 @@ int nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet 
 }
 int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned milliseconds) {
     struct stat before = {0};
-    for (unsigned waited = 0;; waited += 20) {
+    for (unsigned waited = 0;; waited += 50) {
         char key[32];
         const char *text;
         int gpu, code;
@@ -418,6 +418,6 @@ int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned milliseconds) {
             return SUCCESS;
         }
         if (waited >= milliseconds) return TIMEOUT;
-        usleep(20000);
+        usleep(50000);
     }
 }
