@@ -107,7 +107,7 @@ class ForkServer:
 
     def end(self) -> None:
         """Close the server's input, at which it exits."""
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=300)
 
     def start(
         self,

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from .ranks import PATIENCE
+
 
 def need(*names: str) -> None:
     """Skip a test without these libraries; under CI they must be there."""
@@ -110,9 +112,11 @@ def http_server(pair: Path | None = None) -> Iterator[Requests]:
         received.port = server.server_port
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield received
-        server.shutdown()
-        thread.join()
+        try:
+            yield received
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -136,12 +140,19 @@ def smtp_server(
             mails.append((list(envelope.rcpt_tos), mail))
             return "250 OK"
 
-    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port())
-    controller.start()
-    try:
-        yield controller.port, mails
-    finally:
-        controller.stop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        class Listener(Controller):
+            def _create_server(self):
+                return self.loop.create_server(self._factory_invoker, sock=server)
+
+        controller = Listener(Handler(), "127.0.0.1", port, ready_timeout=PATIENCE)
+        controller.start()
+        try:
+            yield port, mails
+        finally:
+            controller.stop()
 
 
 @contextmanager
@@ -149,11 +160,6 @@ def silent_server() -> Iterator[int]:
     """Accept connections and never answer; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def program(path: Path, *lines: str) -> Path:
