@@ -77,6 +77,7 @@ class Chromium:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def close(self) -> None:
         """End the browser."""
@@ -105,8 +106,14 @@ class Chromium:
         scheme = {"name": "prefers-color-scheme", "value": mode}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        loader = self.call("Page.navigate", url=page.resolve().as_uri())["loaderId"]
+
+        def is_loaded(event: dict[str, Any]) -> bool:
+            """Return whether this page has loaded: the event of the one before may come late."""
+            found = event["params"] if event["method"] == "Page.lifecycleEvent" else {}
+            return (found.get("loaderId"), found.get("name")) == (loader, "load")
+
+        while not any(map(is_loaded, self.events)):
             self.events.append(self._receive())
         self.run("drawn")
 
