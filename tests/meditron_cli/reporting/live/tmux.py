@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ....ranks import PATIENCE
+
 INSTALL = Path(__file__).parents[3] / "slurm" / "install.sh"
-PATIENCE_SECONDS = 120.0
-"""For a screen to show what is waited for: a loaded machine takes seconds to start Python."""
 
 
 def install() -> str:
@@ -61,7 +61,7 @@ class Tmux:
 
     def wait_for(self, condition: Callable[[str], bool]) -> str:
         """Return the screen once it fulfils a condition."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while not condition(screen := self.screen()):
             assert time.monotonic() < deadline, screen
             time.sleep(0.05)
