@@ -135,7 +135,7 @@ class LogReader:
         self._attempt: Attempt | None = None
         self._list_due = Due()
         self._paths: list[Path] = []
-        self._known: list[tuple[int, Path]] = []
+        self._known: list[tuple[int, int, Path]] = []
         self._end: LogEnd | None = None
 
     def read(self, attempt: Attempt, now: float) -> LogEnd | None:
@@ -144,11 +144,11 @@ class LogReader:
             self._attempt = attempt
             self._list_due.set(now, LIST_SECONDS)
             self._paths = sorted(self._list(attempt), key=modified, reverse=True)[:LOGS]
-        written = sorted(((modified(path), path) for path in self._paths), reverse=True)
+        written = sorted(((*mark(path), path) for path in self._paths), reverse=True)
         if self._known != written:
             self._known, ends = (
                 written,
-                ((path, tail(path)) for changed, path in written if changed),
+                ((path, tail(path)) for changed, _, path in written if changed),
             )
             self._end = next(
                 (
@@ -186,7 +186,15 @@ def tail(path: Path) -> tuple[str, ...]:
 
 def modified(path: Path) -> int:
     """Return when a file was written last, in nanoseconds; 0 where there is none."""
+    return mark(path)[0]
+
+
+def mark(path: Path) -> tuple[int, int]:
+    """Return when a file was written last, and its size: a file system may keep one time for all
+    that is written within some milliseconds.
+    """
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

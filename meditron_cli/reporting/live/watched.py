@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, FinetuneSpec
+from meditron_cli.errors import ConfigError
 from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.follow import FINAL, require_present
 from meditron_cli.reporting.health.alarms import newest
@@ -70,12 +71,14 @@ class WatchedRun:
         """
         try:
             with request.reading(self._run.root):
-                require_present(self._run)
                 self._page = self._read(now)
         except request.UnreadableRun as error:
             if self._page is None:
                 raise
             return replace(self._page, problem=error.message)
+        except ConfigError:
+            require_present(self._run)
+            raise
         return self._page
 
     def _read(self, now: float) -> RunPage:

@@ -163,9 +163,10 @@ def test_a_job_that_was_just_submitted_is_left_to_the_record(polled: Polled) -> 
     assert old["8"].state is JobState.UNKNOWN
 
 
-def test_a_scheduler_that_cannot_be_used_is_an_error() -> None:
+def test_a_scheduler_that_cannot_be_used_is_an_error(polled: Polled) -> None:
     def make(kind: str) -> FakeScheduler:
         raise ConfigError("no scheduler")
 
+    polled.poll = SchedulerPoll(Services(make=make))
     with pytest.raises(ConfigError, match="no scheduler"):
-        SchedulerPoll(Services(make=make)).answers([record("7")], 5000)
+        polled.at(5000)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,6 @@ from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.health.monitor import records
 from meditron_cli.errors import ConfigError
-from meditron_cli.reporting.live.page import RunPage
 from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader
 from meditron_cli.reporting.live.watched import (
     REPORT_SECONDS,
@@ -59,7 +60,7 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     return found
 
 
-def page(meditron: Bench, watched: WatchedRun, later: float = 0.0) -> RunPage:
+def page(meditron: Bench, watched: WatchedRun | WatchedRuns, later: float = 0.0) -> Any:
     """Return the page once a query that was due has ended."""
     meditron.clock.time += later
     found = watched.read(meditron.clock.now())
@@ -128,9 +129,8 @@ def test_a_job_that_ended_before_the_answer_has_its_exit_record(
         meditron.scheduler.when_asked = lambda: None
 
     meditron.scheduler.when_asked = end
-    found = WatchedRun(meditron.services(), trained.run).read(meditron.clock.now())
+    found = page(meditron, WatchedRun(meditron.services(), trained.run))
 
-    assert not found.asked.asking
     assert found.attempts[-1].cause == "preempted"
     assert found.view.stages["pretrain"].state == "pending"
 
@@ -144,8 +144,7 @@ def test_in_the_list_too_a_job_that_ended_has_its_exit_record(
         meditron.scheduler.when_asked = lambda: None
 
     meditron.scheduler.when_asked = end
-    watched = WatchedRuns(meditron.services(), meditron.runs)
-    (row,) = watched.read(meditron.clock.now()).rows
+    (row,) = page(meditron, WatchedRuns(meditron.services(), meditron.runs)).rows
 
     assert row.view.stages["pretrain"].state == "stopped"
 
@@ -195,6 +194,32 @@ def test_a_run_that_is_removed_is_an_error(meditron: Bench, trained: TaskRecords
 
     with pytest.raises(ConfigError, match="the run directory was moved or removed"):
         watched.read(meditron.clock.now())
+
+
+def test_a_run_that_is_moved_while_it_is_read_is_the_same_error(
+    meditron: Bench, trained: TaskRecords, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    meditron.scheduler.when_asked = lambda: trained.run.root.rename(elsewhere) and None
+
+    with pytest.raises(ConfigError, match="the run directory was moved or removed"):
+        page(meditron, WatchedRun(meditron.services(), trained.run))
+
+
+def test_a_log_is_read_again_that_grew_within_a_tick_of_the_file_system(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    attempt = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts[-1]
+    log = trained.run.attempt("pretrain", 2) / "ranks-00000.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reader = LogReader(trained.run)
+    for text in ("first\n", "first\nsecond\n"):
+        log.write_text(text)
+        os.utime(log, (1000, 1000))
+        found = reader.read(attempt, 0)
+
+    assert found is not None
+    assert found.lines == ("first", "second")
 
 
 def hold(meditron: Bench, fail: Callable[..., None]) -> None:
