@@ -16,6 +16,7 @@ import pytest
 from jobs.contract.outcomes import Hang
 from jobs.supervision.ranks import collectives, hang_attribution
 from jobs.supervision.ranks.collectives import CollectiveHang, find_hang, parse
+from jobs.supervision.ranks.launcher import reserved_port
 from jobs.supervision.ranks.stack_dump import RankReport
 
 from ....ranks import PATIENCE
@@ -285,48 +286,54 @@ def test_collectives_decide_where_no_process_has_stopped() -> None:
 
 
 RANK = """
-import os, sys, threading, time
+import json, os, sys, threading, time
 from pathlib import Path
-from types import SimpleNamespace
 import torch, torch.distributed
 from jobs.engine.profiling import flight_recorder
-rank = int(os.environ["RANK"])
+rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
+
+def write(*finished):
+    # Once the collectives of the pair are finished, which torch records a little late, or are not.
+    while True:
+        record = flight_recorder.record()
+        entries = json.loads(record)["entries"]
+        if tuple(e["retired"] for e in entries if e["process_group"][1] == "PAIR") == finished:
+            break
+        time.sleep(0.01)
+    (folder / f"flight-00000-{rank}.json").write_bytes(record)
+
 torch.distributed.init_process_group("gloo")
 pair = torch.distributed.new_group([0, 1], group_desc="PAIR")
 for number in range(3):
     torch.distributed.all_reduce(torch.ones(2), group=pair)
-if rank == 1:
-    time.sleep(2)
-else:
+if rank == 0:
     threading.Thread(
         target=lambda: torch.distributed.all_reduce(torch.ones(2), group=pair), daemon=True
     ).start()
-    time.sleep(1)
-Path(sys.argv[1], f"flight-00000-{rank}.json").write_bytes(flight_recorder.record())
-store = torch.distributed.distributed_c10d._get_default_store()
-store.set(f"done-{rank}", "1")
-if rank == 0:
-    store.wait(["done-1"])
+    write(True, True, True, False)
+else:
+    write(True, True, True)
+    while not (folder / "flight-00000-0.json").exists():  # its end would end the collective
+        time.sleep(0.01)
 os._exit(0)
 """
 
 
 @pytest.mark.engine
 def test_a_rank_of_gloo_that_has_not_entered_is_named(tmp_path: Path) -> None:
-    base = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29541",
-        "TORCH_FR_BUFFER_SIZE": "100",
-        "TORCH_INCLUDE_STACK_TRACE": "false",
-        "OMP_NUM_THREADS": "1",
-    }
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path)], env={**base, "RANK": str(n)})
-        for n in range(2)
-    ]
-    assert [rank.wait(PATIENCE) for rank in ranks] == [0, 0]
+    with reserved_port() as port:
+        base = {
+            **os.environ,
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCH_FR_BUFFER_SIZE": "100",
+            "TORCH_INCLUDE_STACK_TRACE": "false",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", RANK, str(tmp_path)]
+        ranks = [subprocess.Popen(command, env={**base, "RANK": str(n)}) for n in range(2)]
+        assert [rank.wait(PATIENCE) for rank in ranks] == [0, 0]
 
     assert find_hang(collectives.read(tmp_path, 0), 2) == CollectiveHang(
         "rank 1 has not entered all_reduce 4 of PAIR, in which 1 rank waits", (1,)
