@@ -12,13 +12,11 @@ import os
 import resource
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jobs.contract import rundir, specs
@@ -37,6 +35,7 @@ from jobs.health.sample import Sample, value_or_none
 from jobs.runtime import heartbeat
 from jobs.runtime.log import log
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 INTERVAL_SECONDS = 15.0
 """Between two samples."""
 POLL_SECONDS = 0.5
@@ -61,18 +60,21 @@ def main(argv: list[str] | None = None) -> int:
     except TaskError as error:
         log(f"the node is not monitored: {error.message}")
         return error.code
-    stop = threading.Event()
-
-    def request_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before there are other threads
     folder = run.attempt(args.stage, args.attempt)
     reader = NodeReader(folder, os.environ, args.probe, expected.gpus)
     monitor = Monitor(run, args.stage, args.index, args.attempt, expected, reader)
-    monitor.watch(stop, args.interval)
+    monitor.watch(is_stopped_within, args.interval)
     return 0
+
+
+def is_stopped_within(seconds: float) -> bool:
+    """Wait for a stop request; return whether one came.
+
+    Signals are blocked and waited for: a handler that sets an event hangs where it interrupts a
+    wait for this event, which has its lock.
+    """
+    return signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
 
 
 class Monitor:
@@ -114,16 +116,21 @@ class Monitor:
         if self._textfile is not None:
             prometheus.remove_stale(self._textfile.parent, self._started)
 
-    def watch(self, stop: threading.Event, interval: float) -> None:
+    def watch(self, is_stopped_within: Callable[[float], bool], interval: float) -> None:
         """Sample the node until a stop is requested, or the attempt's folder is gone; and once more
         then, since what has just ended the ranks may be a GPU.
+
+        Args:
+            is_stopped_within: waits so many seconds for a stop request; returns whether one came.
+            interval: between two samples, in seconds.
         """
         due = time.monotonic()
-        while not stop.is_set() and not self._is_gone():
+        while not self._is_gone():
             if self._receive() or time.monotonic() >= due:
                 self._sample_safely()
                 due = time.monotonic() + interval
-            stop.wait(POLL_SECONDS)
+            if is_stopped_within(POLL_SECONDS):
+                break
         if self._reader.devices.handles and not self._is_gone():
             time.sleep(LAST_SECONDS)
             self._receive()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -52,7 +51,13 @@ class Node:
         self.errors = folder.parent / f"{folder.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, readings: Mapping[str, object], *options: str, **health: Any) -> None:
+    def start(
+        self,
+        readings: Mapping[str, object],
+        *options: str,
+        program: tuple[str, str] = ("-m", "jobs.health.monitor"),
+        **health: Any,
+    ) -> None:
         """Start the monitor, which samples some five times a second."""
         site = specs.SiteSpec(textfile_dir=health.pop("textfile_dir", ""))
         task = task_spec("curate", curate_spec(), health={"skip": OF_HOST, **health}, site=site)
@@ -61,7 +66,7 @@ class Node:
         names = [str(self.run.root), "curate", "0", "1", "--interval", "0.2", *options]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.health.monitor", *names],
+                [sys.executable, *program, *names],
                 cwd=REPOSITORY,
                 env={
                     **environment(self.library, self.readings),
@@ -390,15 +395,12 @@ def test_a_node_without_gpus_is_monitored_too(node: Node, tmp_path: Path) -> Non
 class BrokenReader(NodeReader):
     """The reader of a node that has no thread left for the first two samples."""
 
-    def __init__(self, folder: Path, stop: threading.Event) -> None:
-        super().__init__(folder, {"SLURMD_NODENAME": "node07"})
-        self.stop, self.reads = stop, 0
+    reads = 0
 
     def read(self) -> tuple[Sample, tuple[StuckProbe, ...]]:
         self.reads += 1
         if self.reads <= 2:
             raise RuntimeError("can't start new thread")
-        self.stop.set()
         return super().read()
 
 
@@ -406,14 +408,14 @@ def test_a_sample_that_fails_is_logged_once_and_not_the_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "node07")
-    run, stop = rundir.RunDir(tmp_path), threading.Event()
+    run = rundir.RunDir(tmp_path)
     task = task_spec("curate", curate_spec())
     write_json(run.spec("curate", 0), specs.to_json(task))
     folder = run.attempt("curate", 1)
     folder.mkdir(parents=True)
-    reader = BrokenReader(folder, stop)
+    reader = BrokenReader(folder, {"SLURMD_NODENAME": "node07"})
 
-    Monitor(run, "curate", 0, 1, Expected(), reader).watch(stop, 0.0)
+    Monitor(run, "curate", 0, 1, Expected(), reader).watch(lambda _: reader.reads == 3, 0.0)
 
     assert [report["samples"] for report in records.read_reports(folder, 0, ["node07"])] == [1]
     assert capsys.readouterr().err.count("no sample was taken: RuntimeError") == 1
@@ -448,3 +450,28 @@ def test_a_monitor_whose_attempt_is_gone_ends(node: Node) -> None:
     assert node.process is not None
     assert node.process.wait(SECONDS) == 0
     assert not node.run.root.exists()
+
+
+STOPPED = """
+import os, signal, sys, threading
+from jobs.health.monitor.__main__ import main
+
+def interrupt(frame, event, called):
+    code, caller = frame.f_code, frame.f_back and frame.f_back.f_back
+    has_lock = event == "call" and code is threading.Condition.wait.__code__
+    if called is signal.sigtimedwait or (has_lock and caller.f_code.co_name == "watch"):
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.setprofile(interrupt)
+os._exit(main())
+"""
+"""A monitor that is stopped in its first pause; in that of an event, which then holds its lock."""
+
+
+def test_a_stop_request_at_any_moment_ends_the_monitor(node: Node) -> None:
+    node.start({"count": 1}, program=("-c", STOPPED))
+
+    assert node.process is not None
+    assert node.process.wait(SECONDS) == 0, node.log()
+    assert node.report()["samples"] >= 1
