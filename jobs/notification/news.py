@@ -70,15 +70,17 @@ class NewsReader:
         """Return whether every task of each stage that has begun has ended for good, so that no
         further news are expected unless a person resumes the run.
         """
-        history = self._history.current()
+        history, plan = self._history.current(), self._plan()
         begun = {stage for stage, _, _ in history.begun}
         tasks = (
             history.task(stage, index).ended
-            for stage, planned in self._plan().items()
+            for stage, planned in plan.items()
             for index in planned.get("tasks", ())
             if stage in begun
         )
-        return all(ended and ended[max(ended)].action in LAST_ACTIONS for ended in tasks)
+        return bool(plan) and all(
+            ended and ended[max(ended)].action in LAST_ACTIONS for ended in tasks
+        )
 
     def _of_start(self, start: StartEvent) -> Iterator[News]:
         if self._wanted.isdisjoint(("started", "resumed")):
@@ -128,7 +130,8 @@ class NewsReader:
         text = f"{record.stage} finished" + (
             f" at step {record.last_step}" * bool(record.last_step)
         )
-        if all(map(self._is_complete, self._plan())):
+        plan = self._plan()
+        if plan and all(map(self._is_complete, plan)):
             text += f", and with it the run; `{self._run.command('report')}` shows the results"
         key = f"finished {record.stage} {record.attempt}"
         return News("finished", key, f"finished {record.stage}", text, time)

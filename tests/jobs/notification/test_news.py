@@ -151,3 +151,10 @@ def test_nothing_follows_once_each_task_of_each_begun_stage_has_ended(run: RunDi
     for event, expected in steps:
         happen(run, event)
         assert reader.nothing_follows() == expected, event
+
+
+def test_a_damaged_plan_does_not_make_a_run_finished(run: RunDir) -> None:
+    run.plan.write_text("{")
+
+    assert told(run, end("completed", "finish")) == [("finished", "pretrain finished")]
+    assert not NewsReader(run).nothing_follows()
