@@ -12,21 +12,43 @@ VARIABLE = "_MEDITRON_COMPLETE"
 
 CHANGES = {
     "bash": (
-        "\n    return 0\n}",
-        "\n    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi"
-        "\n\n    return 0\n}",
+        (
+            'response=$(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD',
+            'local words="${COMP_WORDS[*]:0:COMP_CWORD+1}"\n'
+            "    words=${words//$'\\n=\\n'/=}\n"
+            "    words=${words/%$'\\n='/=}\n"
+            "    local ends=${words//[!$'\\n']}\n\n"
+            '    response=$(env COMP_WORDS="$words" COMP_CWORD=${#ends}',
+        ),
+        (
+            "\n    return 0\n}",
+            "\n    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then\n"
+            "        compopt -o nospace\n    fi\n\n    return 0\n}",
+        ),
     ),
     "zsh": (
-        "compadd -U -V unsorted -a completions",
-        "local space=(); [[ $completions[1] == *= ]] && space=(-S '')\n"
-        "        local option=${words[CURRENT]%%=*}\n"
-        '        [[ $words[CURRENT] == --*=* ]] && completions=("$option="$^completions)\n'
-        '        compadd -U -V unsorted "${space[@]}" -a completions',
+        (
+            "compadd -U -V unsorted -a completions",
+            "local space=(); [[ $completions[1] == *= ]] && space=(-S '')\n"
+            '        compadd -V unsorted "${space[@]}" -a completions',
+        ),
+        (
+            "    for type key descr",
+            "    compset -P 1 '--*='\n    for type key descr",
+        ),
     ),
-    "fish": ('string split ","', 'string split --max 1 ","'),
+    "fish": (
+        ('string split ","', 'string split --max 1 ","'),
+        (
+            "(_meditron_completion)",
+            "(_meditron_completion | string replace --regex '^' -- "
+            "(string match --regex -- '^--[^=]*=' (commandline -t); or echo ''))",
+        ),
+    ),
 }
 """Text of click's script, and what replaces it: no space follows ``KEY=``, as none does in fish,
-where descriptions have commas; zsh keeps ``--OPTION=`` before a value.
+where descriptions have commas. Of ``--OPTION=VALUE`` the value is completed: the word is three in
+bash, and the names of values do not begin like it in zsh and fish.
 """
 
 
@@ -44,4 +66,6 @@ def command(ctx: click.Context, shell: str) -> None:
     assert kind is not None, shell
     script = kind(ctx.find_root().command, {}, "meditron", VARIABLE)
     source = script.source_template % script.source_vars()
-    console.data(source.replace(*CHANGES.get(shell, ("", ""))))
+    for change in CHANGES[shell]:
+        source = source.replace(*change)
+    console.data(source)

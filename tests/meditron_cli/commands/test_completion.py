@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
+import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ...conftest import Bench
+from ...ranks import PATIENCE
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -19,11 +24,11 @@ def test_script_of_each_shell_calls_meditron(meditron: Bench, shell: str) -> Non
     assert result.exit_code == 0
     assert f"_MEDITRON_COMPLETE={shell}_complete" in result.stdout
     ours = {
-        "bash": "compopt -o nospace",
-        "zsh": 'completions=("$option="$^completions)',
-        "fish": "split --max 1",
+        "bash": ("COMP_CWORD=${#ends}", "compopt -o nospace"),
+        "zsh": ("compset -P 1 '--*='", 'compadd -V unsorted "${space[@]}"'),
+        "fish": ("split --max 1", "_completion | string replace"),
     }
-    assert ours[shell] in result.stdout
+    assert all(text in result.stdout for text in ours[shell])
 
 
 def completions(bench: Bench, words: str, position: int, shell: str = "bash") -> list[str]:
@@ -95,9 +100,61 @@ def test_clusters_recipes_and_keys_are_completed(
     assert complete("meditron explain cluster.runs") == ["cluster.runs_dir"]
 
 
+START = {
+    "bash": ["bash", "--norc", "--noprofile", "-i"],
+    "zsh": ["zsh", "-f", "-i"],
+    "fish": ["fish", "--no-config", "-c", "source script; complete -C $line >shown"],
+}
+"""Interactive shells; fish, which asks its terminal many questions, completes a line by itself."""
+
+
+def completed(bench: Bench, shell: str, line: str) -> str:
+    """Return what a shell makes of a line and the tabulator, in a terminal."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    Path("script").write_text(bench("completion", shell).stdout)
+    load = "autoload -Uz compinit; compinit -u -D; " if shell == "zsh" else ""
+    show = 'meditron() { echo "$*" >shown; }'
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        START[shell],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "PATH": path, "TERM": "dumb", "line": line},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    watchdog = threading.Timer(PATIENCE, child.kill)
+    watchdog.start()
+    os.write(ours, f"{load}. ./script; {show}\n{line}\t\nexit\n".encode())
+    with suppress(OSError):  # which marks the end of a terminal
+        while os.read(ours, 4096):
+            pass
+    child.wait()
+    watchdog.cancel()
+    os.close(ours)
+    return Path("shown").read_text().removeprefix("meditron ").partition("\t")[0].strip()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("word", "whole"),
+    [
+        ("nodes --cluster=generic-h", "--cluster=generic-h100"),
+        ("plan --set=seed=3 --config=exp", "--config=experiment.yaml"),
+    ],
+)
+def test_a_value_behind_an_equals_sign_is_completed(
+    meditron: Bench, project: Path, shell: str, word: str, whole: str
+) -> None:
+    assert completed(meditron, shell, f"meditron {word}").endswith(whole)
+
+
 BASH = """
 eval "$(meditron completion bash)"
-compopt() { printf 'compopt %%s %%s\n' "$@"; }
+compopt() { printf 'compopt %%s %%s\\n' "$@"; }
 COMP_WORDS=(meditron submit pretrain --set %s)
 COMP_CWORD=4
 COMPREPLY=()
