@@ -68,8 +68,13 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
 
     The state is written before and after: a process that is killed in between sends again.
     """
-    settings = notification.read(run)
     outbox = Outbox.from_json(read_small(run.notify_state))
+    try:
+        settings = notification.read(run)
+    except TaskError as damage:
+        if note_problem(run, outbox, f"no notification is sent: {damage.message}"):
+            keep(run, outbox)
+        return
     start, now = outbox.offset, time.time()
     values, outbox.offset = new_events(run, start, now - OLDEST_SECONDS)
     wanted = {event for target in settings.targets for event in target.events}
@@ -87,9 +92,7 @@ def send_new(run: RunDir, seconds: float = delivery.SECONDS) -> None:
     if not due or not (is_kept or is_first(run, now)):
         return
     failures, problem = failures_of(run, settings, outbox, due, seconds)
-    if problem != outbox.problem and problem:
-        report(run, "", problem)
-    outbox.problem = problem
+    note_problem(run, outbox, problem)
     for name, error in failures.items():
         if outbox.receivers[name].note(now, error):
             report(run, name, error)
@@ -153,6 +156,17 @@ def failures_of(
     failures = delivery.deliver(known, messages, seconds)
     missing = f"{settings.secrets_file} has no line {{}}=…"
     return {name: failures[name] if name in known else missing.format(name) for name in due}, ""
+
+
+def note_problem(run: RunDir, outbox: Outbox, problem: str) -> bool:
+    """Note why nothing can be sent to anybody, empty for no reason; report a new reason, and return
+    whether it is one.
+    """
+    is_new = problem not in ("", outbox.problem)
+    if is_new:
+        report(run, "", problem)
+    outbox.problem = problem
+    return is_new
 
 
 def report(run: RunDir, name: str, error: str) -> None:

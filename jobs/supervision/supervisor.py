@@ -232,8 +232,11 @@ class Supervisor:
         self.close_earlier(task)
         self.sender.send()
         secrets = secrets_file.read(task.secrets_file)
-        addresses = notification.read(self.run)
-        environ = {**os.environ, **notification.without_addresses(addresses, secrets)}
+        try:
+            secrets = notification.without_addresses(notification.read(self.run), secrets)
+        except TaskError as error:
+            log(f"the ranks get all lines of the secrets file: {error.message}")
+        environ = {**os.environ, **secrets}
         runner = AttemptRunner(
             self.attempt,
             task,

@@ -53,7 +53,6 @@ def command(
     Addresses come from the profile's environment.secrets_file and are never printed. Jobs send from
     their nodes, which must reach the services too.
     """
-    from jobs.contract import notification
     from meditron_cli import console
 
     if any((cluster, size, config, overrides)) if name else not (cluster and size):
@@ -62,10 +61,7 @@ def command(
             hint="`meditron status` lists runs, `meditron clusters` profiles",
         )
     run = find_run(services, runs_dir, name) if name else None
-    if run:
-        settings = notification.read(run)
-    else:
-        settings = of_experiment(str(cluster), str(size), config, overrides)
+    settings = of_run(run) if run else of_experiment(str(cluster), str(size), config, overrides)
     if not settings.targets:
         whose = f"run {run.name}" if run else "the experiment"
         raise ConfigError(f"{whose} has no receivers of notifications", hint=HINT_NONE)
@@ -82,6 +78,21 @@ def command(
     if failed := [row for row in rows if row["error"]] if test else []:
         lines = (f"{row['to']}: not delivered: {row['error']}" for row in failed)
         raise MeditronError("\n".join(lines), hint=HINT_FAILED)
+
+
+def of_run(run: RunDir) -> NotifySettings:
+    """Return the receivers of a run.
+
+    Raises:
+        ConfigError: their file is damaged.
+    """
+    from jobs.contract import notification
+    from jobs.contract.errors import TaskError
+
+    try:
+        return notification.read(run)
+    except TaskError as error:
+        raise ConfigError(error.message, hint=error.hint) from error
 
 
 def of_experiment(

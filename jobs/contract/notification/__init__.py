@@ -5,13 +5,13 @@ the profile's secrets file. Standard library only.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from jobs.contract.files import read_small, write_json
+from jobs.contract.errors import TaskError
+from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.rundir import RunDir
 
 Event = Literal[
@@ -36,6 +36,7 @@ FORMS = (
     "mailto:NAME@HOST, command:PROGRAM or the URL of a service (mailtos://…, slack://…, ntfy://…)"
 )
 """The forms of an address, for people."""
+HINT_DAMAGED = "{meditron resume} writes it again"
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,27 @@ def write(run: RunDir, settings: NotifySettings) -> None:
 
 
 def read(run: RunDir) -> NotifySettings:
-    """Return the settings of a run; without receivers where the file is missing or damaged."""
-    if not os.path.exists(run.notify):
-        return NotifySettings()
-    value = read_small(run.notify)
+    """Return the settings of a run; without receivers where there is no file.
+
+    Raises:
+        TaskError: the file is damaged, of another version, or cannot be read.
+    """
     try:
+        value = read_json(run.notify)
         targets = tuple(
             NotifyTarget(str(item["to"]), tuple(map(str, item["events"])))
             for item in value["targets"]
         )
         return NotifySettings(targets, str(value["secrets_file"]))
-    except (LookupError, TypeError):
+    except FileNotFoundError:
         return NotifySettings()
+    except OSError as error:
+        raise TaskError(f"{run.notify}: {error.strerror}") from error
+    except FormatError as error:
+        raise TaskError(str(error), run.hint(HINT_DAMAGED)) from error
+    except (LookupError, TypeError) as error:
+        hint = run.hint(HINT_DAMAGED)
+        raise TaskError(f"{run.notify}: the file is damaged", hint) from error
 
 
 def without_addresses(settings: NotifySettings, secrets: Mapping[str, str]) -> dict[str, str]:

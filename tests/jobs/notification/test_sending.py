@@ -290,14 +290,44 @@ def test_a_run_that_is_removed_meanwhile_does_not_reappear(run: RunDir, tmp_path
     assert not run.root.exists()
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"format": 3}', '{"format": 3, "targets": [1]}'])
-def test_damaged_settings_have_no_receivers(run: RunDir, damage: str) -> None:
-    run.notify.write_text(damage)
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("", "not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ('{"format": 2, "targets": []}', "format 2, this program reads format 3"),
+        ('{"format": 3}', "the file is damaged"),
+        ('{"format": 3, "targets": [1], "secrets_file": ""}', "the file is damaged"),
+        (None, "Is a directory"),
+    ],
+)
+def test_damaged_settings_are_reported_once_and_nothing_is_lost(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str | None, reason: str
+) -> None:
+    tell(run, {"PAGER": page(tmp_path, f"[ -e {tmp_path}/up ] || exit 7")})
+    happen(run, start())
+    send(run)
+    whole = run.notify.read_text()
+    if damage is None:
+        run.notify.unlink()
+        run.notify.mkdir()
+    else:
+        run.notify.write_text(damage)
     happen(run, failed())
 
-    send(run)
+    for _ in range(2):
+        send(run)
 
-    assert notes(run) == []
+    sentence = f"no notification is sent: {run.notify}: {reason}"
+    assert notes(run)[1:] == [("", sentence)]
+    assert capsys.readouterr().err.count(sentence) == 1
+    if damage is None:
+        run.notify.rmdir()
+    (tmp_path / "up").touch()
+    run.notify.write_text(whole)
+    send(run)
+    [text] = pages(tmp_path)
+    assert "pretrain started" in text
+    assert "pretrain failed" in text
 
 
 def test_a_removed_run_does_not_reappear(run: RunDir, tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def supervise(
     """
     secrets = run.root.parent / "secrets"
     write_bytes(secrets, f"PAGER={address}\nHF_TOKEN=abc\n".encode(), 0o600)
-    notification.write(run, NotifySettings((NotifyTarget("PAGER", EVENTS),), str(secrets)))
+    if not run.notify.exists():
+        notification.write(run, NotifySettings((NotifyTarget("PAGER", EVENTS),), str(secrets)))
     task = task_spec(
         "curate",
         curate_spec(run.root / "missing.jsonl"),
@@ -146,6 +147,18 @@ def test_ranks_get_secrets_but_no_address(run: RunDir) -> None:
     seen = (run.root / "seen").read_text()
     assert "'HF_TOKEN': 'abc'" in seen
     assert "PAGER" not in seen
+
+
+def test_receivers_in_a_damaged_file_are_reported_and_change_nothing_of_the_run(
+    run: RunDir,
+) -> None:
+    run.notify.write_text("{")
+
+    code, log = supervise(run, "command:true", FINISH, notify_seconds=PATIENCE)
+
+    assert code == 0, log
+    assert log.count(f"no notification is sent: {run.notify}: not JSON") == 1
+    assert f"the ranks get all lines of the secrets file: {run.notify}: not JSON" in log
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,24 @@ def test_a_run_shows_what_waits_and_why(told: Bench, project: Path, fail) -> Non
     assert re.search(r"sent \d{4}-\d\d-\d\d ", told("notify", run.name).stdout)
 
 
+def test_damaged_receivers_of_a_run_are_an_error_until_a_resume_writes_them(
+    told: Bench, project: Path
+) -> None:
+    submit(told)
+    run = told.run()
+    whole = run.notify.read_text()
+    run.notify.write_text(whole[:40])
+
+    result = told("notify", run.name)
+
+    assert result.exit_code == 2
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: {run.notify}: not JSON (")
+    assert hint == f"hint: `{run.command('resume')}` writes it again"
+    assert told("resume", run.name).exit_code == 0
+    assert run.notify.read_text() == whole
+
+
 @pytest.mark.parametrize(
     "words",
     [(), ("--cluster", "local"), ("--size", "tiny"), ("trial", "--set", "seed=1")],
