@@ -190,9 +190,12 @@ class HealthWatch:
         yield from training_rules.spikes(own)
 
     def _watch_speed(self, reports: list[dict[str, Any]]) -> None:
-        """Look for stragglers, and for a training that is slow as a whole."""
+        """Look for stragglers, for which all ranks wait, else for a training that is slow as a
+        whole.
+        """
         is_skipped = "straggler" in self._task.health.get("skip", ())
-        for straggler in () if is_skipped else self._detector.stragglers():
+        stragglers = [] if is_skipped else self._detector.stragglers()
+        for straggler in stragglers:
             lost = straggler.lost_share() * self._seconds_left()
             costs = lost > RESTART_FACTOR * self._restart_seconds()
             verdict = "DRAIN" if straggler.node and costs else "WARN"
@@ -203,7 +206,7 @@ class HealthWatch:
             if verdict == "DRAIN":
                 finding = NodeFinding(straggler.node, "straggler", "DRAIN", message)
                 self._slow.setdefault(straggler.node, finding)
-        if slow := self._detector.slow_job():
+        if not stragglers and (slow := self._detector.slow_job()):
             message = slow.sentence + explanation(slow.cause, reports)
             self._alarms.add(Alarm("slow_steps", message))
 

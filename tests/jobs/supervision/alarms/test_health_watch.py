@@ -363,6 +363,14 @@ def test_slow_steps_name_what_the_nodes_report(attempt: Attempt) -> None:
     )
 
 
+def test_a_training_that_a_straggler_slows_down_is_not_slow_as_a_whole(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.train(watch, (1.0, 0.0, 0.1), (1.0, 0.0, 0.1))
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
+
+    assert attempt.alarms() == [("WARN", "straggler", "node01")]
+
+
 def test_nodes_with_different_drivers_are_an_alarm(attempt: Attempt) -> None:
     watch = attempt.watch()
     attempt.drivers = {"node01": "570.133.20", "node02": "550.54.15", "node03": "570.133.20"}
