@@ -22,6 +22,9 @@ import pytest
 
 from .ranks import PATIENCE
 
+PATIENT = f"cto={PATIENCE:.0f}&rto={PATIENCE:.0f}"
+"""Parameters of a service's URL: apprise waits 4 seconds, by default, also for a busy machine."""
+
 
 def need(*names: str) -> None:
     """Skip a test without these libraries; under CI they must be there."""

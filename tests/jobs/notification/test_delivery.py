@@ -16,6 +16,7 @@ from jobs.notification import delivery
 from jobs.notification.message import Message
 
 from ...message_servers import (
+    PATIENT,
     certificate,
     http_server,
     need,
@@ -30,7 +31,7 @@ MESSAGE = Message("failed", "med-tiny-1", "meditron: med-tiny-1: failed", "pretr
 
 
 TOKEN = "3ccdd113474722377935511fc85d3dd4"
-MAIL = "from=med@example.org&to=doctor@example.org&mode=insecure&smtp=127.0.0.1"
+MAIL = f"from=med@example.org&to=doctor@example.org&mode=insecure&smtp=127.0.0.1&{PATIENT}"
 SLACK = "/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
 TEAMS = "/workflows/643e69f83c8944/triggers/manual/paths/invoke"
 TEAMS_QUERY = f"api-version=2016-06-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={TOKEN}"
@@ -128,10 +129,10 @@ def test_mail_servers_and_services_get_the_message_all_at_once(
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{outside.port}")
         addresses = {
             "MAIL": f"mailto://example.org:{port}?{MAIL}",
-            "SLACK": f"https://hooks.slack.com{SLACK}",
-            "TEAMS": f"https://prod-1.westeurope.logic.azure.com:443{TEAMS}?{TEAMS_QUERY}",
-            "MATTERMOST": f"mmost://127.0.0.1:{inside.port}/{TOKEN}",
-            "NTFY": f"ntfy://127.0.0.1:{inside.port}/med-alerts",
+            "SLACK": f"https://hooks.slack.com{SLACK}?{PATIENT}",
+            "TEAMS": f"https://prod-1.westeurope.logic.azure.com:443{TEAMS}?{TEAMS_QUERY}&{PATIENT}",
+            "MATTERMOST": f"mmost://127.0.0.1:{inside.port}/{TOKEN}?{PATIENT}",
+            "NTFY": f"ntfy://127.0.0.1:{inside.port}/med-alerts?{PATIENT}",
         }
         errors = deliver_all(addresses)
 
@@ -155,7 +156,7 @@ def test_services_that_refuse_or_are_not_there_give_a_reason_without_the_address
         received.status = 403
         addresses = {
             "MAIL": f"mailto://example.org:{port}?{MAIL}",
-            "REFUSED": f"mmost://127.0.0.1:{received.port}/{TOKEN}",
+            "REFUSED": f"mmost://127.0.0.1:{received.port}/{TOKEN}?{PATIENT}",
             "ABSENT": f"mmost://127.0.0.1:9/{TOKEN}",
             "UNKNOWN": f"pigeon://post/{TOKEN}",
         }
@@ -176,7 +177,7 @@ def test_a_redirect_is_no_delivery(status: int) -> None:
     need("apprise")
     with http_server() as received:
         received.status = status
-        error = deliver(f"mmost://127.0.0.1:{received.port}/{TOKEN}")
+        error = deliver(f"mmost://127.0.0.1:{received.port}/{TOKEN}?{PATIENT}")
 
     assert str(status) in error
     assert received.paths == [f"/hooks/{TOKEN}"]

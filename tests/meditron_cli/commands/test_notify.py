@@ -12,7 +12,7 @@ from jobs.contract.files import read_json
 from jobs.notification import __main__ as sending
 
 from ...conftest import Bench
-from ...message_servers import http_server, need, program
+from ...message_servers import PATIENT, http_server, need, program
 from ...ranks import PATIENCE
 
 NOTIFY = """
@@ -88,7 +88,7 @@ def test_a_test_is_sent_to_each_receiver(told: Bench, project: Path) -> None:
     need("apprise")
     with http_server() as received:
         page = f"PAGER=command:{project}/page"
-        write_secrets(project, page, f"TEAM=mmost://127.0.0.1:{received.port}/{SECRET}")
+        write_secrets(project, page, f"TEAM=mmost://127.0.0.1:{received.port}/{SECRET}?{PATIENT}")
         result = notify(told, "--test")
 
     assert result.exit_code == 0, result.output
