@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -60,21 +61,29 @@ def main(argv: list[str] | None = None) -> int:
     except TaskError as error:
         log(f"the node is not monitored: {error.message}")
         return error.code
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before there are other threads
+    stop = stop_requests()
     folder = run.attempt(args.stage, args.attempt)
     reader = NodeReader(folder, os.environ, args.probe, expected.gpus)
     monitor = Monitor(run, args.stage, args.index, args.attempt, expected, reader)
-    monitor.watch(is_stopped_within, args.interval)
+    monitor.watch(stop, args.interval)
     return 0
 
 
-def is_stopped_within(seconds: float) -> bool:
-    """Wait for a stop request; return whether one came.
+def stop_requests() -> threading.Event:
+    """Return an event that SIGTERM or SIGINT sets, before there are other threads.
 
-    Signals are blocked and waited for: a handler that sets an event hangs where it interrupts a
-    wait for this event, which has its lock.
+    A thread waits for them: a handler that sets an event would hang where it interrupts a wait for
+    this event, which has its lock.
     """
-    return signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
+    stop = threading.Event()
+
+    def wait() -> None:
+        signal.sigwait(STOP_SIGNALS)
+        stop.set()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=wait, daemon=True).start()
+    return stop
 
 
 class Monitor:
@@ -116,21 +125,16 @@ class Monitor:
         if self._textfile is not None:
             prometheus.remove_stale(self._textfile.parent, self._started)
 
-    def watch(self, is_stopped_within: Callable[[float], bool], interval: float) -> None:
+    def watch(self, stop: threading.Event, interval: float) -> None:
         """Sample the node until a stop is requested, or the attempt's folder is gone; and once more
         then, since what has just ended the ranks may be a GPU.
-
-        Args:
-            is_stopped_within: waits so many seconds for a stop request; returns whether one came.
-            interval: between two samples, in seconds.
         """
         due = time.monotonic()
-        while not self._is_gone():
+        while not stop.is_set() and not self._is_gone():
             if self._receive() or time.monotonic() >= due:
                 self._sample_safely()
                 due = time.monotonic() + interval
-            if is_stopped_within(POLL_SECONDS):
-                break
+            stop.wait(POLL_SECONDS)
         if self._reader.devices.handles and not self._is_gone():
             time.sleep(LAST_SECONDS)
             self._receive()

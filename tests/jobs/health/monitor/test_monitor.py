@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -345,14 +346,14 @@ def test_a_full_disk_of_the_run_leaves_the_metrics_and_is_logged_once(
         node.start({"count": 1}, textfile_dir=str(tmp_path / "metrics"))
         node.wait(lambda report: report["samples"])
         ballast, path = fill(disk), tmp_path / "metrics/meditron-run-curate-0-4187.prom"
-        wait_until(lambda: "health could not" in node.log())
+        wait_until(lambda: "health could not" in node.log() and path.exists())
         before = path.stat().st_mtime_ns
         wait_until(lambda: path.stat().st_mtime_ns > before)
         ballast.unlink()
         samples = node.report()["samples"]
         node.wait(lambda report: report["samples"] > samples)
-        lines = list(records.read_samples(node.folder, 0, "node07"))
         log = node.stop()
+        lines = list(records.read_samples(node.folder, 0, "node07"))
 
     assert log.count("the node's health could not be written: No space left on device") == 1
     assert lines[-1]["gpus"]
@@ -395,12 +396,15 @@ def test_a_node_without_gpus_is_monitored_too(node: Node, tmp_path: Path) -> Non
 class BrokenReader(NodeReader):
     """The reader of a node that has no thread left for the first two samples."""
 
-    reads = 0
+    def __init__(self, folder: Path, stop: threading.Event) -> None:
+        super().__init__(folder, {"SLURMD_NODENAME": "node07"})
+        self.stop, self.reads = stop, 0
 
     def read(self) -> tuple[Sample, tuple[StuckProbe, ...]]:
         self.reads += 1
         if self.reads <= 2:
             raise RuntimeError("can't start new thread")
+        self.stop.set()
         return super().read()
 
 
@@ -408,14 +412,14 @@ def test_a_sample_that_fails_is_logged_once_and_not_the_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "node07")
-    run = rundir.RunDir(tmp_path)
+    run, stop = rundir.RunDir(tmp_path), threading.Event()
     task = task_spec("curate", curate_spec())
     write_json(run.spec("curate", 0), specs.to_json(task))
     folder = run.attempt("curate", 1)
     folder.mkdir(parents=True)
-    reader = BrokenReader(folder, {"SLURMD_NODENAME": "node07"})
+    reader = BrokenReader(folder, stop)
 
-    Monitor(run, "curate", 0, 1, Expected(), reader).watch(lambda _: reader.reads == 3, 0.0)
+    Monitor(run, "curate", 0, 1, Expected(), reader).watch(stop, 0.0)
 
     assert [report["samples"] for report in records.read_reports(folder, 0, ["node07"])] == [1]
     assert capsys.readouterr().err.count("no sample was taken: RuntimeError") == 1
@@ -457,21 +461,33 @@ import os, signal, sys, threading
 from jobs.health.monitor.__main__ import main
 
 def interrupt(frame, event, called):
-    code, caller = frame.f_code, frame.f_back and frame.f_back.f_back
-    has_lock = event == "call" and code is threading.Condition.wait.__code__
-    if called is signal.sigtimedwait or (has_lock and caller.f_code.co_name == "watch"):
-        sys.setprofile(None)
-        os.kill(os.getpid(), signal.SIGTERM)
+    if event == "call" and frame.f_code is threading.Condition.wait.__code__:
+        if frame.f_back.f_back.f_code.co_name == "watch":
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 sys.setprofile(interrupt)
 os._exit(main())
 """
-"""A monitor that is stopped in its first pause; in that of an event, which then holds its lock."""
+"""A monitor that is stopped in its first pause, while it has the lock of an event."""
 
 
-def test_a_stop_request_at_any_moment_ends_the_monitor(node: Node) -> None:
+def test_a_stop_request_within_a_pause_ends_the_monitor(node: Node) -> None:
     node.start({"count": 1}, program=("-c", STOPPED))
 
     assert node.process is not None
     assert node.process.wait(SECONDS) == 0, node.log()
     assert node.report()["samples"] >= 1
+
+
+def test_a_monitor_that_was_suspended_continues(node: Node) -> None:
+    """As Slurm suspends a job, for longer than a pause of the monitor."""
+    node.start({"count": 1})
+    before = node.wait(lambda report: report["samples"])["samples"]
+
+    assert node.process is not None
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        node.process.send_signal(number)
+        time.sleep(0.6)
+
+    node.wait(lambda report: report["samples"] > before + 2)
