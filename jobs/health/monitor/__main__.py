@@ -41,8 +41,6 @@ INTERVAL_SECONDS = 15.0
 """Between two samples."""
 POLL_SECONDS = 0.5
 """Between two looks for XIDs, which are reported as they arrive."""
-LAST_SECONDS = 0.5
-"""After the ranks have ended, for an XID that ended them to arrive."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,7 +134,7 @@ class Monitor:
                 due = time.monotonic() + interval
             stop.wait(POLL_SECONDS)
         if self._reader.devices.handles and not self._is_gone():
-            time.sleep(LAST_SECONDS)
+            self._listener.settle()
             self._receive()
             self._sample_safely()
         if self._textfile is not None:

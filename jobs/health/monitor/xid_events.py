@@ -18,11 +18,17 @@ from typing import Any
 from jobs.health.nvml import Devices
 from jobs.health.sample import Unknown, attempt
 
-WAIT_MILLISECONDS = 1000
+WAIT_MILLISECONDS = 250
+"""Of one call."""
 TIMEOUT = 10
 """NVML's return code: no event in that time."""
 RETRY_SECONDS = 10.0
 """After an error of NVML."""
+LAST_CALLS = 2
+"""Begun after the ranks have ended, for an XID that ended them to arrive."""
+LAST_SECONDS = 3.0
+"""For these calls, where NVML fails."""
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class XidListener:
         self.problem: Unknown | None = None
         """Why no event can arrive; None while they can."""
         self._events: queue.Queue[XidEvent] = queue.Queue()
+        self._calls = 0
+        """Calls of NVML that have returned, with what they returned in the queue."""
 
     def start(self, devices: Devices) -> None:
         """Listen to the GPUs in a thread; a node without NVML has none."""
@@ -53,6 +61,16 @@ class XidListener:
         """Yield the events that have arrived since the last call, not those that arrive now."""
         for _ in range(self._events.qsize()):
             yield self._events.get_nowait()
+
+    def settle(self) -> None:
+        """Wait for an event that has just happened. Pauses are counted, as a busy node may run
+        neither thread for long.
+        """
+        enough = self._calls + 1 + LAST_CALLS
+        for _ in range(round(LAST_SECONDS / POLL_SECONDS)):
+            if self._calls >= enough:
+                return
+            time.sleep(POLL_SECONDS)
 
     def _listen(self, devices: Devices) -> None:
         nvml = devices.nvml
@@ -76,6 +94,7 @@ class XidListener:
                 self._put(nvml, event, known)
             elif has_failed:
                 time.sleep(RETRY_SECONDS)
+            self._calls += 1
 
     def _put(self, nvml: Any, event: Any, known: Mapping[int | None, tuple[int, str]]) -> None:
         if event.eventType != nvml.nvmlEventTypeXidCriticalError:

@@ -480,6 +480,30 @@ def test_a_stop_request_within_a_pause_ends_the_monitor(node: Node) -> None:
     assert node.report()["samples"] >= 1
 
 
+SLOW_TO_LISTEN = """
+import os, threading, time
+from jobs.health.monitor.__main__ import main
+
+def wait(frame, event, called):
+    if event == "call" and frame.f_code.co_name == "_put":
+        time.sleep(0.8)
+
+threading.setprofile(wait)
+os._exit(main())
+"""
+"""A monitor whose thread that listens for events comes late."""
+
+
+def test_an_error_that_just_arrives_at_the_end_is_in_the_last_report(node: Node) -> None:
+    node.start({"count": 1}, program=("-c", SLOW_TO_LISTEN))
+    node.wait(lambda report: report["gpus"])
+
+    write_readings(node.readings, {"count": 1, "event.0": "0 79"})
+    node.stop()
+
+    assert codes(node.report()) == {("FATAL", "xid", 0)}
+
+
 def test_a_monitor_that_was_suspended_continues(node: Node) -> None:
     """As Slurm suspends a job, for longer than a pause of the monitor."""
     node.start({"count": 1})
