@@ -200,7 +200,8 @@ class HealthWatch:
             costs = lost > RESTART_FACTOR * self._restart_seconds()
             verdict = "DRAIN" if straggler.node and costs else "WARN"
             key = ", ".join(straggler.nodes)
-            own = [report for report in reports if report["node"] in straggler.nodes]
+            nodes = (straggler.node, *straggler.nodes)
+            own = [report for report in reports if report["node"] in nodes]
             message = straggler.sentence + explanation(straggler.cause, own)
             self._alarms.add(Alarm("straggler", message, verdict, straggler.node, key))
             if verdict == "DRAIN":

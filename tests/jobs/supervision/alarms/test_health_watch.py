@@ -363,6 +363,22 @@ def test_slow_steps_name_what_the_nodes_report(attempt: Attempt) -> None:
     )
 
 
+def test_a_straggler_has_what_its_own_node_reports(attempt: Attempt) -> None:
+    watch = attempt.watch()
+    attempt.trains_with = (("WARN", "throttle", 0), ("WARN", "network_errors", None))
+
+    attempt.train(watch, (1.0, 0.0, 2.0), (3.0, 0.0, 0.0))
+
+    (message,) = [
+        event["message"]
+        for event in read_events(attempt.ref.run, {"alarm"})
+        if event["code"] == "straggler"
+    ]
+    assert message == (
+        "rank 1 takes 3.00 times as long as peers for a step, computing (throttle on node01)"
+    )
+
+
 def test_a_training_that_a_straggler_slows_down_is_not_slow_as_a_whole(attempt: Attempt) -> None:
     watch = attempt.watch()
     attempt.train(watch, (1.0, 0.0, 0.1), (1.0, 0.0, 0.1))
