@@ -108,7 +108,7 @@ def test_a_run_that_is_removed_ends_the_view_with_the_reason(
 ) -> None:
     shell = terminal(120)
     start(shell, f"{WATCH} {run.name}", tmp_path)
-    run.root.rename(tmp_path / "elsewhere")  # at once: a view that reads half of it says so
+    run.root.rename(tmp_path / "elsewhere")  # at once: a view that reads half of it reports that
 
     assert_as_before(shell, tmp_path, 2)
     assert "the run directory was moved or removed" in shell.screen().replace("\n", "")
