@@ -29,15 +29,13 @@ from jobs.health.xid import XID, XidAction
 from ....corpus_specs import curate_spec
 from ....disks import fill, mounted
 from ....fake_nvml import build, environment, write_readings
-from ....ranks import wait_until
+from ....ranks import PATIENCE, wait_until
 from ....task_specs import task_spec
 
 REPOSITORY = Path(__file__).parents[4]
 OF_HOST = ("load", "memory", "network_errors", "network_flap", "oom_kill", "shm", "swap")
 """Codes of findings about the machine that runs the tests."""
 WARNED = (XidAction.REPORT, XidAction.RETRY, XidAction.CONFIRM)
-SECONDS = 60.0
-"""For a condition to become true on a loaded machine."""
 
 
 class Node:
@@ -85,19 +83,19 @@ class Node:
 
     def wait(self, is_true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """Wait until the report fulfils a condition, and return it."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             report = self.report()
             if report and is_true(report):
                 return report
             time.sleep(0.05)
-        raise AssertionError(f"not within {SECONDS:.0f} s; last report: {json.dumps(report)}")
+        raise AssertionError(f"not within {PATIENCE:.0f} s; last report: {json.dumps(report)}")
 
     def stop(self) -> str:
         """End the monitor as the supervisor does; return its log."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(SECONDS) == 0, self.log()
+        assert self.process.wait(PATIENCE) == 0, self.log()
         return self.log()
 
     def log(self) -> str:
@@ -288,14 +286,16 @@ def test_a_probe_that_hangs_is_a_finding_and_blocks_no_other(node: Node) -> None
     hangs = {"count": 2, "gpu.1.hang.nvmlDeviceGetPowerUsage": 3600}
     node.start(hangs, "--probe", "0.5")
 
-    report = node.wait(lambda report: report["findings"] and report["samples"] >= 3)
+    sentence = "power of GPU 1 has not returned for"
+    report = node.wait(
+        lambda report: report["samples"] >= 3 and sentence in json.dumps(report["findings"])
+    )
     node.stop()
 
-    assert codes(report) == {("WARN", "probe_stuck", 1)}
-    assert "power of GPU 1 has not returned for" in report["findings"][0]["message"]
+    assert ("WARN", "probe_stuck", 1) in codes(report)
     samples = list(records.read_samples(node.folder, 0, "node07"))
-    assert samples[-1]["gpus"][0][2] == 350000
-    assert samples[-1]["gpus"][1][2] is None
+    powers = [[gpu[2] for gpu in sample["gpus"]] for sample in samples]
+    assert [350000, None] in powers  # not in all: a busy machine may delay the other, too
 
 
 def test_metrics_for_node_exporter_stand_while_the_monitor_runs(node: Node, tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_a_monitor_whose_attempt_is_gone_ends(node: Node) -> None:
     os.rename(node.run.root, node.run.root.with_name("moved"))
 
     assert node.process is not None
-    assert node.process.wait(SECONDS) == 0
+    assert node.process.wait(PATIENCE) == 0
     assert not node.run.root.exists()
 
 
@@ -476,7 +476,7 @@ def test_a_stop_request_within_a_pause_ends_the_monitor(node: Node) -> None:
     node.start({"count": 1}, program=("-c", STOPPED))
 
     assert node.process is not None
-    assert node.process.wait(SECONDS) == 0, node.log()
+    assert node.process.wait(PATIENCE) == 0, node.log()
     assert node.report()["samples"] >= 1
 
 
