@@ -24,6 +24,13 @@ from ....task_specs import task_spec
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
 
+ANSWER = (
+    "folder = context.run.attempt('tokenize', 1)",
+    "folder.mkdir(parents=True, exist_ok=True)",
+    "(folder / f'flight-00000-{rank}.json').touch()",
+)
+"""A record of collectives, without which a stack dump waits for ten seconds."""
+
 SLEEPS = (
     "def sleep_for_ever():",
     "    context.path(f'asleep-{rank}').touch()",
@@ -40,10 +47,10 @@ class Node:
     name: str = "gpu01"
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *lines: str) -> subprocess.Popen[bytes]:
-        """Start one more rank and wait until it beats."""
+    def start(self, *lines: str, answers: bool = True) -> subprocess.Popen[bytes]:
+        """Start one more rank, which has written its collectives, and wait until it beats."""
         rank = len(self.processes)
-        program = rank_program(self.run.root, BEGIN, *lines)
+        program = rank_program(self.run.root, *(ANSWER if answers else ()), BEGIN, *lines)
         process = subprocess.Popen(
             [*program, "-u", "-m", "jobs", "tokenize", str(self.run.root), "0"],
             env={
@@ -96,9 +103,9 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
         process.wait()
 
 
-def test_a_rank_that_sleeps_shows_where(make_node) -> None:
+def test_a_rank_that_sleeps_without_a_record_shows_where(make_node) -> None:
     node = make_node(1)
-    sleeper = node.start(*SLEEPS)
+    sleeper = node.start(*SLEEPS, answers=False)
 
     (report,) = node.stack_dump()
 
