@@ -225,10 +225,8 @@ def test_a_full_disk_of_the_run_is_told_once(tmp_path: Path) -> None:
 def test_a_sender_that_is_killed_while_it_sends_leaves_it_to_the_next(
     run: RunDir, tmp_path: Path
 ) -> None:
-    tell(
-        run,
-        {"PAGER": page(tmp_path, f"touch {tmp_path}/there; [ -e {tmp_path}/up ] || exec sleep 60")},
-    )
+    hold = f"[ -e {tmp_path}/up ] || {{ touch {tmp_path}/there; exec sleep 60; }}"
+    tell(run, {"PAGER": page(tmp_path, hold)})
     happen(run, failed())
     sender = start_sender(run)
     wait_until(lambda: (tmp_path / "there").exists())
