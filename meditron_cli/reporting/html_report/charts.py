@@ -12,7 +12,12 @@ from typing import Any
 
 Spec = dict[str, Any]
 
-COLOURS = [f"var(--c{number})" for number in range(8)]
+COLOURS = [
+    colour if shade is None else f"color-mix(in oklab, {colour} 55%, var(--{shade}))"
+    for shade in (None, "text", "back")
+    for colour in (f"var(--c{number})" for number in range(8))
+]
+"""Of 24 curves: eight colours, and the same darker and lighter than the page's."""
 HEIGHT = 150
 LINE_HEIGHT = 22
 TWO_LINES = 30
@@ -115,7 +120,8 @@ def curves(kind: str, names: Sequence[str], has_range: bool) -> Iterable[Chart]:
         if name == "validation":
             yield chart(name, title, "In nats per token.", validations(kind, several))
         elif name == "rate":
-            yield chart(name, title, "Of the last step of a point.", [line(steps, field, several)])
+            layers = [line(steps, field, several), reading(steps, field, several)]
+            yield chart(name, title, "Of the last step of a point.", layers)
         else:
             text = f"{'In nats per token: ' if name == 'loss' else ''}{ranged}"
             yield chart(
@@ -208,7 +214,7 @@ def ranges(data: str, field: str, several: bool, has_range: bool) -> list[Spec]:
 
 def reading(data: str, field: str, several: bool) -> Spec:
     """Return the layer of the point that is nearest to the pointer, with its values."""
-    shown = {"loss": ".4f", "grad": ".3f", "speed": ",.0f"}[field]
+    shown = {"loss": ".4f", "grad": ".3f", "speed": ",.0f", "rate": ".3~e"}[field]
     return {
         "data": {"name": data},
         "transform": [VISIBLE, {"sample": READ}],
