@@ -75,6 +75,32 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, "-" if value is None else text
 
 
+OF_PROFILE = (
+    ("name",),
+    ("device",),
+    ("gpu_partition", "name"),
+    ("gpu_partition", "nodes"),
+    ("gpu_partition", "node", "gpus"),
+    ("gpu_partition", "node", "gpu_kind"),
+    ("gpu_partition", "node", "gpu_memory_gb"),
+    ("environment", "modules"),
+    ("environment", "container"),
+    ("environment", "stages"),
+    ("environment", "set"),
+    ("accounting",),
+)
+"""The parts of a profile that matter to results, speed and cost; others are about the site."""
+
+
+def of_profile(cluster: Facts) -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of these parts."""
+    for path in OF_PROFILE:
+        found: Any = cluster
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        yield ".".join(path), found
+
+
 def differences(records: Sequence[Facts]) -> list[tuple[str, ...]]:
     """Return the settings that are not equal in all runs: key, then the value in each run."""
     settings = [
@@ -83,7 +109,7 @@ def differences(records: Sequence[Facts]) -> list[tuple[str, ...]]:
                 {
                     **record["experiment"],
                     "size": record["size"],
-                    "cluster": record["cluster"].get("name"),
+                    "cluster": dict(of_profile(record["cluster"])),
                     "commit": (record.get("code") or {}).get("commit"),
                     "versions": record.get("versions") or {},
                 }
