@@ -173,6 +173,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
     measured = speed.newest(full.times.steps)
     return {
         **full.view.to_json(),
+        "eta_s": speed.seconds_left(full.record, full.view, measured, full.now),
         **full.times.to_json(),
         "goodput": full.times.goodput,
         "speed": measured.to_json() if measured else None,
@@ -210,7 +211,7 @@ def print_facts(full: RunDetail) -> None:
         ("speed", measured.text if measured else None),
         ("memory", measured.memory_text if measured else None),
         ("last spike", spike_text(full)),
-        ("left", tables.duration(full.view.eta_s)),
+        ("left", tables.duration(speed.seconds_left(full.record, full.view, measured, full.now))),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
         ("used", tables.hours_text(full.times)),
         ("energy and cost", usage.of_run(full.run, full.record, full.times).text),

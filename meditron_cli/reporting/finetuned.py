@@ -11,6 +11,7 @@ from jobs.contract.metrics_log import counted_steps
 from jobs.contract.preparations import left_out
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import FINETUNE, PREPARE, FinetuneSpec, PrepareSpec
+from meditron_cli.reporting import speed
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.scores import Score
 from meditron_cli.reporting.tables import clock
@@ -37,6 +38,7 @@ def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
         steps = times.trainings.get((FINETUNE, index)) or counted_steps(())
         trained, validated = steps.trained, steps.validated
         rows = (counts.get(spec.name) or {}).get("train_rows")
+        measured = speed.newest(steps)
         progress = progress_record.read(run, FINETUNE, index) if state == "running" else None
         found.append(
             {
@@ -45,7 +47,9 @@ def models(run: RunDir, view: RunView, times: RunTimes) -> list[dict[str, Any]]:
                 "step": steps.last,
                 "target_step": spec.train_steps,
                 "epochs": spec.train_steps * spec.global_batch_size / rows if rows else None,
-                "eta_s": eta(progress, progress.time) if progress else None,
+                "eta_s": eta(progress, progress.time, measured.tokens_per_s if measured else None)
+                if progress
+                else None,
                 "goodput": times.goodput_of(FINETUNE, index),
                 "from": spec.start.text,
                 "loss_first": trained[0].loss if trained else None,

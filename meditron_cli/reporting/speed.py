@@ -8,6 +8,9 @@ from typing import Any
 
 from jobs.contract.metrics_log import SLOW, CountedSteps, PeriodLine, quantile
 from jobs.contract.units import GIB
+from meditron_cli.runs import state
+from meditron_cli.runs.record import RunRecord
+from meditron_cli.runs.views import RunView
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ def newest(counted: CountedSteps) -> Speed | None:
         return None
     line = counted.periods[-1]
     return _speed([line], line.step_p50, line.step_p95, line.step_max)
+
+
+def seconds_left(record: RunRecord, view: RunView, speed: Speed | None, now: float) -> float | None:
+    """Return the seconds until the training of a run ends, at the speed of its newest period where
+    there is one: single steps vary more.
+    """
+    training = state.training_of(record, view.stages)
+    if view.eta_s is None or training is None or training.progress is None:
+        return view.eta_s
+    return state.eta(training.progress, now, speed.tokens_per_s if speed else None)
 
 
 def overall(counted: CountedSteps) -> Speed | None:

@@ -312,13 +312,14 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
     return step, tokens + (step - begin) * each
 
 
-def eta(progress: ProgressRecord, now: float) -> float | None:
-    """Return the seconds until training reaches its target at its present speed.
+def eta(progress: ProgressRecord, now: float, tokens_per_s: float | None = None) -> float | None:
+    """Return the seconds until training reaches its target at a speed, or that of its last step.
 
     None without a speed, and when the estimate has run out: nothing was reported for longer than
     the rest was to take, as in a suspended job.
     """
-    tokens, target, speed = progress.tokens, progress.target_tokens, progress.tokens_per_s
+    tokens, target = progress.tokens, progress.target_tokens
+    speed = tokens_per_s or progress.tokens_per_s
     if not speed or tokens is None or target is None:
         return None
     remaining = (target - tokens) / speed - (now - progress.time)

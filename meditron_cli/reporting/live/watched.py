@@ -25,7 +25,7 @@ from meditron_cli.reporting.live.readers import (
 from meditron_cli.reporting.live.scheduler_poll import SchedulerPoll
 from meditron_cli.reporting.reasons import task_errors, waiting
 from meditron_cli.reporting.run_times import Measurer, RunTimes
-from meditron_cli.reporting.speed import Speed
+from meditron_cli.reporting.speed import Speed, seconds_left
 from meditron_cli.runs import open_jobs, request, state, store
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
@@ -103,7 +103,7 @@ class WatchedRun:
             now=now,
             view=view,
             submitted_at=record.submitted_at,
-            etas=etas(view, attempts, curve.speed if curve else None, now),
+            etas=etas(record, view, attempts, curve.speed if curve else None, now),
             training=self._name(*task) if task else "",
             curve=curve.curve if curve else None,
             speed=curve.speed if curve else None,
@@ -185,7 +185,11 @@ def shown_training(record: RunRecord, view: RunView) -> tuple[str, int] | None:
 
 
 def etas(
-    view: RunView, attempts: tuple[Attempt, ...], speed: Speed | None, now: float
+    record: RunRecord,
+    view: RunView,
+    attempts: tuple[Attempt, ...],
+    speed: Speed | None,
+    now: float,
 ) -> dict[str, float]:
     """Return the seconds until running stages end: a training by the speed of its newest period,
     else of its last step; other stages at their pace since they began.
@@ -196,19 +200,19 @@ def etas(
     found = {
         name: left
         for name, stage in view.stages.items()
-        if name in began and (left := seconds_left(stage, now - began[name])) is not None
+        if name in began and (left := at_pace(stage, now - began[name])) is not None
     }
     for name, stage in view.stages.items():
         if stage.target_step is None:
             continue
         found.pop(name, None)
-        if stage.state == "running" and view.eta_s is not None:
-            rest = (stage.target_tokens or 0) - (stage.tokens or 0)
-            found[name] = rest / speed.tokens_per_s if speed else view.eta_s
+        left = seconds_left(record, view, speed, now)
+        if stage.state == "running" and left is not None:
+            found[name] = left
     return found
 
 
-def seconds_left(stage: StageView, elapsed: float) -> float | None:
+def at_pace(stage: StageView, elapsed: float) -> float | None:
     """Return the seconds until a stage ends at its pace so far; None where that is not known."""
     done, total = stage.measure
     if stage.state != "running" or done < BEGUN * total or done >= total:

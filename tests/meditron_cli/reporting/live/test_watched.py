@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import append_event
-from jobs.contract.files import write_json
 from jobs.health.monitor import records
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting.live.readers import CurveReader, LogReader, ReportReader
@@ -27,23 +26,23 @@ from meditron_cli.scheduler.base import JobState
 
 from .... import metric_lines
 from ....conftest import Bench
+from ....monitor_reports import write_report
 from ....progress_files import write_progress
 from ...task_records import TaskRecords, interrupt_once
 
-REPORT: dict[str, Any] = {
-    "node": "node1",
-    "time": 100.0,
-    "now": [
-        {"verdict": "WARN", "subject": {"gpu": 1}},
-        {"verdict": "DRAIN", "subject": {"gpu": 1}},
-        {"verdict": "OK", "subject": {"gpu": 1}},
-        {"verdict": "WARN", "subject": {"gpu": None}},
-    ],
-    "newest": [
-        {"index": 0, "utilisation": 98, "temperature": 61, "power": 650_000},
-        {"index": 1, "utilisation": None, "temperature": None, "power": None},
-    ],
-}
+FINDINGS = [
+    {"verdict": "WARN", "subject": {"gpu": 1}},
+    {"verdict": "DRAIN", "subject": {"gpu": 1}},
+    {"verdict": "OK", "subject": {"gpu": 1}},
+    {"verdict": "WARN", "subject": {"gpu": None}},
+]
+GPU = {"index": 0, "utilisation": 98, "temperature": 61, "power": 650_000}
+
+
+def report(folder: Path, node: str = "node1", **gpu: object) -> None:
+    """Write the report of a node with a GPU that was read and one that was not."""
+    newest = [{**GPU, **gpu}, {"index": 1}]
+    write_report(folder, node, time=100.0, findings=FINDINGS, newest=newest)
 
 
 @pytest.fixture
@@ -108,8 +107,7 @@ def test_a_clock_that_is_set_back_postpones_nothing(meditron: Bench, trained: Ta
     page(meditron, watched)
     trained.steps(2, 13, 14, begin=280)
     folder = trained.run.attempt("pretrain", 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    report(folder)
     (folder / "ranks-00000.log").write_text("first\n")
     found = page(meditron, watched, -1_000_000)
 
@@ -287,23 +285,19 @@ def test_a_run_that_cannot_be_read_stays_with_the_reason_until_it_can(
 
 def test_gpus_are_those_of_the_running_attempt(meditron: Bench, trained: TaskRecords) -> None:
     for attempt, used in ((1, 5), (2, 98)):
-        folder = trained.run.attempt("pretrain", attempt)
-        folder.mkdir(parents=True, exist_ok=True)
-        newest = [{**REPORT["newest"][0], "utilisation": used}]
-        write_json(records.report_path(folder, 0, "node1"), {**REPORT, "newest": newest})
+        report(trained.run.attempt("pretrain", attempt), utilisation=used)
     watched = WatchedRun(meditron.services(), trained.run)
     found = page(meditron, watched)
-    write_json(records.report_path(trained.run.attempt("pretrain", 2), 0, "node2"), REPORT)
+    report(trained.run.attempt("pretrain", 2), "node2")
     later = page(meditron, watched, REPORT_SECONDS)
 
-    assert [gpu.utilisation for node in found.nodes for gpu in node.gpus] == [98.0]
-    assert [len(node.gpus) for node in later.nodes] == [1, 2]
+    assert [gpu.utilisation for node in found.nodes for gpu in node.gpus] == [98, None]
+    assert [node.node for node in later.nodes] == ["node1", "node2"]
 
 
 def test_a_gpu_has_the_worst_of_its_findings(meditron: Bench, trained: TaskRecords) -> None:
     folder = trained.run.attempt("pretrain", 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    report(folder)
     attempts = page(meditron, WatchedRun(meditron.services(), trained.run)).attempts
     (node,) = ReportReader(trained.run).read(attempts[-1:])
 
@@ -316,8 +310,7 @@ def test_monitors_and_logs_are_read_while_slurm_is_silent(
 ) -> None:
     meditron.scheduler.silent = True
     folder = trained.run.attempt("pretrain", 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(records.report_path(folder, 0, "node1"), REPORT)
+    report(folder)
     found = page(meditron, WatchedRun(meditron.services(), trained.run))
 
     assert found.view.state == "unknown"
@@ -446,6 +439,22 @@ def test_the_end_of_a_task_is_estimated_from_its_pace(
     found = page(meditron, WatchedRun(meditron.services(), run))
 
     assert found.etas == {"curate": pytest.approx(300)}
+
+
+def test_status_and_the_view_estimate_the_end_from_the_newest_period(
+    meditron: Bench, trained: TaskRecords
+) -> None:
+    now = meditron.clock.now()
+    speeds = {"tokens": 1000.0, "target_tokens": 61_000.0, "tokens_per_s": 10.0}
+    write_progress(trained.run, "pretrain", time=now - 5, **speeds)
+    of_step = page(meditron, WatchedRun(meditron.services(), trained.run)).etas
+    metric_lines.append(trained.run, metric_lines.period(12, 2, tokens_per_s=1000.0))
+    of_period = page(meditron, WatchedRun(meditron.services(), trained.run)).etas
+    status = json.loads(meditron("status", trained.run.name, "--json").stdout)["runs"][0]
+
+    assert of_step == {"pretrain": 6000 - 5}
+    assert of_period == {"pretrain": 60 - 5}
+    assert status["eta_s"] == 60 - 5
 
 
 def test_the_curve_of_a_finetuning_has_the_name_of_its_model(
