@@ -20,6 +20,7 @@ from jobs.contract.files import (
 )
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import Moment
 
 RESULTS = "results.json"
 """Name of the output that reports show."""
@@ -40,7 +41,7 @@ class DoneMarker:
     outputs: tuple[dict[str, Any], ...]
     summary: dict[str, Any]
     seconds: float
-    time: float
+    time: Moment
     """Seconds since 1970."""
 
     def __post_init__(self) -> None:

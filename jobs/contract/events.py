@@ -22,6 +22,7 @@ from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import FORMAT, AppendedLines, append_lines, json_values
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import Moment
 
 PERSON = "person"
 
@@ -37,7 +38,7 @@ class Event:
 
     kind: ClassVar[str]
 
-    time: float
+    time: Moment
 
     def to_json(self) -> dict[str, Any]:
         """Return the event's own fields and its time."""
@@ -164,13 +165,13 @@ class StartEvent(Event):
     index: int
     attempt: int
     job_id: str
-    began: float
+    began: Moment
     restarts: int = 0
     """Number of requeues of the job by Slurm before this start."""
     nodes: tuple[str, ...] = ()
     step: int | None = None
     """Of the newest valid checkpoint; None where it is not known, or there is none."""
-    eligible: float | None = None
+    eligible: Moment | None = None
     """When the job could first have run, by Slurm's clock; None where that is not known, and for
     stages that do not train: a short task does not pay for one more query.
     """

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.outcomes import Diagnosis, RetryAction, RootCause
+from jobs.contract.units import Moment
 
 CLASSES = {
     RootCause.COMPLETED: "finished",
@@ -35,8 +36,8 @@ class ExitRecord:
     job_id: str
     cause: RootCause
     action: RetryAction
-    started: float
-    ended: float
+    started: Moment
+    ended: Moment
     code: int = 1
     """Exit code of the supervisor (``jobs.contract.errors``)."""
     message: str = ""

@@ -9,6 +9,11 @@ from typing import Any, TypeVar
 
 from jobs.contract.outcomes import RetryAction, RootCause
 
+LATEST = 253402214400.0
+"""The last day of the year 9999, which ``datetime`` has in every time zone."""
+LONGEST = 1 << 64
+"""No count is as large: it would not become a float."""
+
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
@@ -80,8 +85,8 @@ def _text(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is not an integer")
+    if type(value) is not int or abs(value) > LONGEST:
+        raise ValueError(f"{repr(value)[:40]} is not an integer")
     return value
 
 
@@ -98,6 +103,18 @@ def _number(value: Any) -> float:
     except OverflowError:  # an integer beyond the range of floats
         pass
     raise ValueError(f"{repr(value)[:40]} is not a number")
+
+
+def moment(value: Any) -> float:
+    """Return a time as seconds since 1970.
+
+    Raises:
+        ValueError: it is none, or one that no calendar has.
+    """
+    found = _number(value)
+    if not 0 <= found < LATEST:
+        raise ValueError(f"{found} is not a time")
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -134,11 +151,15 @@ CONVERTERS: dict[str, Convert] = {
     "float": _number,
     "int | None": _optional(_integer),
     "float | None": _optional(_number),
+    "Moment": moment,
+    "Moment | None": _optional(moment),
     "str | None": _optional(_text),
     "dict[str, Any]": _object,
+    "dict[str, Any] | None": _optional(_object),
     "tuple[str, ...]": _several(str),
     "tuple[int, ...]": _several(int),
     "tuple[float, ...]": lambda value: tuple(map(_number, _list(value))),
+    "tuple[float, ...] | None": _optional(lambda value: tuple(map(_number, _list(value)))),
     "tuple[tuple[int, ...], ...]": lambda value: tuple(map(_several(int), _list(value))),
     "tuple[dict[str, Any], ...]": _several(dict),
     "RootCause": RootCause,

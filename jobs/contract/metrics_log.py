@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from jobs.contract.files import AppendedLines, json_values
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import Moment
 
 if TYPE_CHECKING:
     from jobs.contract.stage_specs import TrainingSpec
@@ -62,7 +63,7 @@ class StepLine:
     """Of these samples."""
     seconds: float
     tokens_per_s: float
-    time: float
+    time: Moment
     """When the step was done, in seconds since 1970."""
     attempt: int
 
@@ -110,7 +111,7 @@ class PeriodLine:
     mfu_without_attention: float | None
     memory_bytes: int
     """The largest peak of a rank since its start: allocated by torch on a GPU, resident without."""
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -140,7 +141,7 @@ class SpikeLine:
     first: int | None
     """The first step that is skipped therefore; the last one is ``step``. None with actions that
     skip none."""
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -154,7 +155,7 @@ class SkipLine:
     reason: str = field(metadata={"key": "skipped"})
     """``pretrain.skip_steps``, or the observation by which training decided it."""
     seconds: float
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -176,7 +177,7 @@ class ValidationLine:
     corpora: dict[str, Any]
     """By the name of a corpus its ``loss`` and ``perplexity``."""
     seconds: float
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -189,7 +190,7 @@ class SnapshotLine:
     step: int
     seconds: float = field(metadata={"key": "snapshot"})
     """For which training waited."""
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -202,7 +203,7 @@ class _CommitLine:
     written: float
     """Seconds from the beginning of the save to its commit; training may have continued."""
     bytes: int
-    time: float
+    time: Moment
     attempt: int
 
 
@@ -251,7 +252,7 @@ class HealthLine:
     """Joules of all since the attempt began."""
     findings: int
     """Warnings and worse that hold at this time."""
-    time: float
+    time: Moment
     attempt: int
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from jobs.contract.units import Moment
+
 
 class RootCause(str, Enum):
     """The class of an attempt's end (docs/resilience.md)."""
@@ -201,7 +203,7 @@ class Diagnosis:
 class NodeEntry:
     """One line of a cluster's node ledger (``nodes-<cluster>.jsonl`` in the runs directory)."""
 
-    time: float
+    time: Moment
     node: str
     code: str
     """Of the finding, or the cause in capitals."""
@@ -210,7 +212,7 @@ class NodeEntry:
     run: str
     attempt: int
     evidence: str
-    expires: float
+    expires: Moment
     gpu_uuid: str = ""
     stage: str = ""
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import Moment
 
 
 @dataclass(frozen=True)
 class ProgressRecord:
     """The progress of a running task."""
 
-    time: float
+    time: Moment
     """When it was written, in seconds since 1970."""
     attempt: int
     done: float

@@ -12,6 +12,9 @@ GIB = 2**30
 
 JOULES_PER_KWH = 3.6e6
 
+Moment = float
+"""Seconds since 1970, of a time that a calendar has: ``json_fields`` refuses others."""
+
 
 @dataclass(frozen=True)
 class Footprint:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import FORMAT, append_lines, read_lines
+from jobs.contract.json_fields import from_fields
 from jobs.contract.outcomes import NodeEntry, NodeFinding
 
 CLEARED = "CLEARED"
@@ -36,9 +37,6 @@ STRIKES = 2
 CAP_NODES = 2
 CAP_SHARE = 0.1
 """At most the larger of two nodes and a tenth of the partition is excluded. Guessed."""
-
-TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-"""The types that a field of an entry may have, by its annotation."""
 
 UNSAFE = re.compile(r"[^A-Za-z0-9 _.:,/()=-]+")
 """Characters removed from a command that an administrator pastes into a root shell."""
@@ -62,13 +60,9 @@ def read(path: Path) -> tuple[NodeEntry, ...]:
 
 
 def _entry(fields: dict[str, Any]) -> NodeEntry | None:
-    known = {field.name: field for field in dataclasses.fields(NodeEntry)}
-    values = {name: value for name, value in fields.items() if name in known}
-    if any(not isinstance(value, TYPES[str(known[name].type)]) for name, value in values.items()):
-        return None
     try:
-        entry = NodeEntry(**values)
-    except TypeError:  # a field is missing
+        entry = from_fields(NodeEntry, fields)
+    except ValueError:
         return None
     return entry if entry.verdict in LIFETIME_SECONDS else None
 

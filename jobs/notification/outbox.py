@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.contract.notification import NotifyTarget
+from jobs.contract.json_fields import from_fields, moment
+from jobs.contract.notification import EVENTS, NotifyTarget
+from jobs.contract.units import Moment
 from jobs.notification.news import News
 
 REPEAT_SECONDS = 600.0
@@ -25,6 +27,8 @@ OLDEST_SECONDS = 24 * HOUR
 """Age of news that are still sent: new receivers do not get the whole past of a run."""
 MOST_KEYS = 1000
 """Of news that are known, of which the newest are kept."""
+MOST_BYTES = 1 << 62
+"""Of a log: no file system has longer files."""
 
 
 @dataclass
@@ -34,8 +38,12 @@ class Item:
     event: str
     text: str
     """Of the newest one."""
-    time: float
+    time: Moment
     count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.event not in EVENTS:
+            raise ValueError(f"{self.event!r} is no event")
 
 
 @dataclass
@@ -130,14 +138,17 @@ class Outbox:
         try:
             receivers = {
                 str(name): Receiver(
-                    {group: Item(**item) for group, item in entry["items"].items()},
-                    [float(time) for time in entry["tries"]],
-                    {group: float(time) for group, time in entry["sent"].items()},
+                    {group: from_fields(Item, item) for group, item in entry["items"].items()},
+                    [moment(time) for time in entry["tries"]],
+                    {group: moment(time) for group, time in entry["sent"].items()},
                     str(entry["error"]),
                 )
                 for name, entry in value["receivers"].items()
             }
-            keys = {str(key): float(time) for key, time in value["keys"].items()}
-            return cls(int(value["offset"]), keys, receivers, str(value["problem"]))
+            keys = {str(key): moment(time) for key, time in value["keys"].items()}
+            offset = value["offset"]
+            if type(offset) is not int or not 0 <= offset < MOST_BYTES:
+                raise ValueError("not an offset")
+            return cls(offset, keys, receivers, str(value["problem"]))
         except (LookupError, TypeError, ValueError, AttributeError):
             return cls()

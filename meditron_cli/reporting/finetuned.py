@@ -120,11 +120,13 @@ def is_compared(run: RunDir, score: Score) -> bool:
     record = read_small(run.path(f"finetune/{score.model}/rows/manifest.json"))
     if not score.model or not record:
         return True
-    read = {item["path"]: item.get("sha256") for item in record.get("inputs", ())}
-    if score.digest in read.values():
-        return True
-    compared = (record.get("decontamination") or {}).get("benchmarks", {}).get(score.benchmark)
-    return compared is not None and compared["path"] not in read  # a folder, by its name
+    try:
+        read = {item["path"]: item.get("sha256") for item in record.get("inputs", ())}
+        found = (record.get("decontamination") or {}).get("benchmarks", {}).get(score.benchmark)
+        compared = found is not None and found["path"] not in read  # a folder, by its name
+    except (LookupError, TypeError, AttributeError):  # damaged
+        return False
+    return compared or score.digest in read.values()
 
 
 def uncompared(run: RunDir, scores: Sequence[Score]) -> list[str]:

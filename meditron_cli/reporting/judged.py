@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import done_markers
 from jobs.contract.files import read_small
+from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
 from jobs.contract.units import plural
 from meditron_cli.reporting.published import Table
 
 JUDGED = "judged"
-NEEDED = ("benchmark", "checkpoint", "judge", "n", "verdicts", "unparsable")
 DIGITS = 8
 """Of a judge's digest that are printed."""
 
@@ -29,9 +30,59 @@ def of_run(run: RunDir) -> list[dict[str, Any]]:
     judged = [
         {name: value for name, value in one.items() if name != "format"}
         for one in found
-        if one.get("mode") == JUDGED and all(name in one for name in NEEDED)
+        if one.get("mode") == JUDGED and is_judgement(one)
     ]
     return sorted(judged, key=lambda one: (one["benchmark"], one["checkpoint"], one["other"]))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The fields of a judge's result that reports show; of rubrics, or of a pair."""
+
+    benchmark: str
+    checkpoint: str
+    other: str
+    n: int
+    verdicts: int
+    unparsable: int
+    judge: dict[str, Any]
+    score: float | None = None
+    ci95: tuple[float, ...] | None = None
+    first: int = 0
+    second: int = 0
+    neither: int = 0
+    p_value: float = 0.0
+    human: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The model that judged."""
+
+    name: str
+    sha256: str
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The agreement of a judge with people."""
+
+    n: int
+    kappa: float | None
+
+
+def is_judgement(value: Item) -> bool:
+    """Return whether a file has the fields of a judge's result."""
+    try:
+        found = from_fields(Judgement, value)
+        from_fields(Judge, found.judge)
+        if found.human and found.human.get("n"):
+            from_fields(Agreement, found.human)
+    except ValueError:
+        return False
+    needed = ("first", "second", "neither", "p_value") if found.other else ("score", "ci95")
+    return all(name in value for name in needed)
 
 
 def tables(found: Sequence[Item]) -> Iterator[Table]:

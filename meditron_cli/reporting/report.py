@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
+from jobs.contract.json_fields import from_fields
 from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PRETRAIN, ModelSpec
@@ -259,6 +260,42 @@ def size(run: RunDir, view: RunView) -> float | None:
     return None
 
 
+@dataclass(frozen=True)
+class Verification:
+    """The fields of a comparison of weights with a checkpoint that reports show."""
+
+    step: int
+    tolerance: float
+    logits: dict[str, Any]
+    generation: dict[str, Any] | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """How far the logits of both sides differ."""
+
+    max: float
+    mean: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How both sides continue prompts."""
+
+    rates: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How one side does."""
+
+    repetition: float
+    prompt_echo: float
+    early_eos: float
+
+
 def verifications(run: RunDir) -> list[dict[str, Any]]:
     """Return the results of comparing weights with checkpoints, by step and stage, without damaged
     ones.
@@ -267,20 +304,22 @@ def verifications(run: RunDir) -> list[dict[str, Any]]:
     for path in run.path("verification").glob("*-*.json"):
         result = read_small(path)
         try:
-            logits, generation = result["logits"], result["generation"] or {"rates": None}
-            found.append(
-                {
-                    "stage": path.stem.rpartition("-")[0],
-                    "step": int(result["step"]),
-                    "max": float(logits["max"]),
-                    "mean": float(logits["mean"]),
-                    "agreement": float(logits["agreement"]),
-                    "tolerance": float(result["tolerance"]),
-                    "rates": generation["rates"],
-                    "problems": list(result["problems"]),
-                    "path": str(path),
-                }
-            )
-        except (LookupError, TypeError, ValueError):
+            whole = from_fields(Verification, result)
+            logits = from_fields(Logits, whole.logits)
+            generation = from_fields(Generation, whole.generation or {"rates": None})
+            for rates in (generation.rates or {}).values():
+                from_fields(Rates, rates if isinstance(rates, dict) else {})
+        except ValueError:
             continue
+        found.append(
+            {
+                "stage": path.stem.rpartition("-")[0],
+                "step": whole.step,
+                **asdict(logits),
+                "tolerance": whole.tolerance,
+                "rates": generation.rates,
+                "problems": list(whole.problems),
+                "path": str(path),
+            }
+        )
     return sorted(found, key=lambda item: (item["step"], item["stage"]))

@@ -23,7 +23,7 @@ MODES = ("top-token", "cot", "sc-cot", "harness")
 
 @dataclass(frozen=True)
 class EvaluationFields:
-    """The fields of an evaluation's result that every report shows."""
+    """The fields of an evaluation's result that reports show."""
 
     benchmark: str
     checkpoint_step: int
@@ -32,10 +32,45 @@ class EvaluationFields:
     ci95: tuple[float, ...]
     chance: float
     p_value: float
+    kind: str | None = None
+    mode: str | None = None
+    model: str | None = None
+    score: str | None = None
+    template: str | None = None
+    shots: int | None = None
+    samples: int | None = None
+    prompts: int | None = None
+    digests: dict[str, Any] | None = None
+    permutations: dict[str, Any] | None = None
+    majority: float = 0.0
+    sd: float | None = None
+    truncated: int | None = None
+    ties: int | None = None
+    unparsable: int | None = None
+    cut_off: int | None = None
+    valid: float | None = None
+    accuracy_valid: float | None = None
+    weighted_precision: float | None = None
+    weighted_recall: float | None = None
+    weighted_f1: float | None = None
+    macro_f1: float | None = None
+    calibration_error: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.ci95) != 2:
             raise ValueError("ci95 is not an interval")
+        if self.permutations is not None:
+            from_fields(PermutationFields, self.permutations)
+
+
+@dataclass(frozen=True)
+class PermutationFields:
+    """The fields of a result over orders of options."""
+
+    accuracies: tuple[float, ...]
+    mean: float
+    sd: float | None
+    consistency: float
 
 
 class Record(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 
 from jobs.contract.files import FORMAT, read_lines, read_small
 from jobs.contract.json_fields import from_fields
+from jobs.contract.units import Moment
 from jobs.health.monitor.xid_events import XidEvent
 from jobs.health.sample import GpuMemory, LinkErrors, RemappedRows, Sample, SlowTime, Unknown
 
@@ -63,7 +64,7 @@ def read_reports(folder: Path, index: int, nodes: Iterable[str]) -> list[dict[st
     are skipped.
     """
     found = ((node, read_small(report_path(folder, index, node))) for node in nodes)
-    return [report for node, report in found if report and is_report(report, node)]
+    return [report for node, report in found if is_report(report, node)]
 
 
 def is_report(value: Mapping[str, Any], node: str) -> bool:
@@ -88,7 +89,7 @@ def is_report(value: Mapping[str, Any], node: str) -> bool:
 @dataclass(frozen=True)
 class _Report:
     node: str
-    time: float
+    time: Moment
     driver: str | None
     now: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
@@ -124,6 +125,7 @@ class _Rank:
 
 @dataclass(frozen=True)
 class _Newest:
+    index: int
     utilisation: float | None
     power: float | None
     temperature: float | None

@@ -37,23 +37,19 @@ class NodeReading:
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> NodeReading:
-        """Return what a report (``jobs.health.monitor.records``) has of GPUs.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is damaged, or of another version.
-        """
-        verdicts: dict[Any, str] = {}
+        """Return what a report (``jobs.health.monitor.records``) has of GPUs."""
+        verdicts: dict[int | None, str] = {}
         for finding in report["now"]:
-            gpu, verdict = finding["subject"]["gpu"], str(finding["verdict"])
-            verdicts[gpu] = max(verdicts.get(gpu, ""), verdict, key=SEVERITY.index)
+            gpu, verdict = finding["subject"]["gpu"], finding["verdict"]
+            verdicts[gpu] = max(verdicts.get(gpu, ""), verdict, key=severity)
         return cls(
-            str(report["node"]),
-            float(report["time"]),
+            report["node"],
+            report["time"],
             tuple(
                 GpuReading(
-                    _number(gpu["utilisation"]),
-                    _number(gpu["temperature"]),
-                    None if gpu["power"] is None else float(gpu["power"]) / MILLI,
+                    gpu["utilisation"],
+                    gpu["temperature"],
+                    None if gpu["power"] is None else gpu["power"] / MILLI,
                     verdicts.get(gpu["index"], ""),
                 )
                 for gpu in report["newest"]
@@ -64,8 +60,9 @@ class NodeReading:
 SEVERITY = ("", "OK", "UNKNOWN", "WARN", "DRAIN", "FATAL")
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def severity(verdict: str) -> int:
+    """Return the rank of a verdict; an unknown one is the mildest."""
+    return SEVERITY.index(verdict) if verdict in SEVERITY else 0
 
 
 @dataclass(frozen=True)

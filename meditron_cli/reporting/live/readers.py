@@ -106,25 +106,24 @@ class ReportReader:
         """Return what the reports of some attempts have of GPUs; a report that is missing or
         damaged is left out.
         """
-        paths = [
+        nodes = {
             records.report_path(
                 self._run.attempt(attempt.stage, attempt.number), attempt.index, node
-            )
+            ): node
             for attempt in attempts
             for node in attempt.nodes
-        ][:NODES]
-        self._known = {path: self._reading(path) for path in paths}
+        }
+        newest = list(nodes.items())[:NODES]
+        self._known = {path: self._reading(path, node) for path, node in newest}
         found = (reading for _, reading in self._known.values())
         return [reading for reading in found if reading and reading.gpus]
 
-    def _reading(self, path: Path) -> tuple[int, NodeReading | None]:
+    def _reading(self, path: Path, node: str) -> tuple[int, NodeReading | None]:
         changed, known = modified(path), self._known.get(path)
         if known is not None and known[0] == changed:
             return known
-        try:
-            return changed, NodeReading.of_report(read_small(path)) if changed else None
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return changed, None
+        report = read_small(path) if changed else {}
+        return changed, NodeReading.of_report(report) if records.is_report(report, node) else None
 
 
 class LogReader:

@@ -58,7 +58,7 @@ class SchedulerPoll:
         self._collect(now)
         jobs = [list(_open(record, now)) for record in records]
         kinds = {job.scheduler for opened in jobs for _, job, _ in opened}
-        self._kind = max(kinds, key=SHORTEST_SECONDS.__getitem__, default="")
+        self._kind = max(kinds, key=lambda kind: SHORTEST_SECONDS.get(kind, 0.0), default="")
         about = {item for opened in jobs for item in opened}
         if about != self._about:
             self._about, self._interval = about, self._shortest
