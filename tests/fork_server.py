@@ -73,9 +73,10 @@ class ForkedRank:
         return stdout, stderr
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the rank, unless it has ended."""
+        """Send a signal to the rank, unless it has ended, which may not have been reported yet."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End the rank at once."""

@@ -277,7 +277,8 @@ class Run:
         for ranks in self.started:
             for process in ranks.processes:
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it has just ended
+                        os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
             ranks.port.close()
 
