@@ -72,6 +72,7 @@ def test_a_gpu_that_falls_off_the_bus_moves_the_run_off_its_node(
     assert node in desk("nodes", "--cluster", CLUSTER).stdout
     assert "fallen off the bus" in desk("nodes", "--cluster", CLUSTER, "--ticket", node).stdout
     messages = readings / "messages"
+    trial.wait_for(messages.exists, "the first message")
     trial.wait_for(lambda: "pretrain finished" in messages.read_text(), "the last message")
     excluded, resumed = sorted(
         (line for line in messages.read_text().splitlines() if "off the bus" in line),
