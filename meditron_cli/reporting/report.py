@@ -273,7 +273,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Logits:
-    """How far the logits of both sides differ."""
+    """The differences between the logits of both sides."""
 
     max: float
     mean: float
@@ -282,14 +282,14 @@ class Logits:
 
 @dataclass(frozen=True)
 class Generation:
-    """How both sides continue prompts."""
+    """The continuations of prompts by both sides."""
 
     rates: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How one side does."""
+    """The rates of one side's continuations."""
 
     repetition: float
     prompt_echo: float
