@@ -1,4 +1,4 @@
-"""Process states and identities from ``/proc``. Standard library only.
+"""Process states, identities and children from ``/proc``. Standard library only.
 
 The start time in clock ticks since boot identifies a process exactly; psutil computes its start
 from the boot time, which a set clock moves.
@@ -6,6 +6,8 @@ from the boot time, which a set clock moves.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +45,16 @@ def running(pid: int, arguments: Sequence[str]) -> int | None:
                 return each
         level = [child for each in level for child in _children(each)]
     return None
+
+
+def end_children() -> None:
+    """Kill all that this process started, and what these started."""
+    found = _children(os.getpid())
+    for pid in found:  # which grows
+        found += _children(pid)
+    for pid in found:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _arguments(pid: int) -> list[str]:

@@ -48,12 +48,16 @@ def command(
     """
     root = store.existing_root(runs_dir, services.environ)
     if watch and not as_json and console.fancy(sys.stdout):
+        from jobs.runtime import processes
         from meditron_cli.reporting.live import watch as live
 
-        if name is None:
-            live.watch_runs(services, root)
-        else:
-            live.watch_run(services, store.find(root, name))
+        try:
+            if name is None:
+                live.watch_runs(services, root)
+            else:
+                live.watch_run(services, store.find(root, name))
+        finally:
+            processes.end_children()  # a squeue that hangs would stay for good
         return
     while True:
         if name is None:

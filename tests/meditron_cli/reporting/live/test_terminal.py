@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jobs.contract.events import append_event
 from jobs.contract.rundir import RunDir
+from jobs.runtime import processes
 
 from .... import metric_lines
 from ....conftest import Bench
+from ....ranks import wait_until
 from .tmux import Tmux
 
 WATCH = "$PYTHON -m meditron_cli status --watch"
@@ -65,6 +69,30 @@ def test_leaving_the_view_restores_the_terminal(
     else:
         shell.press(way)
     assert_as_before(shell, tmp_path, code)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("way", "code"), [("q", 0), ("C-c", 130)])
+def test_a_squeue_that_hangs_ends_with_the_view(
+    terminal: Callable[..., Tmux], run: RunDir, tmp_path: Path, way: str, code: int
+) -> None:
+    where = {"stage": "pretrain", "attempt": 2, "indices": [0], "job_ids": ["7"]}
+    append_event(run, "submit", scheduler="slurm", **where)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # It ignores what Ctrl-C sends to all processes of a terminal.
+    hang = f"trap '' INT\nsleep 600 &\necho $$ $! >{tmp_path}/pids\nwait\n"
+    (programs / "squeue").write_text(f"#!/bin/sh\n{hang}")
+    (programs / "squeue").chmod(0o755)
+    shell = terminal(PATH=f"{programs}:{os.environ['PATH']}")
+    start(shell, f"{WATCH} {run.name}", tmp_path)
+    wait_until(lambda: len((tmp_path / "pids").read_text().split()) == 2)
+    pids = map(int, (tmp_path / "pids").read_text().split())
+    shell.press(way)
+
+    assert_as_before(shell, tmp_path, code)
+    for pid in pids:
+        wait_until(lambda pid=pid: (found := processes.read(pid)) is None or found.state == "Z")
 
 
 def test_the_view_follows_the_size_and_the_run(
