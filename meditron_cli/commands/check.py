@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meditron_cli.commands.options import (
-    complete_cluster,
-    complete_size,
+    cluster_option,
     json_option,
     require_trainable,
     run_of,
+    size_option,
 )
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
@@ -25,20 +25,8 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Check experiment files and cluster profiles.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option(
-    "cluster",
-    "--cluster",
-    metavar="NAME",
-    shell_complete=complete_cluster,
-    help="Check experiments on this cluster.",
-)
-@click.option(
-    "size",
-    "--size",
-    metavar="NAME",
-    shell_complete=complete_size,
-    help="Check experiments with this recipe.",
-)
+@cluster_option("Check experiments on this cluster.", required=False)
+@size_option("Check experiments with this recipe.")
 @json_option
 @click.pass_obj
 def command(

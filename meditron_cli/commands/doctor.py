@@ -25,28 +25,9 @@ WAIT_SECONDS = 120
 
 
 @click.command("doctor", short_help="Check a cluster's Slurm settings and compute nodes.")
-@click.option(
-    "cluster",
-    "--cluster",
-    required=True,
-    metavar="NAME",
-    shell_complete=options.complete_cluster,
-    help="Cluster profile.",
-)
-@click.option(
-    "size",
-    "--size",
-    metavar="NAME",
-    shell_complete=options.complete_size,
-    help="Recipe whose jobs to check.",
-)
-@click.option(
-    "config",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Experiment file; default: experiment.yaml, where there is one.",
-)
+@options.cluster_option()
+@options.size_option("Recipe whose jobs to check.")
+@options.config_option()
 @options.runs_dir_option
 @click.option("--no-probe", is_flag=True, help="Submit no job that examines compute nodes.")
 @click.option(

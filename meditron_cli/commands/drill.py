@@ -34,14 +34,7 @@ COLUMNS = ("fault", "at step", "root cause", "detected s", "resumed s", "redone"
 
 
 @click.command()
-@click.option(
-    "cluster",
-    "--cluster",
-    required=True,
-    metavar="NAME",
-    shell_complete=options.complete_cluster,
-    help="Cluster profile; `meditron clusters` lists them.",
-)
+@options.cluster_option()
 @click.option(
     "chosen",
     "--faults",
@@ -49,28 +42,9 @@ COLUMNS = ("fault", "at step", "root cause", "detected s", "resumed s", "redone"
     metavar="NAMES",
     help=f"Comma-separated: {', '.join(faults.FAULTS)}; default: all that the scheduler supports.",
 )
-@click.option(
-    "nodes",
-    "--nodes",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Nodes to train on; default: 2, if the partition has them.",
-)
-@click.option(
-    "config",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Experiment whose data to train on; default: the sample corpus.",
-)
-@click.option(
-    "overrides",
-    "--set",
-    metavar="KEY=VALUE",
-    multiple=True,
-    shell_complete=options.complete_setting,
-    help="Set a configuration value of both trainings; may be repeated.",
-)
+@options.nodes_option
+@options.config_option("Experiment whose data to train on; default: the sample corpus.")
+@options.set_option("Set a configuration value of both trainings; may be repeated.")
 @options.runs_dir_option
 @click.option("--keep", is_flag=True, help="Keep the drill's runs even if it passes.")
 @options.json_option

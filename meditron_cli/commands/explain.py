@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from meditron_cli.commands.options import (
-    complete_cluster,
+    cluster_option,
     complete_key,
-    complete_setting,
-    complete_size,
+    config_option,
+    set_option,
+    size_option,
 )
 
 if TYPE_CHECKING:
@@ -21,35 +22,10 @@ if TYPE_CHECKING:
 
 @click.command("explain", short_help="Explain a configuration value and where it comes from.")
 @click.argument("key", shell_complete=complete_key)
-@click.option(
-    "cluster",
-    "--cluster",
-    metavar="NAME",
-    shell_complete=complete_cluster,
-    help="With the defaults of this cluster.",
-)
-@click.option(
-    "size",
-    "--size",
-    metavar="NAME",
-    shell_complete=complete_size,
-    help="With the values of this recipe.",
-)
-@click.option(
-    "config",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Experiment file; default: experiment.yaml, where there is one.",
-)
-@click.option(
-    "overrides",
-    "--set",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=complete_setting,
-    help="Set a value.",
-)
+@cluster_option("With the defaults of this cluster.", required=False)
+@size_option("With the values of this recipe.")
+@config_option()
+@set_option("Set a value.")
 @click.option("as_json", "--json", is_flag=True, help="Print JSON.")
 def command(
     key: str,

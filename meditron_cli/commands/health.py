@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("health", short_help="Check whether this machine is fit for work.")
 @click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="Number of GPUs to expect.")
-@click.option(
-    "--cluster",
-    metavar="NAME",
-    shell_complete=options.complete_cluster,
-    help="Expect a GPU node of this cluster profile.",
-)
+@options.cluster_option("Expect a GPU node of this cluster profile.", required=False)
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj

@@ -60,13 +60,7 @@ class NodeLedgerView:
 
 
 @click.command("nodes", short_help="Show nodes that failed; clear or report them.")
-@click.option(
-    "--cluster",
-    required=True,
-    metavar="NAME",
-    shell_complete=options.complete_cluster,
-    help="Cluster whose nodes to show.",
-)
+@options.cluster_option("Cluster whose nodes to show.")
 @click.option("--clear", metavar="NODE", help="Use NODE again: clear its entries.")
 @click.option("--ticket", metavar="NODE", help="Print a message about NODE to its administrators.")
 @click.option("show_all", "--all", is_flag=True, help="Show expired and cleared entries too.")

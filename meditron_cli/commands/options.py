@@ -87,41 +87,71 @@ def optional_target_options(function: F) -> F:
 
 def _target_options(function: F, *, size: bool, cluster: bool) -> F:
     for option in (
-        click.option(
-            "overrides",
-            "--set",
-            metavar="KEY=VALUE",
-            multiple=True,
-            shell_complete=complete_setting,
-            help="Set a configuration value, above every file; may be repeated.",
-        ),
-        click.option(
-            "config",
-            "--config",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Experiment file; default: experiment.yaml, where there is one.",
-        ),
-        click.option(
-            "size",
-            "--size",
-            required=size,
-            metavar="NAME",
-            shell_complete=complete_size,
-            help="Recipe: tiny, 1b, 7b, 8b, 13b, 70b.",
-        ),
-        click.option(
-            "cluster",
-            "--cluster",
-            required=cluster,
-            metavar="NAME",
-            shell_complete=complete_cluster,
-            help="Cluster profile; `meditron clusters` lists them.",
-        ),
+        set_option(),
+        config_option(),
+        size_option("Recipe: tiny, 1b, 7b, 8b, 13b, 70b.", required=size),
+        cluster_option(required=cluster),
     ):
         function = option(function)
     return function
 
+
+def cluster_option(
+    text: str = "Cluster profile; `meditron clusters` lists them.", required: bool = True
+) -> Callable[[F], F]:
+    """Return the option ``--cluster``."""
+    return click.option(
+        "cluster",
+        "--cluster",
+        required=required,
+        metavar="NAME",
+        shell_complete=complete_cluster,
+        help=text,
+    )
+
+
+def size_option(text: str, required: bool = False) -> Callable[[F], F]:
+    """Return the option ``--size``."""
+    return click.option(
+        "size",
+        "--size",
+        required=required,
+        metavar="NAME",
+        shell_complete=complete_size,
+        help=text,
+    )
+
+
+def config_option(
+    text: str = "Experiment file; default: experiment.yaml, where there is one.",
+) -> Callable[[F], F]:
+    """Return the option ``--config``."""
+    return click.option(
+        "config", "--config", type=click.Path(path_type=Path), metavar="FILE", help=text
+    )
+
+
+def set_option(
+    text: str = "Set a configuration value, above every file; may be repeated.",
+) -> Callable[[F], F]:
+    """Return the option ``--set``."""
+    return click.option(
+        "overrides",
+        "--set",
+        metavar="KEY=VALUE",
+        multiple=True,
+        shell_complete=complete_setting,
+        help=text,
+    )
+
+
+nodes_option = click.option(
+    "nodes",
+    "--nodes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Nodes to run on; default: 2, if the partition has them.",
+)
 
 model_option = click.option(
     "--model", metavar="NAME", help="One of its finetuned models, by its name in finetune.models."

@@ -31,36 +31,10 @@ COLUMNS = ("claim", "measured", "expected", "verdict")
 
 
 @click.command()
-@click.option(
-    "cluster",
-    "--cluster",
-    required=True,
-    metavar="NAME",
-    shell_complete=options.complete_cluster,
-    help="Cluster profile; `meditron clusters` lists them.",
-)
-@click.option(
-    "size",
-    "--size",
-    metavar="NAME",
-    shell_complete=options.complete_size,
-    help="Recipe whose width is measured; default: 7b, on CPUs a narrow shape.",
-)
-@click.option(
-    "nodes",
-    "--nodes",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Nodes to run on; default: 2, if the partition has them.",
-)
-@click.option(
-    "overrides",
-    "--set",
-    metavar="KEY=VALUE",
-    multiple=True,
-    shell_complete=options.complete_setting,
-    help="Set a configuration value, above every file; may be repeated.",
-)
+@options.cluster_option()
+@options.size_option("Recipe whose width is measured; default: 7b, on CPUs a narrow shape.")
+@options.nodes_option
+@options.set_option()
 @options.runs_dir_option
 @click.option("--keep", is_flag=True, help="Keep the selftest's run even if all is confirmed.")
 @options.json_option
