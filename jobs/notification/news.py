@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import events
-from jobs.contract.attempt_history import HistoryReader, TaskHistory, Withdrawn
-from jobs.contract.events import AlarmEvent, ExitEvent, ObservedEvent, StartEvent
+from jobs.contract.attempt_history import HistoryReader, RunHistory, TaskHistory, Withdrawn
+from jobs.contract.events import AlarmEvent, ExitEvent, ObservedEvent, Select, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
 from jobs.contract.notification import EVENTS
@@ -18,10 +19,14 @@ from jobs.contract.rundir import RunDir
 
 KINDS = ("start", "observed", "exit", "alarm")
 """The kinds of events that are news."""
+OF_ATTEMPTS = (b"start", b"observed", b"exit")
 LAST_ACTIONS = (RetryAction.FINISH, RetryAction.STOP)
 BY_PERSONS = (RootCause.STOPPED, RootCause.CANCELLED)
 NAMED_NODES = 4
 """Of the nodes of a start; the others are counted."""
+
+INDEX = re.compile(rb'"index": ?(\d+)')
+STAGE = re.compile(rb'"stage": ?"(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -50,35 +55,39 @@ class NewsReader:
         """
         self._run = run
         self._wanted = wanted
-        self._history = HistoryReader(run)
+        self._resumed: Set[int] = frozenset()
+        self._history: RunHistory | None = None
+        """Of the tasks that were resumed."""
         self._stages: dict[str, Any] | None = None
         self._undone: dict[str, int | None] = {}
         """A task of each stage that was last seen without a done marker."""
 
     def news(self, values: Iterable[Mapping[str, Any]]) -> Iterator[News]:
         """Yield the news among events, in their order."""
-        for value in values:
-            for event in events.parse([value]):
-                if isinstance(event, AlarmEvent):
-                    yield _alarm(event)
-                elif isinstance(event, StartEvent):
-                    yield from self._of_start(event)
-                elif isinstance(event, ObservedEvent):
-                    yield from self._of_end(event)
+        parsed = list(events.parse(values))
+        starts = [event for event in parsed if isinstance(event, StartEvent)]
+        self._resumed, self._history = {start.index for start in starts if start.attempt > 1}, None
+        for event in parsed:
+            if isinstance(event, AlarmEvent):
+                yield _alarm(event)
+            elif isinstance(event, StartEvent):
+                yield from self._of_start(event)
+            elif isinstance(event, ObservedEvent):
+                yield from self._of_end(event)
 
     def nothing_follows(self) -> bool:
         """Return whether every task of each stage that has begun has ended for good, so that no
         further news are expected unless a person resumes the run.
         """
-        history, plan = self._history.current(), self._plan()
+        history = HistoryReader(self._run).current(_unless_running)
         begun = {stage for stage, _, _ in history.begun}
-        tasks = (
+        tasks = [
             history.task(stage, index).ended
-            for stage, planned in plan.items()
+            for stage, planned in self._plan().items()
             for index in planned.get("tasks", ())
             if stage in begun
-        )
-        return bool(plan) and all(
+        ]
+        return bool(tasks) and all(
             ended and ended[max(ended)].action in LAST_ACTIONS for ended in tasks
         )
 
@@ -159,12 +168,33 @@ class NewsReader:
         """Return the history of a task, which is empty before its first start."""
         if start.attempt == 1:  # the log of an array is not read once for each of its tasks
             return TaskHistory(Withdrawn(), start.stage, start.index)
-        return self._history.current().task(start.stage, start.index)
+        if self._history is None:
+            self._history = HistoryReader(self._run).current(_of_tasks(self._resumed))
+        return self._history.task(start.stage, start.index)
 
     def _label(self, item: StartEvent | ExitRecord) -> str:
         """Return the name of a task for people: its stage, and its number among several."""
         count = len(self._plan().get(item.stage, {}).get("tasks", ()))
         return f"{item.stage} task {item.index}" if count > 1 else item.stage
+
+
+def _of_tasks(indices: Set[int]) -> Select:
+    """Return what chooses the starts and ends of tasks with these indices."""
+    names = {str(index).encode() for index in indices}
+
+    def select(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        for kind, line in lines:
+            if kind in OF_ATTEMPTS and not names.isdisjoint(INDEX.findall(line)):
+                yield line
+
+    return select
+
+
+def _unless_running(lines: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Choose the starts and exits; none where the last of them of any task is a start."""
+    chosen = [(kind, line) for kind, line in lines if kind in OF_ATTEMPTS]
+    last = {(*STAGE.findall(line), *INDEX.findall(line)): kind for kind, line in chosen}
+    return [] if b"start" in last.values() else [line for _, line in chosen]
 
 
 def _alarm(alarm: AlarmEvent) -> News:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.events import AlarmEvent, Event, append_event, read_events
+from jobs.contract.events import AlarmEvent, Event, append, append_event, read_events
 from jobs.contract.rundir import RunDir
 from jobs.notification.news import News, NewsReader
 
@@ -42,6 +42,17 @@ def test_a_later_start_resumes_and_says_what_was_before(run: RunDir) -> None:
         "resumed",
         "pretrain resumed from step 1200 on n2; before: node n1 failed",
     )
+
+
+def test_each_of_several_tasks_that_resume_says_what_was_before_it(run: RunDir) -> None:
+    before = [end("node_fail", "submit", "curate", index, message=f"n{index}") for index in (0, 1)]
+    happen(run, *(start("curate", index) for index in range(3)), *before, start())
+    again = [start("curate", index, attempt=2) for index in (1, 0)]
+    append(run, *again)
+
+    texts = [item.text for item in NewsReader(run).news(read_events(run)[-2:])]
+
+    assert texts == ["curate task 1 resumed; before: n1", "curate task 0 resumed; before: n0"]
 
 
 def test_the_first_start_of_a_task_in_a_later_attempt_is_a_start(run: RunDir) -> None:
@@ -146,6 +157,8 @@ def test_nothing_follows_once_each_task_of_each_begun_stage_has_ended(run: RunDi
         (end("node_fail", "submit"), False),
         (start(attempt=2), False),
         (end("exception", "stop", attempt=2), True),
+        (start(attempt=3), False),  # a person resumed it
+        (end("crash", "restart", attempt=3), False),
     ]
 
     for event, expected in steps:
