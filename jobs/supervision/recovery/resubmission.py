@@ -17,7 +17,7 @@ from jobs.contract import specs
 from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
-from jobs.contract.files import read_small
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
@@ -166,9 +166,16 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
     """Return the jobs that a stage has to wait for: those of the stages before it, if unfinished.
 
     Raises:
-        SubmitError: such a job is not in the queue, so that nothing can wait for it.
+        SubmitError: such a job is not in the queue, so that nothing can wait for it, or the plan is
+            damaged.
+        OSError: the plan cannot be read.
     """
-    before = read_small(run.plan).get("stages", {}).get(stage, {}).get("after", ())
+    try:
+        before = read_json(run.plan).get("stages", {}).get(stage, {}).get("after", ())
+    except FileNotFoundError:
+        return ()
+    except FormatError as error:
+        raise SubmitError(f"{error}; {stage} may have to wait for other stages") from error
     submitted = [submission_log.current_jobs(run, history.submits(name)) for name in before]
     jobs = list(dict.fromkeys(job for current in submitted for job in current.values() if job))
     if not jobs:

@@ -119,6 +119,18 @@ def test_a_stage_is_not_resubmitted_while_nothing_makes_what_it_needs(
     assert programs.calls("sbatch") == []
 
 
+def test_a_stage_is_not_resubmitted_by_a_damaged_plan(
+    run: RunDir, client: Client, programs: FakeSlurm, evaluation: Submission
+) -> None:
+    """It would begin before the stage that it needs."""
+    run.plan.write_text("{")
+
+    with pytest.raises(SubmitError, match=r"plan\.json: not JSON"):
+        resubmit(run, "evaluate", [0, 1], replaces=["60_0", "60_1"], by="recover", client=client)
+
+    assert not programs.calls("sbatch")
+
+
 def test_a_stage_resubmitted_after_the_one_it_needs_waits_for_nothing(
     run: RunDir, client: Client, programs: FakeSlurm, evaluation: Submission
 ) -> None:
