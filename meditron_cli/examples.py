@@ -17,7 +17,7 @@ EXAMPLES = {
     "status": ("meditron status", "meditron status med-7b-3f2a91c0 --watch"),
     "check": (
         "meditron check",
-        "meditron check experiment.yaml --cluster generic-h100 --size 7b",
+        "meditron check experiment.yaml --cluster local --size tiny",
     ),
     "explain": (
         "meditron explain pretrain.learning_rate --size 7b",
@@ -29,8 +29,9 @@ EXAMPLES = {
     ),
     "clusters": ("meditron clusters", "meditron clusters generic-h100 --copy"),
     "fetch": (
-        "meditron fetch --cluster generic-h100 --size 7b --dry-run",
-        "meditron fetch --cluster generic-h100 --size 8b --set model.weights=Qwen/Qwen3-8B-Base",
+        "meditron fetch --cluster clusters/ours.yaml --size 7b --dry-run",
+        "meditron fetch --cluster clusters/ours.yaml --size 8b "
+        "--set model.weights=Qwen/Qwen3-8B-Base",
     ),
     "tokenizer": (
         "meditron tokenizer build --size 7b --output tokenizer.json",
