@@ -129,6 +129,7 @@ def command(
     run = options.find_run(services, runs_dir, name)
     records = RecordReader(run, in_full=True)
     stages = [stage] if stage else list(STAGES)
+    require_task(records, stages, task)
     if follow:
         since = newest_jobs(records.history_reader.current()) if attempt is None else {}
         selection = LogSelection(records, stages, attempt, task, since)
@@ -143,6 +144,23 @@ def command(
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
             hint=f"`{store.command(run, 'status')}` shows what it waits for",
+        )
+
+
+def require_task(records: RecordReader, stages: Sequence[str], task: int | None) -> None:
+    """Refuse the index of a task that was never submitted, unless nothing was.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    history = records.history_reader.current()
+    known = {index for stage in stages for index in history.tasks(stage)}
+    if known and task is not None and task not in known:
+        run = records.run
+        of = f" of {stages[0]}" if len(stages) == 1 else ""
+        raise ConfigError(
+            f"run {run.name} has no task {task}{of}; the last is {max(known)}",
+            hint=f"`{store.command(run, 'status')}` shows how many tasks a stage has",
         )
 
 

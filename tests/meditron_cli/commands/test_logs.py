@@ -91,6 +91,19 @@ def test_one_task_of_many_can_be_named(meditron: Bench) -> None:
     assert [line for line in lines if line[0] != "="] == ["job of 1", "rank of 1", "of all"]
 
 
+def test_a_task_that_the_stage_does_not_have_is_refused(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    name = meditron.run().name
+
+    result = meditron("logs", name, "--stage", "curate", "--task", "3")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: run {name} has no task 3 of curate; the last is 0\n"
+        f"hint: `meditron status {name}` shows how many tasks a stage has\n"
+    )
+
+
 def test_a_line_longer_than_any_buffer_is_printed_whole(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     text = "progress " * 300_000 + "\nend\n"
