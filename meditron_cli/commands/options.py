@@ -166,11 +166,13 @@ def finetuning_of(run: RunDir, model: str) -> tuple[int, FinetuneSpec]:
     """
     found = {spec.name: (index, spec) for index, spec in finetunings(run)}
     if model not in found:
-        known = f"there are {', '.join(found)}" if found else "it finetunes none"
-        raise ConfigError(
-            f"run {run.name} has no finetuned model {model!r}; {known}",
-            hint=f"`{store.command(run, 'status')}` shows them",
+        known, show = (
+            f"there are {', '.join(found)}",
+            f"`{store.command(run, 'status')}` shows them",
         )
+        if not found:
+            known, show = "it finetunes none", "`meditron explain finetune.models` shows their keys"
+        raise ConfigError(f"run {run.name} has no finetuned model {model!r}; {known}", hint=show)
     return found[model]
 
 
