@@ -161,12 +161,12 @@ def make_desk(folder: Path, slurm: Cluster) -> Desk:
     return Desk(folder, slurm)
 
 
-def wait(happened: Callable[[], object], what: str) -> None:
+def wait(happened: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(0.2)
 
 

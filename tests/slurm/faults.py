@@ -24,7 +24,7 @@ from jobs.contract.metrics_log import MetricsLog, StepLine, counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.runtime import heartbeat
 
-from .cluster import Cluster
+from .cluster import PATIENCE, Cluster
 from .desk import Desk, make_desk, rank_processes, saved_steps, wait
 
 TARGET = 40
@@ -239,10 +239,12 @@ class Trial:
         """Wait until no job of the run is pending or running."""
         self.wait_for(lambda: not self.jobs(), f"the end of all jobs of {self.run.name}")
 
-    def wait_for(self, happened: Callable[[], object], what: str) -> None:
+    def wait_for(
+        self, happened: Callable[[], object], what: str, seconds: float = PATIENCE
+    ) -> None:
         """Wait for a condition; the error of a timeout has the run's events."""
         try:
-            wait(happened, what)
+            wait(happened, what, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.describe()}") from None
 
@@ -376,12 +378,12 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> float:
     return now
 
 
-def truth_of(trial: Trial) -> Truth:
+def truth_of(trial: Trial, target: int = TARGET) -> Truth:
     """Return loss and samples by step of an undisturbed training; its samples never repeat."""
     truth = done_by(trial)
     samples = [samples for _, samples in truth.values()]
-    assert list(truth) == list(range(1, TARGET + 1))
-    assert len(set(samples)) == TARGET, samples
+    assert list(truth) == list(range(1, target + 1))
+    assert len(set(samples)) == target, samples
     return truth
 
 
@@ -397,7 +399,7 @@ def check_reached(trial: Trial, truth: Truth) -> None:
     assert trial.run.done("pretrain", 0).exists(), trial.describe()
     found = trial.status()
     assert found["state"] == "succeeded"
-    check_losses(trial, truth, TARGET)
+    check_losses(trial, truth, len(truth))
     check_ledger(trial)
     check_time(found["time"]["training"])
 
