@@ -24,7 +24,10 @@ def write_report(
     """
     plain = {"code": "xid", "message": "", "subject": {"gpu": None}, "evidence": {}}
     items = [{**plain, **item} for item in findings]
-    newest = [{**dict.fromkeys(READINGS), **gpu} for gpu in fields.pop("newest", ())]
+    newest = [
+        {"index": index, **dict.fromkeys(READINGS), **gpu}
+        for index, gpu in enumerate(fields.pop("newest", ()))
+    ]
     value = {
         "node": node,
         "time": 0.0,
