@@ -59,6 +59,8 @@ class EvaluationFields:
     def __post_init__(self) -> None:
         if len(self.ci95) != 2:
             raise ValueError("ci95 is not an interval")
+        if self.n < 1 or not 0 <= self.accuracy <= 1:
+            raise ValueError("no share of questions")
         if self.permutations is not None:
             from_fields(PermutationFields, self.permutations)
 

@@ -170,6 +170,8 @@ SCORE, JUDGEMENT, VERIFICATION = (
 )
 DAMAGES: tuple[tuple[str, dict[str, Any]], ...] = (
     (SCORE, {**RESULT, "majority": ["x"]}),
+    (SCORE, {**RESULT, "kind": "pubmedqa", "accuracy": 2.0}),
+    (SCORE, {**RESULT, "kind": "pubmedqa", "n": 0}),
     (SCORE, {**RESULT, "digests": ["x"]}),
     (SCORE, {**RESULT, "mode": float("nan")}),
     (SCORE, {**RESULT, "shots": 1e300}),
