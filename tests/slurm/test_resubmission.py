@@ -164,16 +164,19 @@ def test_what_waits_for_an_array_waits_through_the_requeue_of_an_element(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
     """The other element finishes meanwhile."""
-    start('[ "$SLURM_RESTART_COUNT" ] && exit 0; [ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 0; '
-          "exec sleep 600", tasks=2, stage="tokenize")  # fmt: skip
+    go = run.root / "go"
+    again = f'[ "$SLURM_RESTART_COUNT" ] && until [ -e {go} ]; do sleep 0.1; done && exit 0'
+    start(f'{again}; [ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 0; exec sleep 600',
+          tasks=2, stage="tokenize")  # fmt: skip
     array = last_submit(run)["job_ids"][0].split("_")[0]
     after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
     slurm.wait_job(f"{array}_1", "RUNNING")
 
     assert client.requeue(f"{array}_1")
 
-    slurm.wait_job(f"{array}_1", "PENDING")
+    wait(lambda: restarts_of(client, f"{array}_1") == 1, "the requeue")
     assert waits_for(slurm, after) == f"afterok:{array}_*(unfulfilled)"
+    go.touch()
     slurm.wait_job(after, "COMPLETED")
 
 
