@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +47,22 @@ def running(pid: int, arguments: Sequence[str]) -> int | None:
     return None
 
 
-def end_children() -> None:
-    """Kill all that this process started, and what these started."""
-    found = _children(os.getpid())
-    for pid in found:  # which grows
-        found += _children(pid)
-    for pid in found:
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+@contextmanager
+def ending_children() -> Iterator[None]:
+    """Kill, at the end, all that this process started within, and what these started.
+
+    Other children stay: a program that a shell becomes by ``exec`` has those of the shell.
+    """
+    before = set(_children(os.getpid()))
+    try:
+        yield
+    finally:
+        found = [pid for pid in _children(os.getpid()) if pid not in before]
+        for pid in found:  # which grows
+            found += _children(pid)
+        for pid in found:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _arguments(pid: int) -> list[str]:

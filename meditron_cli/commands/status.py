@@ -51,13 +51,11 @@ def command(
         from jobs.runtime import processes
         from meditron_cli.reporting.live import watch as live
 
-        try:
+        with processes.ending_children():  # a squeue that hangs would stay for good
             if name is None:
                 live.watch_runs(services, root)
             else:
                 live.watch_run(services, store.find(root, name))
-        finally:
-            processes.end_children()  # a squeue that hangs would stay for good
         return
     while True:
         if name is None:

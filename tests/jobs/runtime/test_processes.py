@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -13,18 +15,31 @@ END = """
 import subprocess
 from jobs.runtime import processes
 
-command = ["sh", "-c", "sleep 600 & echo $$ $!; wait"]
-child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-print(child.stdout.readline(), flush=True)
-processes.end_children()
+def start():
+    command = ["sh", "-c", "sleep 600 & echo $$ $!; wait"]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    print(child.stdout.readline(), end="", flush=True)
+
+start()
+with processes.ending_children():
+    start()
 """
 
 
-def test_children_end_with_what_they_started() -> None:
+def test_children_end_with_what_they_started_and_earlier_ones_stay() -> None:
     done = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, check=True)
 
-    first, second = map(int, done.stdout.split())
-    wait_until(lambda: is_gone(first) and is_gone(second))
+    shell, sleep, *later = map(int, done.stdout.split())
+    try:
+        wait_until(lambda: all(map(is_gone, later)))
+        assert len(later) == 2
+        assert not is_gone(shell)
+        assert not is_gone(sleep)
+    finally:
+        for pid in (shell, sleep):
+            os.kill(pid, signal.SIGKILL)
 
 
 def is_gone(pid: int) -> bool:
