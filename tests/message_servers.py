@@ -27,13 +27,11 @@ PATIENT = f"cto={PATIENCE:.0f}&rto={PATIENCE:.0f}"
 
 
 def need(*names: str) -> None:
-    """Skip a test without these libraries; under CI they must be there."""
+    """Skip a test without these libraries; fail it when ``CI`` is ``true``."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             reason = f"{name} is not installed: `make setup`"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @dataclass

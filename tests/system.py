@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from . import chromium, fake_nvml
 from .slurm.cluster import ClusterError, ensure_installed, missing_programs
+
+INSTALL = Path(__file__).with_name("slurm") / "install.sh"
 
 
 def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -> None:
@@ -42,6 +46,18 @@ def require_root(purpose: str) -> None:
     if os.geteuid() != 0:
         is_ci = os.environ.get("CI") == "true"
         (pytest.fail if is_ci else pytest.skip)(f"only root can {purpose}")
+
+
+def require_program(name: str) -> None:
+    """Install the Debian package of a program where it is missing; skip the test where it cannot be
+    had, with the reason, and fail it when ``CI`` is ``true``.
+    """
+    if shutil.which(name):
+        return
+    done = subprocess.run(["sh", str(INSTALL), name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = f"{name} is missing: {done.stderr.strip()[-2000:]}"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 def builds_driver(item: pytest.Item) -> bool:

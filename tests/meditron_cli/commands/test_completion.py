@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import pytest
 
 from ...conftest import Bench
 from ...ranks import PATIENCE
+from ...system import require_program
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -110,8 +110,7 @@ START = {
 
 def completed(bench: Bench, shell: str, line: str) -> str:
     """Return what a shell makes of a line and the tabulator, in a terminal."""
-    if not shutil.which(shell):
-        pytest.skip(f"{shell} is not installed")
+    require_program(shell)
     Path("script").write_text(bench("completion", shell).stdout)
     load = "autoload -Uz compinit; compinit -u -D; " if shell == "zsh" else ""
     show = 'meditron() { echo "$*" >shown; }'

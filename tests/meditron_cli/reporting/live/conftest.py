@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ....conftest import Bench
-from .tmux import Tmux, install
+from ....system import require_program
+from .tmux import Tmux
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -19,12 +18,9 @@ REPOSITORY = Path(__file__).parents[4]
 @pytest.fixture
 def terminal(meditron: Bench, tmp_path: Path) -> Iterator[Callable[..., Tmux]]:
     """Yield a function that opens a terminal of a width and height, in which ``meditron`` works on
-    the runs of the test. Where tmux cannot be installed the test is skipped with the reason, and
-    fails when ``CI`` is ``true``.
+    the runs of the test.
     """
-    reason = "" if shutil.which("tmux") else install()
-    if reason:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    require_program("tmux")
     opened: list[Tmux] = []
 
     def open_terminal(width: int = 80, height: int = 24, **more: str) -> Tmux:

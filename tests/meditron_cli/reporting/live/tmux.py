@@ -11,14 +11,6 @@ from pathlib import Path
 
 from ....ranks import PATIENCE
 
-INSTALL = Path(__file__).parents[3] / "slurm" / "install.sh"
-
-
-def install() -> str:
-    """Install tmux from Debian; return why that failed, or nothing."""
-    done = subprocess.run(["sh", str(INSTALL), "tmux"], capture_output=True, text=True, check=False)
-    return f"tmux is missing: {done.stderr.strip()[-2000:]}" if done.returncode else ""
-
 
 class Tmux:
     """A shell in a terminal."""
