@@ -11,8 +11,8 @@ from jobs.contract.outcomes import RetryAction, RootCause
 
 LATEST = 253402214400.0
 """The last day of the year 9999, which ``datetime`` has in every time zone."""
-LONGEST = 1 << 64
-"""No count is as large: it would not become a float."""
+LARGEST = 1 << 64
+"""No count is larger; one of thousands of bits would not even become a float."""
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
-    if type(value) is not int or abs(value) > LONGEST:
+    if type(value) is not int or abs(value) > LARGEST:
         raise ValueError(f"{repr(value)[:40]} is not an integer")
     return value
 
